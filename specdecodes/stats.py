@@ -1,0 +1,133 @@
+"""What a request did, measured: one `Round` per loop turn, one `Generation` per request, one summary per benchmark.
+
+Every method is measured by this code. `tau` leaves the bonus token out; rates are ratios of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+PHASES = ("draft", "target", "wait", "overhead")
+"""draft: proposing a tree. target: computing the verify pass. wait: that pass standing still for weights to arrive.
+overhead: everything else. Prefill has the same phases, kept apart."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One turn of the loop: a proposed tree, one pass of the target, the tokens it yielded."""
+
+    tokens: tuple[int, ...]  # emitted in this round, bonus last
+    proposed: int  # nodes of the tree, root excluded
+    accepted: int  # draft tokens among `tokens`
+    proposed_by_depth: tuple[int, ...]  # nodes at depth 1, 2, ...
+    levels: int  # draft steps run
+    seconds: Mapping[str, float]  # by phase
+    bytes_streamed: int
+    committed: int = 0  # cache length before the round
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answered request."""
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    cached_tokens: int  # prompt tokens whose cache rows were kept from an earlier turn
+    rounds: tuple[Round, ...]
+    prefill_seconds: Mapping[str, float]
+    total_seconds: float
+    time_to_first_token_s: float
+    prefill_bytes: int
+    finish_reason: str  # stop, stop_string, length, context, interrupted
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def decode_seconds(self) -> float:
+        return self.total_seconds - sum(self.prefill_seconds.values())
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens over the wall clock, prefill included."""
+        return len(self.tokens) / self.total_seconds if self.total_seconds else 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """Tokens of the rounds over their wall clock, prefill (and the token it yields) excluded."""
+        return _decoded(self) / self.decode_seconds if self.decode_seconds > 0 else 0.0
+
+    @property
+    def tau(self) -> float:
+        """Mean accepted draft tokens per round, bonus excluded."""
+        return sum(r.accepted for r in self.rounds) / len(self.rounds) if self.rounds else 0.0
+
+    @property
+    def tokens_per_round(self) -> float:
+        return sum(len(r.tokens) for r in self.rounds) / len(self.rounds) if self.rounds else 0.0
+
+    @property
+    def accepted_by_depth(self) -> tuple[float, ...]:
+        return accepted_by_depth(self.rounds)
+
+    @property
+    def phase_seconds(self) -> dict[str, float]:
+        """Seconds by phase; with `prefill` they add up to the wall clock."""
+        phases = {phase: sum(r.seconds.get(phase, 0.0) for r in self.rounds) for phase in PHASES}
+        phases["prefill"] = sum(self.prefill_seconds.values())
+        phases["overhead"] = max(0.0, self.total_seconds - sum(phases.values()) + phases["overhead"])
+        return phases
+
+
+def _decoded(generation: Generation) -> int:
+    return sum(len(r.tokens) for r in generation.rounds)
+
+
+def accepted_by_depth(rounds: Sequence[Round]) -> tuple[float, ...]:
+    """Share of the rounds that proposed depth d (1, 2, ...) in which a node of that depth was accepted."""
+    deepest = max((len(r.proposed_by_depth) for r in rounds), default=0)
+    shares = []
+    for depth in range(1, deepest + 1):
+        proposing = [r for r in rounds if len(r.proposed_by_depth) >= depth]
+        shares.append(sum(r.accepted >= depth for r in proposing) / len(proposing))
+    return tuple(shares)
+
+
+def summarize(generations: Sequence[Generation]) -> dict[str, Any]:
+    """The metrics of a benchmark over its requests, by the names of the results format. Raises ValueError on none."""
+    if not generations:
+        raise ValueError("nothing to summarize: no generation was given")
+    rounds = [r for g in generations for r in g.rounds]
+    count = max(len(rounds), 1)
+    total = sum(g.total_seconds for g in generations)
+    decode = sum(g.decode_seconds for g in generations)
+    phases = {phase: sum(g.phase_seconds[phase] for g in generations) for phase in ("prefill", *PHASES)}
+    levels = sum(r.levels for r in rounds)
+    round_bytes = sum(r.bytes_streamed for r in rounds)
+    streaming = phases["target"] + phases["wait"]
+    tokens = sum(len(g.tokens) for g in generations)
+    decoded = sum(len(r.tokens) for r in rounds)
+    return {
+        "samples": len(generations),
+        "new_tokens": tokens,
+        "prompt_tokens": sum(g.prompt_tokens for g in generations),
+        "tokens_per_second": tokens / total if total else 0.0,
+        "decode_tokens_per_second": decoded / decode if decode else 0.0,
+        "tau": sum(r.accepted for r in rounds) / count,
+        "tokens_per_round": decoded / count,
+        "accepted_by_depth": list(accepted_by_depth(rounds)),
+        "time_to_first_token_s": sum(g.time_to_first_token_s for g in generations) / len(generations),
+        "draft_step_s": phases["draft"] / levels if levels else 0.0,
+        "draft_levels": levels,
+        "rounds": len(rounds),
+        "phase_seconds": phases,
+        "wall_seconds": total,
+        "bytes_streamed": round_bytes + sum(g.prefill_bytes for g in generations),
+        "bytes_per_round": round_bytes / count,
+        "target_gbps": round_bytes / streaming / 1e9 if streaming else 0.0,
+        "finish_reasons": {
+            reason: sum(g.finish_reason == reason for g in generations)
+            for reason in sorted({g.finish_reason for g in generations})
+        },
+    }
