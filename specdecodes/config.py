@@ -1,0 +1,214 @@
+"""What an experiment is: frozen data, checked when it is built, changed only by making a new value.
+
+A pipeline module holds one `Pipeline`; `--set key.path=value` is the only layer above it.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from specdecodes.errors import ConfigError, suggest
+from specdecodes.sampling import SamplingParams
+from specdecodes.units import parse_bytes
+
+DTYPES = ("auto", "bf16", "fp16", "fp32")
+
+
+def _require(holds: bool, rule: str) -> None:
+    if not holds:
+        raise ConfigError(rule)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The model whose answers are wanted: a hub id or a folder, run in its own dtype unless told otherwise."""
+
+    model: str
+    dtype: str = "auto"
+    device: str = "auto"
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(bool(self.model.strip()), "target.model is empty; give a hub id or the path of a checkpoint folder.")
+        _require(self.dtype in DTYPES, suggest("target.dtype", self.dtype, DTYPES))
+        _require(bool(self.device), "target.device is empty; write auto, cpu or cuda.")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Who proposes: a second `model`, or the target's own weights packed by `scheme` in groups of `group`.
+
+    `temperature` sharpens (below 1) or flattens the scores by which the draft tree is grown.
+    """
+
+    model: str | None = None
+    scheme: str = "hqq4"
+    group: int = 64
+    temperature: float = 0.2
+
+    def __post_init__(self) -> None:
+        _require(self.model is None or bool(self.model.strip()), "draft.model is empty; write none or a model.")
+        _require(bool(self.scheme), "draft.scheme is empty; write hqq4.")
+        _require(self.group >= 1, f"draft.group must be 1 or more, not {self.group}.")
+        _require(self.temperature > 0, f"draft.temperature must be above 0, not {self.temperature}.")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The tree of proposals: at most `depth` levels of `width` nodes; one pass verifies `nodes`, root included."""
+
+    width: int = 4
+    depth: int = 16
+    nodes: int = 64
+    adaptive: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.width >= 1, f"tree.width must be 1 or more, not {self.width}.")
+        _require(self.depth >= 1, f"tree.depth must be 1 or more, not {self.depth}.")
+        _require(self.nodes >= 2, f"tree.nodes must be 2 or more (the root and one proposal), not {self.nodes}.")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Budgets such as `8GiB` or a number of bytes; None is what the machine has free."""
+
+    device: str | int | None = None
+    host: str | int | None = None
+
+    def __post_init__(self) -> None:
+        for name, size in (("device", self.device_bytes), ("host", self.host_bytes)):
+            _require(size is None or size > 0, f"memory.{name} must be above 0 bytes, not {size}.")
+
+    @property
+    def device_bytes(self) -> int | None:
+        return None if self.device is None else parse_bytes(self.device)
+
+    @property
+    def host_bytes(self) -> int | None:
+        return None if self.host is None else parse_bytes(self.host)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One experiment: everything that decides what is computed and where, but for the prompt.
+
+    `max_length` counts prompt and answer. `exact=None` is on when the target is streamed. `seed` decides everything
+    random but the tokens (the choice of benchmark samples); the dice of the tokens are `sampling.seed`. `warmup` requests
+    are answered before a benchmark's clock starts.
+    """
+
+    method: str
+    target: Target
+    draft: Draft = field(default_factory=Draft)
+    tree: Tree = field(default_factory=Tree)
+    memory: Memory = field(default_factory=Memory)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_length: int = 2048
+    exact: bool | None = None
+    compile: bool = True
+    seed: int = 0
+    warmup: int = 1
+
+    def __post_init__(self) -> None:
+        _require(bool(self.method), "method is empty; write vanilla, classic_sd or subspec_sd.")
+        _require(self.max_length >= 2, f"max_length must be 2 or more, not {self.max_length}.")
+        _require(self.seed >= 0, f"seed must be 0 or more, not {self.seed}.")
+        _require(self.warmup >= 0, f"warmup must be 0 or more, not {self.warmup}.")
+
+
+def to_dict(pipeline: Pipeline) -> dict[str, Any]:
+    """The resolved settings as plain data, ready for JSON."""
+    return asdict(pipeline)
+
+
+def known_keys(pipeline: Pipeline) -> list[str]:
+    """Every key that `override` takes, as dotted paths."""
+    return list(_leaves(pipeline, ""))
+
+
+def override(pipeline: Pipeline, key: str, text: str) -> Pipeline:
+    """`pipeline` with the setting at dotted `key` read from `text` by the setting's own type.
+
+    Raises ConfigError for a key that does not exist (naming the nearest), a text of another type, a value out of range.
+    """
+    return _replaced(pipeline, key.split("."), key, text, pipeline)
+
+
+def apply_overrides(pipeline: Pipeline, assignments: Iterable[str]) -> Pipeline:
+    """`pipeline` after every `key.path=value` in turn; see `override`."""
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        _require(bool(equals), f"'{assignment}' is no setting; write --set key.path=value, such as tree.depth=8.")
+        pipeline = override(pipeline, key.strip(), text.strip())
+    return pipeline
+
+
+def _leaves(section: Any, prefix: str) -> Iterator[str]:
+    for spec in fields(section):
+        value = getattr(section, spec.name)
+        if is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{spec.name}.")
+        else:
+            yield prefix + spec.name
+
+
+def _replaced(section: Any, path: list[str], key: str, text: str, pipeline: Pipeline) -> Any:
+    name, *rest = path
+    value = getattr(section, name) if name in {spec.name for spec in fields(section)} else None
+    if is_dataclass(value) and rest:
+        return replace(section, **{name: _replaced(value, rest, key, text, pipeline)})
+    if key not in known_keys(pipeline):
+        raise ConfigError(_unknown(key, known_keys(pipeline)))
+    return replace(section, **{name: _parse(text, get_type_hints(type(section))[name], key)})
+
+
+def _unknown(key: str, keys: list[str]) -> str:
+    inside = [known for known in keys if known.startswith(key + ".") or known.endswith("." + key)]
+    if inside:
+        return f"'{key}' alone is no setting; did you mean {' or '.join(inside)}?"
+    return suggest("setting", key, keys)
+
+
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list", type(None): "none"}
+_TRUE, _FALSE, _NONE = ("true", "yes", "on", "1"), ("false", "no", "off", "0"), ("none", "null")
+
+
+def _parse(text: str, kind: Any, key: str) -> Any:
+    """`text` as the first of the types in `kind` that takes it; str is tried last because it takes anything."""
+    choices = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    for choice in sorted(choices, key=lambda c: c is str):
+        taken, value = _take(text, choice)
+        if taken:
+            return value
+    wanted = " or ".join(_NAMES.get(get_origin(choice) or choice, "text") for choice in choices)
+    raise ConfigError(f"'{text}' is no value for {key}, which is {wanted}.")
+
+
+def _take(text: str, kind: Any) -> tuple[bool, Any]:
+    low = text.lower()
+    if kind is type(None):
+        return low in _NONE, None
+    if kind is bool:
+        return low in _TRUE + _FALSE, low in _TRUE
+    if kind is str:
+        return True, text
+    if get_origin(kind) is tuple:
+        return _take_list(text)
+    try:
+        return True, kind(text)
+    except ValueError:
+        return False, None
+
+
+def _take_list(text: str) -> tuple[bool, tuple[str, ...]]:
+    """`a,b` or, where blanks and commas matter, a JSON list such as `["a, ", "\\n"]`."""
+    if not text.startswith("["):
+        return True, () if text.lower() in ("", *_NONE) else tuple(part.strip() for part in text.split(","))
+    try:
+        return True, tuple(str(part) for part in json.loads(text))
+    except json.JSONDecodeError:
+        return False, ()
