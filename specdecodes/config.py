@@ -97,8 +97,8 @@ class Pipeline:
     """One experiment: everything that decides what is computed and where, but for the prompt.
 
     `max_length` counts prompt and answer. `exact=None` is on when the target is streamed. `seed` decides everything
-    random but the tokens (the choice of benchmark samples); the dice of the tokens are `sampling.seed`. `warmup` requests
-    are answered before a benchmark's clock starts.
+    random but the tokens (the choice of benchmark samples); the dice of the tokens are `sampling.seed`. `warmup`
+    requests are answered before a benchmark's clock starts.
     """
 
     method: str

@@ -1,0 +1,1 @@
+"""Full-precision targets that do not fit: weights streamed through a small memory."""

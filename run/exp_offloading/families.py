@@ -1,0 +1,36 @@
+"""The models, drafts and trees that the pipelines of this folder are made of.
+
+Settings are those published for SubSpec: greedy, 2048 tokens, trees of width 6. The published trees verify all
+depth x width + 1 nodes; here a pass verifies at most 256, which adaptive depth seldom reaches. No pipeline says which
+layers stay resident: the planner fills the memory budget, for the baselines too.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+
+
+def _plain(model: str, device_memory: str) -> Pipeline:
+    return Pipeline(method="vanilla", target=Target(model), memory=Memory(device=device_memory))
+
+
+DEMO = _plain(str(ASSETS / "demo"), "12MiB")
+LLAMA_8B = _plain("meta-llama/Llama-3.1-8B-Instruct", "8GiB")
+QWEN_7B = _plain("Qwen/Qwen2.5-7B-Instruct", "8GiB")
+QWEN_14B = _plain("Qwen/Qwen2.5-14B-Instruct", "12GiB")
+QWEN_32B = _plain("Qwen/Qwen2.5-32B-Instruct", "24GiB")
+
+
+def subspec(base: Pipeline) -> Pipeline:
+    """`base`, drafted by the target's own layers in 4 bits."""
+    tree = Tree(width=6, depth=48, nodes=256)
+    return replace(base, method="subspec_sd", draft=Draft(temperature=0.2), tree=tree, warmup=3)
+
+
+def classic(base: Pipeline, draft_model: str) -> Pipeline:
+    """`base`, drafted by a second, smaller model with the same tokenizer."""
+    tree = Tree(width=6, depth=32, nodes=193)
+    return replace(base, method="classic_sd", draft=Draft(draft_model, temperature=1.0), tree=tree, warmup=3)
