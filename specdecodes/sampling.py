@@ -6,12 +6,14 @@ and speculative runs throw the same dice, so sampled output is equal token for t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from specdecodes.errors import ConfigError
+from specdecodes.tree import TokenTree
 
 
 @dataclass(frozen=True)
@@ -115,3 +117,38 @@ def _keep_top_p(scores: Tensor, top_p: float) -> Tensor:
 def perturb(scores: Tensor, params: SamplingParams, noise: PositionNoise, positions: Tensor) -> Tensor:
     """`scores` [n, vocab] with the dice of `positions` [n] added; its argmax is the request's token there."""
     return scores if params.greedy else scores + noise.rows(positions)
+
+
+class Sampler:
+    """The choices of one request: its settings, its dice, and, for a repetition penalty, the tokens it has seen."""
+
+    def __init__(self, params: SamplingParams, vocab_size: int, device: torch.device | str = "cpu") -> None:
+        self.params = params
+        self._noise = PositionNoise(params.seed, vocab_size, device)
+        penalized = params.repetition_penalty != 1.0
+        self._seen = torch.zeros(vocab_size, dtype=torch.bool, device=device) if penalized else None
+
+    def observe(self, tokens: Sequence[int]) -> None:
+        """Count `tokens` as history."""
+        if self._seen is not None:
+            self._seen[list(tokens)] = True
+
+    def scores(self, logits: Tensor, positions: Tensor, paths: Tensor | None = None) -> Tensor:
+        """What the request maximizes, [n, vocab] fp32, from raw `logits` [n, vocab] of the tokens *at* `positions` [n].
+
+        `paths` [n, k] int64: tokens that precede each row beyond the observed history (a node's path in its tree).
+        """
+        seen = None
+        if self._seen is not None:
+            seen = self._seen.expand(logits.shape[0], -1)
+            if paths is not None:
+                seen = seen.scatter(1, paths, torch.ones_like(paths, dtype=torch.bool))
+        return perturb(process(logits, self.params, seen), self.params, self._noise, positions)
+
+    def node_scores(self, logits: Tensor, tree: TokenTree, nodes: slice, length: int) -> Tensor:
+        """`scores` of the tokens after `nodes` of a tree whose root is at position `length`."""
+        paths = None
+        if self._seen is not None:
+            tokens = tree.tokens[: nodes.stop]
+            paths = torch.where(tree.ancestors[nodes, : nodes.stop], tokens, tokens[:1])
+        return self.scores(logits, length + tree.depths[nodes] + 1, paths)

@@ -1,0 +1,48 @@
+"""Classic drafting: a second, smaller model with its own cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from specdecodes.drafters.level import LevelGrower
+from specdecodes.engine.runner import ModelRunner, Scores
+from specdecodes.sampling import Sampler
+from specdecodes.tree import TokenTree
+from specdecodes.verify import Verdict
+
+
+class IndependentDrafter:
+    """Its cache follows the target's: accepted nodes are kept from its own region, and what it never ran is run first thing
+    in the next proposal."""
+
+    def __init__(self, runner: ModelRunner, grower: LevelGrower) -> None:
+        self._runner, self._grower = runner, grower
+        self._sampler: Sampler | None = None
+        self._pending: list[int] = []
+        self._slots = torch.zeros(0, dtype=torch.int64)
+
+    @property
+    def levels(self) -> int:
+        return self._grower.levels
+
+    def begin(self, prompt: Tensor, kept: int, sampler: Sampler, scores: Scores) -> None:
+        self._sampler, self._pending = sampler, []
+        cache = self._runner.cache
+        cache.truncate(min(kept, cache.length))
+        self._runner.prefill(prompt[cache.length :])
+
+    def propose(self, root: int) -> TokenTree:
+        assert self._sampler is not None, "begin() comes first"
+        if self._pending:
+            self._runner.prefill(torch.tensor(self._pending, device=self._runner.device))
+            self._pending = []
+        tree, self._slots = self._grower.grow(root, self._sampler)
+        return tree
+
+    def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
+        path = torch.tensor(verdict.path, device=self._slots.device)
+        ran = tree.depths[path] < self._grower.levels  # the last level was proposed, not run
+        self._runner.cache.keep(self._slots[path[ran]], drafted=True)
+        self._pending = tree.tokens[path[~ran]].tolist()
+        self._grower.pace.learn(verdict.accepted)

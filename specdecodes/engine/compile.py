@@ -1,0 +1,109 @@
+"""The steps of a pass, eager and compiled.
+
+Both are plain functions of modules and tensors. The compiled ones have static shapes and take weights as arguments, so one
+layer graph serves every layer of its kind; a new shape or kind is a new graph, anything else is an error, never a slow path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specdecodes.errors import CompileError
+from specdecodes.models.decoder import Decoder, DecoderLayer, LayerStep
+
+
+def layer_step(layer: DecoderLayer, hidden: Tensor, step: LayerStep) -> Tensor:
+    """One layer: [B, M, hidden] -> [B, M, hidden]; writes the layer's cache rows."""
+    return layer(hidden, step)
+
+
+def head_step(norm: torch.nn.Module, head: torch.nn.Module, hidden: Tensor) -> Tensor:
+    """[B, M, hidden] -> logits [B, M, vocab]."""
+    return head(norm(hidden))
+
+
+@dataclass
+class CompileLog:
+    """How long compiled steps took to build in this process, and how many graphs that made."""
+
+    seconds: float = 0.0
+    graphs: int = 0
+    notify: Callable[[str], None] | None = field(default=None)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The functions a runner calls; `compiled` says which kind they are."""
+
+    layer: Callable[[DecoderLayer, Tensor, LayerStep], Tensor]
+    head: Callable[[torch.nn.Module, torch.nn.Module, Tensor], Tensor]
+    compiled: bool
+    log: CompileLog
+
+    def logits(self, decoder: Decoder, hidden: Tensor) -> Tensor:
+        return self.head(decoder.norm, decoder.head, hidden)
+
+
+def eager_steps() -> Steps:
+    return Steps(layer_step, head_step, False, CompileLog())
+
+
+@cache
+def compiled_steps() -> Steps:
+    """Compiled steps of this process. Built once; graphs appear at the first call with each shape."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None and not torch.cuda.is_available():
+        raise CompileError("compiled steps need a C++ compiler (g++), and none was found; install one or pass --eager.")
+    cache_root = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "specdecodes" / "inductor"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root))
+    # One graph per (kind of layer, shape); a dozen pairs of draft and target in one process stay below this.
+    torch._dynamo.config.recompile_limit = 64
+    log = CompileLog()
+    return Steps(_timed(_compile(layer_step), log), _timed(_compile(head_step), log), True, log)
+
+
+def _compile(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+def _timed(function: Callable[..., Tensor], log: CompileLog) -> Callable[..., Tensor]:
+    """Count graphs and their build time, and turn a failed build into one clear error."""
+
+    def step(*arguments: Any) -> Tensor:
+        before, started = _graphs(), time.perf_counter()
+        with _clear_errors():
+            result = function(*arguments)
+        made = _graphs() - before
+        if made:
+            log.graphs += made
+            log.seconds += time.perf_counter() - started
+        return result
+
+    return step
+
+
+def _graphs() -> int:
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import CppCompileError, InductorError
+
+    try:
+        yield
+    except (TorchDynamoException, InductorError, CppCompileError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
+        raise CompileError(f"torch.compile could not build a step ({reason}). Run again with --eager.") from error

@@ -1,0 +1,126 @@
+"""One model, one cache, its steps."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from specdecodes.cache import KVCache
+from specdecodes.engine.compile import Steps
+from specdecodes.engine.layers import LayerSource, Traffic
+from specdecodes.models.decoder import Decoder, LayerStep, Rotary
+from specdecodes.tree import TokenTree
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one step: `tokens`, `positions` [B, M], cache `slots` [M] to write, `window` [start, stop) of slots to see
+    through `mask` [B, M, S], and the position that each seen slot holds, `seen` [S]."""
+
+    tokens: Tensor
+    positions: Tensor
+    slots: Tensor
+    mask: Tensor
+    window: tuple[int, int]
+    seen: Tensor
+
+    def narrowed(self, window: int | None) -> Tensor:
+        """The mask of a layer that sees only the last `window` positions (None: all)."""
+        return self.mask if window is None else self.mask & (self.positions[..., None] - self.seen < window)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a pass says of its rows: raw `logits` [n, vocab] and the last layer's `hidden` [n, hidden]."""
+
+    logits: Tensor
+    hidden: Tensor
+
+
+class ModelRunner:
+    """`prefill` commits a prompt in chunks of `chunk` rows; `score` runs a whole tree, padded to `width` rows; `level` runs one
+    level of a draft tree. A model that streams is read once per call, however many chunks there are."""
+
+    def __init__(
+        self, decoder: Decoder, layers: LayerSource, cache: KVCache, steps: Steps, *, width: int, chunk: int, exact: bool
+    ) -> None:
+        self.decoder, self.cache, self.steps = decoder, cache, steps
+        self.width, self.chunk, self.exact = width, chunk, exact
+        self._layers = layers
+        self._device = decoder.device
+        positions = cache.shape.max_length + cache.shape.target_nodes + cache.shape.draft_nodes
+        self._rotary = Rotary(decoder.spec, positions, decoder.dtype, self._device)
+        self._index = torch.arange(cache.shape.slots, device=self._device)
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._layers.traffic
+
+    def prefill(self, tokens: Tensor) -> Scores:
+        """Commit `tokens` [n] after the cached rows; scores of the last one (one row)."""
+        count = tokens.shape[0]
+        chunk = self.width if count <= self.width else self.chunk
+        passes = [self._prompt_rows(tokens[start : start + chunk], start, chunk) for start in range(0, count, chunk)]
+        hidden = self._run(passes)[-1]
+        self.cache.commit(count)
+        last = (count - 1) % chunk
+        return Scores(self.steps.logits(self.decoder, hidden)[0, last : last + 1], hidden[0, last : last + 1])
+
+    def score(self, tree: TokenTree) -> Scores:
+        """Scores of every node of `tree`, whose capacity is `width`. Its cache rows lie in the target's region, uncommitted."""
+        length, width = self.cache.length, self.width
+        mask = torch.ones(1, width, length + width, dtype=torch.bool, device=self._device)
+        mask[0, :, length:] = tree.ancestors
+        window = (self.cache.start, self.cache.end + width)
+        slots = self.cache.end + self._index[:width]
+        positions = length + tree.depths
+        seen = torch.cat((self._index[:length], positions))
+        rows = Rows(tree.tokens[None], positions[None], slots, mask, window, seen)
+        hidden = self._run([rows])[0]
+        return Scores(self.steps.logits(self.decoder, hidden)[0], hidden[0])
+
+    def level(self, tree: TokenTree, nodes: slice) -> Scores:
+        """Scores of the `nodes` of a draft tree, whose capacity is the draft's region. Its rows lie there."""
+        length, region = self.cache.length, self.cache.start
+        rows = nodes.stop - nodes.start
+        mask = torch.ones(1, rows, region + length, dtype=torch.bool, device=self._device)
+        mask[0, :, :region] = tree.ancestors[nodes]
+        positions = length + tree.depths
+        seen = torch.cat((positions, self._index[:length]))
+        step = Rows(tree.tokens[None, nodes], positions[None, nodes], self._index[nodes], mask, (0, region + length), seen)
+        hidden = self._run([step])[0]
+        return Scores(self.steps.logits(self.decoder, hidden)[0], hidden[0])
+
+    def _prompt_rows(self, tokens: Tensor, start: int, chunk: int) -> Rows:
+        """Rows of one prompt chunk, padded to `chunk`; padding comes last, so no real row sees it."""
+        first = self.cache.length + start
+        padded = torch.zeros(1, chunk, dtype=torch.int64, device=self._device)
+        padded[0, : tokens.shape[0]] = tokens
+        positions = first + self._index[None, :chunk]
+        mask = self._index[None, None, : first + chunk] <= positions[..., None]
+        begin = self.cache.start
+        slots = begin + first + self._index[:chunk]
+        return Rows(padded, positions, slots, mask, (begin, begin + first + chunk), self._index[: first + chunk])
+
+    def _run(self, passes: list[Rows]) -> list[Tensor]:
+        """Hidden states [B, M, hidden] of each pass after the last layer; layers outermost, so each is fetched once."""
+        hidden = [self.decoder.embed(rows.tokens) for rows in passes]
+        windows = self.decoder.spec.windows
+        masks = [{window: rows.narrowed(window) for window in set(windows)} for rows in passes]
+        spans = [torch.tensor(rows.window) for rows in passes]
+        turns = [(self._rotary.cos[rows.positions], self._rotary.sin[rows.positions]) for rows in passes]
+        with contextlib.closing(self._layers.layers()) as layers:
+            for index, layer in enumerate(layers):
+                keys, values = self.cache.keys[index], self.cache.values[index]
+                for place, rows in enumerate(passes):
+                    mask = masks[place][windows[index]]
+                    step = LayerStep(*turns[place], keys, values, rows.slots, mask, spans[place], self.exact)
+                    hidden[place] = self.steps.layer(layer, hidden[place], step)
+        return hidden

@@ -1,0 +1,33 @@
+"""Seconds by phase, on the host or across a device's queue."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import torch
+
+
+class PhaseClock:
+    """Adds up seconds by phase. On a CUDA device each phase ends with a sync, so its work is counted where it was asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._seconds: dict[str, float] = {}
+        self._started = time.perf_counter()
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - started
+
+    def lap(self) -> dict[str, float]:
+        """Seconds by phase since the last lap, `total` included; starts the next lap."""
+        now = time.perf_counter()
+        seconds = {**self._seconds, "total": now - self._started}
+        self._seconds, self._started = {}, now
+        return seconds

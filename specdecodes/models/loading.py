@@ -1,0 +1,154 @@
+"""From a hub id or a folder to a checked `Checkpoint`, and from that to resident weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specdecodes.errors import CheckpointError
+from specdecodes.models.decoder import Decoder
+from specdecodes.models.families import ModelSpec, spec_of
+from specdecodes.offload.store import TensorSpan, load_tensor, read_index
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk whose tensors were found, with the right shapes. Nothing of its weights is loaded."""
+
+    folder: Path
+    spec: ModelSpec
+    dtype: torch.dtype
+    eos_ids: tuple[int, ...]
+    spans: dict[str, TensorSpan]
+
+    def layer(self, index: int) -> dict[str, TensorSpan]:
+        """Tensors of one layer by their name inside it."""
+        return {name: self.spans[f"model.layers.{index}.{name}"] for name in self.spec.layer_tensors()}
+
+    def outer(self) -> dict[str, TensorSpan]:
+        """Embedding, final norm and head, by the decoder's names; a tied head is the embedding's span."""
+        embedding = self.spans["model.embed_tokens.weight"]
+        head = embedding if self.spec.tied else self.spans["lm_head.weight"]
+        return {"embedding": embedding, "norm.weight": self.spans["model.norm.weight"], "head.weight": head}
+
+
+def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
+    """Find, read and check a checkpoint. Raises CheckpointError or UnsupportedModelError."""
+    folder = locate(model, revision)
+    config = _config(folder)
+    spec = spec_of(config)
+    spans = read_index(folder)
+    if "lm_head.weight" not in spans and not spec.tied:
+        raise CheckpointError(f"{folder} has no lm_head.weight and config.json does not tie it to the embedding.")
+    _check_shapes(folder, spec, spans)
+    return Checkpoint(folder, spec, spans["model.embed_tokens.weight"].dtype, _eos_ids(folder, config), spans)
+
+
+def locate(model: str, revision: str | None = None) -> Path:
+    """The folder of a local path or of a hub id (downloaded, or taken from the hub's cache)."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise CheckpointError(f"{model} is a file; give the folder that holds config.json and the safetensors.")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith((".", "assets/")):
+        raise CheckpointError(f"there is no folder {model}; give a checkpoint folder or a hub id such as Qwen/Qwen2.5-7B-Instruct.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{model} is no folder here and could not be had from the hub ({reason}). Check the name and the network, "
+            "set HF_TOKEN for a gated model, or download it and pass its folder with --model."
+        ) from error
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The checkpoint's own tokenizer. Raises CheckpointError when its files are missing or broken."""
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise CheckpointError(f"{folder} has no tokenizer (tokenizer.json); copy the tokenizer files of the model into it.")
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"the tokenizer in {folder} could not be read: {error}") from error
+
+
+def _config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").exists():
+        raise CheckpointError(f"{folder} has no config.json; give the folder of a Transformers checkpoint.")
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"config.json in {folder} could not be read: {error}") from error
+
+
+def _eos_ids(folder: Path, config: Any) -> tuple[int, ...]:
+    """End-of-sequence ids: generation_config.json's, else config.json's."""
+    from transformers import GenerationConfig
+
+    eos = config.eos_token_id
+    if (folder / "generation_config.json").exists():
+        eos = GenerationConfig.from_pretrained(folder).eos_token_id or eos
+    if eos is None:
+        return ()
+    return (eos,) if isinstance(eos, int) else tuple(eos)
+
+
+def _check_shapes(folder: Path, spec: ModelSpec, spans: dict[str, TensorSpan]) -> None:
+    table = (spec.vocab_size, spec.hidden_size)
+    wanted: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": table, "model.norm.weight": (spec.hidden_size,)}
+    if not spec.tied:
+        wanted["lm_head.weight"] = table
+    for index in range(spec.layers):
+        wanted |= {f"model.layers.{index}.{name}": shape for name, shape in spec.layer_tensors().items()}
+    for name, shape in wanted.items():
+        if name not in spans:
+            raise CheckpointError(f"{folder} lacks the tensor {name} that config.json calls for; download the checkpoint again.")
+        if tuple(spans[name].shape) != shape:
+            raise CheckpointError(f"{name} in {folder} has shape {list(spans[name].shape)}; config.json calls for {list(shape)}.")
+        if not spans[name].dtype.is_floating_point or spans[name].dtype.itemsize < 2:
+            raise CheckpointError(f"{name} in {folder} is {spans[name].dtype}; quantized checkpoints are not read as targets yet.")
+
+
+def load_outer(decoder: Decoder, checkpoint: Checkpoint, device: torch.device) -> None:
+    """Load embedding, final norm and head; a tied head shares the embedding's memory."""
+    outer = checkpoint.outer()
+    decoder.embedding = _load(outer["embedding"], decoder.dtype, device)
+    decoder.norm.weight = _load(outer["norm.weight"], decoder.dtype, device)
+    tied = checkpoint.spec.tied
+    decoder.head.weight = decoder.embedding if tied else _load(outer["head.weight"], decoder.dtype, device)
+
+
+def load_layers(
+    decoder: Decoder,
+    checkpoint: Checkpoint,
+    layers: Iterable[int],
+    device: torch.device,
+    tick: Callable[[], None] = lambda: None,
+) -> None:
+    """Load the named layers, one at a time; `tick` is called after each."""
+    for index in layers:
+        decoder.layers[index].put(  # type: ignore[operator]
+            {name: _load(span, decoder.dtype, device) for name, span in checkpoint.layer(index).items()}
+        )
+        tick()
+
+
+def _load(span: TensorSpan, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return load_tensor(span).to(device=device, dtype=dtype)

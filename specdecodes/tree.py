@@ -1,0 +1,84 @@
+"""A tree of proposed tokens as flat arrays.
+
+Node 0 is the root, the last committed token; parents precede children; siblings have different tokens. A tree belongs to
+one request, so its arrays have no batch axis. `n` below is `size`, `N` the capacity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class TokenTree:
+    """`tokens`, `parents`, `depths` [N] int64, `scores` [N] fp32 (log-weight of the path from the root), `ancestors` [N, N] bool.
+
+    `ancestors[i, j]`: node j lies on the path from the root to i, i itself included. Unused nodes are their own only ancestor.
+    """
+
+    tokens: Tensor
+    parents: Tensor
+    depths: Tensor
+    scores: Tensor
+    ancestors: Tensor
+    size: int
+
+    @classmethod
+    def rooted(cls, token: Tensor, capacity: int) -> TokenTree:
+        """A tree of one node, `token` [] or [1]."""
+        device = token.device
+        tree = cls(
+            tokens=torch.zeros(capacity, dtype=torch.int64, device=device),
+            parents=torch.zeros(capacity, dtype=torch.int64, device=device),
+            depths=torch.zeros(capacity, dtype=torch.int64, device=device),
+            scores=torch.zeros(capacity, dtype=torch.float32, device=device),
+            ancestors=torch.eye(capacity, dtype=torch.bool, device=device),
+            size=1,
+        )
+        tree.tokens[:1] = token
+        return tree
+
+    @property
+    def capacity(self) -> int:
+        return self.tokens.shape[0]
+
+    def extend(self, parents: Tensor, tokens: Tensor, scores: Tensor) -> slice:
+        """Append k nodes: `parents` [k] (existing nodes), `tokens` [k], `scores` [k]. Returns where they lie."""
+        count = parents.shape[0]
+        if self.size + count > self.capacity:
+            raise ValueError(f"a tree of capacity {self.capacity} has no room for {count} more than {self.size} nodes")
+        new = slice(self.size, self.size + count)
+        self.tokens[new] = tokens
+        self.parents[new] = parents
+        self.depths[new] = self.depths[parents] + 1
+        self.scores[new] = scores
+        self.ancestors[new] |= self.ancestors[parents]
+        self.size += count
+        return new
+
+    def best(self, count: int) -> tuple[TokenTree, Tensor]:
+        """The `count` nodes of highest score as a tree of that capacity, and their indices here [<= count], ascending.
+
+        A node's score is at most its parent's, and ties keep the earlier node, so the choice is connected. Nodes of
+        score -inf (padding of a level) are left out.
+        """
+        order = self.scores[: self.size].sort(descending=True, stable=True).indices[:count]
+        kept = order[self.scores[order] > float("-inf")].sort().values
+        place = torch.zeros(self.capacity, dtype=torch.int64, device=self.tokens.device)
+        place[kept] = torch.arange(kept.shape[0], device=kept.device)
+        tree = TokenTree.rooted(self.tokens[:1], count)
+        size = kept.shape[0]
+        tree.tokens[:size] = self.tokens[kept]
+        tree.parents[:size] = place[self.parents[kept]]
+        tree.depths[:size] = self.depths[kept]
+        tree.scores[:size] = self.scores[kept]
+        tree.ancestors[:size, :size] = self.ancestors[kept][:, kept]
+        tree.size = size
+        return tree, kept
+
+    def count_by_depth(self) -> tuple[int, ...]:
+        """Nodes at depth 1, 2, ... as host integers (one sync)."""
+        return tuple(torch.bincount(self.depths[: self.size]).tolist()[1:])
