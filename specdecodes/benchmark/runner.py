@@ -1,0 +1,165 @@
+"""Asks a generator the samples of a benchmark, keeps every answer at once, and sums up. An interrupted run goes on.
+
+Every method is asked the same samples in the same order by this code, and each sample starts on an empty cache.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from specdecodes.benchmark import environment
+from specdecodes.benchmark.records import SampleLog, decode, encode, open_log, write_json
+from specdecodes.benchmark.samples import Benchmark, Sample
+from specdecodes.config import Pipeline, to_dict
+from specdecodes.errors import SpecDecodesError
+from specdecodes.sampling import SamplingParams
+from specdecodes.stats import Generation, summarize
+
+if TYPE_CHECKING:
+    from specdecodes.offload.plan import Placement
+
+Messages = list[dict[str, str]]
+Notify = Callable[[str], None]
+
+WARMUP_PROMPT = "Write a short essay about the seasons of the year and what people do in each of them."
+WARMUP_TOKENS = 64
+
+
+class Answering(Protocol):
+    """What a benchmark needs of a generator."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def model_name(self) -> str: ...
+    @property
+    def exact(self) -> bool: ...
+    @property
+    def placement(self) -> Placement: ...
+    def generate(self, prompt: Messages, params: SamplingParams, *, reuse_cache: bool = False) -> Generation: ...
+
+
+def run(
+    generator: Answering,
+    benchmark: Benchmark,
+    pipeline: Pipeline,
+    out_dir: Path,
+    *,
+    max_samples: int | None = None,
+    command: str = "",
+    notify: Notify = print,
+) -> dict[str, Any]:
+    """Run the first `max_samples` of `benchmark` that `out_dir` does not hold yet; return and write the summary of all.
+
+    A sample that ends in a SpecDecodesError is recorded as failed and tried again by the next run. Raises ResultsError
+    when the results cannot be kept or belong to other settings, and KeyboardInterrupt after Ctrl-C; finished samples stay.
+    """
+    samples = benchmark.select(pipeline.seed, max_samples)
+    folder = out_dir / benchmark.name
+    notify(f"{benchmark.name}: {benchmark.source}")
+    with open_log(folder, settings(benchmark, pipeline), notify) as log:
+        pending = [sample for sample in samples if not is_done(log.records.get(sample.id))]
+        if len(pending) < len(samples):
+            notify(f"{benchmark.name}: {len(samples) - len(pending)} of {len(samples)} samples are already in {folder}")
+        if pending:
+            _warm_up(generator, pipeline, notify)
+        try:
+            _answer_all(generator, pending, pipeline.sampling, log, notify)
+        except KeyboardInterrupt:
+            notify(f"{benchmark.name}: stopped; the same command goes on from {log.path}")
+            raise
+        records = [log.records[sample.id] for sample in samples]
+        summary = _summary(generator, benchmark, records, command)
+        write_json(folder / "summary.json", summary)
+    return summary
+
+
+def settings(benchmark: Benchmark, pipeline: Pipeline) -> dict[str, Any]:
+    """All that decides what a sample's record holds; samples made with other settings are never mixed."""
+    return {"pipeline": to_dict(pipeline), "benchmark": {"name": benchmark.name, "sha256": benchmark.sha256}}
+
+
+def is_done(record: Mapping[str, Any] | None) -> bool:
+    return record is not None and record["status"] == "done"
+
+
+def answer(generator: Answering, sample: Sample, params: SamplingParams) -> list[Generation]:
+    """One generation per turn; a turn sees the answers before it and keeps their cache rows."""
+    messages: Messages = []
+    generations: list[Generation] = []
+    for turn in sample.turns:
+        messages.append({"role": "user", "content": turn})
+        generation = generator.generate(messages, params, reuse_cache=bool(generations))
+        if generation.finish_reason == "interrupted":
+            raise KeyboardInterrupt
+        messages.append({"role": "assistant", "content": generation.text})
+        generations.append(generation)
+    return generations
+
+
+def _warm_up(generator: Answering, pipeline: Pipeline, notify: Notify) -> None:
+    if not pipeline.warmup:
+        return
+    started = time.perf_counter()
+    params = replace(pipeline.sampling, max_tokens=min(WARMUP_TOKENS, pipeline.sampling.max_tokens))
+    for _ in range(pipeline.warmup):
+        answer(generator, Sample("warm-up", "", (WARMUP_PROMPT,)), params)
+    notify(f"warm-up: {pipeline.warmup} request(s) in {time.perf_counter() - started:.1f} s, not counted")
+
+
+def _answer_all(
+    generator: Answering, samples: Sequence[Sample], params: SamplingParams, log: SampleLog, notify: Notify
+) -> None:
+    revision = environment.revision()
+    started = time.perf_counter()
+    for number, sample in enumerate(samples, 1):
+        record: dict[str, Any] = {"id": sample.id, "category": sample.category, "revision": revision}
+        record["turns"] = list(sample.turns)
+        try:
+            generations = answer(generator, sample, params)
+        except SpecDecodesError as error:
+            log.append(record | {"status": "failed", "error": f"{type(error).__name__}: {error}"})
+            notify(f"[{number}/{len(samples)}] {_label(sample)}: FAILED, {error}")
+            continue
+        speed = summarize(generations)
+        shown = {name: speed[name] for name in ("new_tokens", "tokens_per_second", "tau", "tokens_per_round")}
+        log.append(record | {"status": "done"} | shown | {"answers": [encode(g) for g in generations]})
+        left = (time.perf_counter() - started) / number * (len(samples) - number)
+        notify(
+            f"[{number}/{len(samples)}] {_label(sample)}: {speed['new_tokens']} tokens, "
+            f"{speed['tokens_per_second']:.2f} tokens/s, tau {speed['tau']:.2f}, about {_minutes(left)} left"
+        )
+
+
+def _label(sample: Sample) -> str:
+    return f"{sample.category} {sample.id}".strip()
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _summary(
+    generator: Answering, benchmark: Benchmark, records: Sequence[Mapping[str, Any]], command: str
+) -> dict[str, Any]:
+    done = [record for record in records if is_done(record)]
+    generations = [decode(row) for record in done for row in record["answers"]]
+    metrics: dict[str, Any] = summarize(generations) if generations else {}
+    return {
+        "method": generator.method,
+        "model": generator.model_name,
+        "benchmark": benchmark.name,
+        "source": benchmark.source,
+        "exact": generator.exact,
+        **metrics,
+        "samples": len(done),
+        "requests": len(generations),
+        "failed": {record["id"]: record["error"] for record in records if not is_done(record)},
+        "peak_device_bytes": environment.peak_device_bytes(),
+        "environment": environment.describe() | {"sample_revisions": sorted({r["revision"] for r in records})},
+        "command": command,
+    }

@@ -1,0 +1,90 @@
+"""Where MT-Bench's questions come from, and that it is always said."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+
+import pytest
+
+from specdecodes import benchmark
+from specdecodes.benchmark import mt_bench
+from specdecodes.benchmark.samples import read_questions
+from specdecodes.errors import ConfigError
+
+CATEGORIES = {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
+
+
+@pytest.fixture
+def no_hub(monkeypatch, tmp_path):
+    def unreachable(*_, **__):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(mt_bench, "_download", not_downloaded)
+    monkeypatch.setattr(mt_bench.urllib.request, "urlopen", unreachable)
+
+
+def not_downloaded(*, local_files_only):
+    raise mt_bench.LocalEntryNotFoundError("not there")
+
+
+def test_the_bundled_questions_are_of_mt_bench_s_shape():
+    samples = read_questions(mt_bench.BUNDLED)
+    assert len(samples) == 16
+    assert all(len(sample.turns) == 2 for sample in samples)
+    assert {sample.category for sample in samples} == CATEGORIES
+
+
+def test_without_a_hub_the_bundled_questions_are_used_and_named(no_hub):
+    loaded = benchmark.load("mt-bench")
+    assert len(loaded.samples) == 16
+    assert "bundled" in loaded.source
+    assert "the hub was not reached" in loaded.source
+
+
+def test_offline_mode_asks_no_network(no_hub, monkeypatch):
+    monkeypatch.setattr(mt_bench.constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in benchmark.load("mt-bench").source
+
+
+def test_downloaded_questions_come_before_the_bundled(monkeypatch, tmp_path):
+    path = tmp_path / "question.jsonl"
+    path.write_text(json.dumps({"question_id": 81, "category": "writing", "turns": ["a", "b"]}))
+    monkeypatch.setattr(mt_bench, "_download", lambda *, local_files_only: str(path))
+    loaded = benchmark.load("mt-bench")
+    assert [sample.id for sample in loaded.samples] == ["81"]
+    assert "hub" in loaded.source
+
+
+def test_a_data_dir_is_used_or_refused_but_never_replaced(tmp_path):
+    with pytest.raises(ConfigError, match=r"mt-bench/question\.jsonl does not exist"):
+        benchmark.load("mt-bench", tmp_path)
+    path = tmp_path / "mt-bench" / "question.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"question_id": 81, "turns": ["a", "b"], "reference": []}) + "\n\n")
+    loaded = benchmark.load("mt-bench", tmp_path)
+    assert loaded.samples[0].turns == ("a", "b")
+    assert str(path) in loaded.source
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "not json", "[1]", '{"turns": ["a"]}', '{"question_id": 1, "turns": []}', '{"question_id": 1, "turns": "ab"}'],
+)
+def test_an_unusable_file_is_refused_by_name(tmp_path, text):
+    path = tmp_path / "question.jsonl"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"question\.jsonl"):
+        read_questions(path)
+
+
+def test_equal_questions_have_equal_digests_wherever_they_are(tmp_path):
+    path = tmp_path / "copy.jsonl"
+    path.write_bytes(mt_bench.BUNDLED.read_bytes())
+    first = benchmark.Benchmark("a", "here", read_questions(mt_bench.BUNDLED))
+    assert first.sha256 == benchmark.Benchmark("b", "there", read_questions(path)).sha256
+
+
+def test_an_unknown_benchmark_suggests_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'mt-bench'"):
+        benchmark.load("mtbench")

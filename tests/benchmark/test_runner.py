@@ -1,0 +1,122 @@
+"""The runner: same questions in the same order, every answer kept at once, an interrupted run goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from specdecodes.benchmark.records import ResultsError
+from specdecodes.benchmark.runner import run
+from specdecodes.benchmark.samples import Benchmark, Sample
+
+QUESTIONS = Benchmark(
+    "tiny", "made by the test", tuple(Sample(str(n), "math", (f"q{n}", f"and {n}?")) for n in range(6))
+)
+
+
+def lines(folder):
+    return (folder / "tiny" / "samples.jsonl").read_text().splitlines()
+
+
+def test_every_method_is_asked_the_same_samples_in_the_same_order(fake, pipeline, tmp_path):
+    asked = []
+    for method in ("vanilla", "subspec_sd"):
+        generator = fake(method=method)
+        run(generator, QUESTIONS, replace(pipeline, method=method, seed=3), tmp_path / method, max_samples=4)
+        asked.append(generator.asked)
+    assert asked[0] == asked[1]
+    assert QUESTIONS.select(0) != QUESTIONS.samples
+    assert QUESTIONS.select(3, 4) == QUESTIONS.select(3, 6)[:4]
+
+
+def test_the_second_turn_sees_the_first_answer_and_keeps_its_cache(fake, pipeline, tmp_path):
+    generator = fake()
+    run(generator, QUESTIONS, pipeline, tmp_path, max_samples=1)
+    first, second = generator.asked
+    number = first[0][0].removeprefix("user: q")
+    assert first == ([f"user: q{number}"], False)
+    assert second == ([f"user: q{number}", "assistant: 4 tokens", f"user: and {number}?"], True)
+
+
+def test_a_run_stopped_by_ctrl_c_goes_on_where_it_stopped(fake, pipeline, tmp_path):
+    for interrupt in (True, False):
+        out, stopping, resuming = tmp_path / str(interrupt), fake(stop_at=5, interrupt=interrupt), fake()
+        with pytest.raises(KeyboardInterrupt):
+            run(stopping, QUESTIONS, pipeline, out)
+        assert len(lines(out)) == 2  # the third was in its second turn
+        summary = run(resuming, QUESTIONS, pipeline, out)
+        assert len(resuming.asked) == 8
+        assert summary["samples"] == 6
+        assert len({json.loads(line)["id"] for line in lines(out)}) == 6
+
+
+def test_a_last_line_cut_by_a_kill_is_dropped_and_run_again(fake, pipeline, tmp_path):
+    said: list[str] = []
+    run(fake(), QUESTIONS, pipeline, tmp_path)
+    path = tmp_path / "tiny" / "samples.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30])
+    generator = fake()
+    run(generator, QUESTIONS, pipeline, tmp_path, notify=said.append)
+    assert len(generator.asked) == 2
+    assert any("cut short" in line for line in said)
+    assert path.read_bytes() == whole
+
+
+def test_a_damaged_line_in_the_middle_is_refused_by_its_number(fake, pipeline, tmp_path):
+    run(fake(), QUESTIONS, pipeline, tmp_path)
+    path = tmp_path / "tiny" / "samples.jsonl"
+    kept = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([kept[0], "oops\n", *kept[2:]]))
+    with pytest.raises(ResultsError, match="line 2"):
+        run(fake(), QUESTIONS, pipeline, tmp_path)
+
+
+def test_changed_settings_are_refused_by_name_and_more_samples_are_not(fake, pipeline, tmp_path):
+    run(fake(), QUESTIONS, pipeline, tmp_path, max_samples=2)
+    deeper = replace(pipeline, tree=replace(pipeline.tree, depth=8))
+    with pytest.raises(ResultsError, match=r"pipeline\.tree\.depth was 16 and is 8"):
+        run(fake(), QUESTIONS, deeper, tmp_path, max_samples=2)
+    others = replace(QUESTIONS, samples=QUESTIONS.samples[1:])
+    with pytest.raises(ResultsError, match=r"benchmark\.sha256"):
+        run(fake(), others, pipeline, tmp_path)
+    generator = fake()
+    assert run(generator, QUESTIONS, pipeline, tmp_path, max_samples=3)["samples"] == 3
+    assert len(generator.asked) == 2
+
+
+def test_a_failed_sample_is_recorded_and_tried_again_by_the_next_run(fake, pipeline, tmp_path):
+    summary = run(fake(fails="and 4?"), QUESTIONS, pipeline, tmp_path)
+    assert summary["samples"] == 5
+    assert summary["failed"] == {"4": "ContextOverflowError: the prompt does not fit."}
+    mended = fake()
+    summary = run(mended, QUESTIONS, pipeline, tmp_path)
+    assert (summary["samples"], summary["failed"], len(mended.asked)) == (6, {}, 2)
+
+
+def test_a_run_in_which_all_fail_still_says_so(fake, pipeline, tmp_path):
+    summary = run(fake(fails="q"), QUESTIONS, pipeline, tmp_path)
+    assert summary["samples"] == 0
+    assert len(summary["failed"]) == 6
+
+
+def test_the_warm_up_is_not_counted(fake, pipeline, tmp_path):
+    generator = fake()
+    summary = run(generator, QUESTIONS, replace(pipeline, warmup=2), tmp_path, max_samples=1)
+    assert len(generator.asked) == 4
+    assert summary["requests"] == 2
+
+
+def test_the_summary_holds_ratios_of_sums(fake, pipeline, tmp_path):
+    summary = run(fake(), QUESTIONS, pipeline, tmp_path, max_samples=3, command="a command")
+    stored = json.loads((tmp_path / "tiny" / "summary.json").read_text())
+    assert stored == json.loads(json.dumps(summary))
+    assert stored["new_tokens"] == 6 * 4
+    assert stored["tokens_per_second"] == pytest.approx(24 / 12)
+    assert stored["decode_tokens_per_second"] == pytest.approx(6 * 3 / (6 * 1.5))
+    assert (stored["tau"], stored["tokens_per_round"], stored["rounds"]) == (2, 3, 6)
+    assert stored["bytes_streamed"] == 6 * (1000 + 500)
+    assert stored["time_to_first_token_s"] == pytest.approx(0.5)
+    assert (stored["command"], stored["source"]) == ("a command", "made by the test")
