@@ -1,4 +1,4 @@
-"""What a run leaves behind: one JSON line a sample, the settings, the summary. A kill at any moment leaves them valid."""
+"""What a run leaves behind: one JSON line a sample, the settings, the summary; valid after a kill at any moment."""
 
 from __future__ import annotations
 

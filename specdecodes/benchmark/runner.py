@@ -56,7 +56,7 @@ def run(
     """Run the first `max_samples` of `benchmark` that `out_dir` does not hold yet; return and write the summary of all.
 
     A sample that ends in a SpecDecodesError is recorded as failed and tried again by the next run. Raises ResultsError
-    when the results cannot be kept or belong to other settings, and KeyboardInterrupt after Ctrl-C; finished samples stay.
+    when results cannot be kept or belong to other settings, and KeyboardInterrupt after Ctrl-C (finished samples stay).
     """
     samples = benchmark.select(pipeline.seed, max_samples)
     folder = out_dir / benchmark.name

@@ -1,4 +1,4 @@
-"""What is asked: a benchmark is a named, ordered set of samples, and a sample is the user's turns of one conversation."""
+"""What is asked: a benchmark is a named set of samples; a sample is the user's turns of one conversation."""
 
 from __future__ import annotations
 
