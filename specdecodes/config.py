@@ -130,12 +130,12 @@ def known_keys(pipeline: Pipeline) -> list[str]:
     return list(_leaves(pipeline, ""))
 
 
-def override(pipeline: Pipeline, key: str, text: str) -> Pipeline:
-    """`pipeline` with the setting at dotted `key` read from `text` by the setting's own type.
+def override(pipeline: Pipeline, key: str, value: object) -> Pipeline:
+    """`pipeline` with the setting at dotted `key` changed to `value`; a text is read by the setting's own type.
 
-    Raises ConfigError for a key that does not exist (naming the nearest), a text of another type, a value out of range.
+    Raises ConfigError for a key that does not exist (naming the nearest), a value of another type or out of range.
     """
-    return _replaced(pipeline, key.split("."), key, text, pipeline)
+    return _replaced(pipeline, key.split("."), key, value, pipeline)
 
 
 def apply_overrides(pipeline: Pipeline, assignments: Iterable[str]) -> Pipeline:
@@ -156,14 +156,14 @@ def _leaves(section: Any, prefix: str) -> Iterator[str]:
             yield prefix + spec.name
 
 
-def _replaced(section: Any, path: list[str], key: str, text: str, pipeline: Pipeline) -> Any:
+def _replaced(section: Any, path: list[str], key: str, value: object, pipeline: Pipeline) -> Any:
     name, *rest = path
-    value = getattr(section, name) if name in {spec.name for spec in fields(section)} else None
-    if is_dataclass(value) and rest:
-        return replace(section, **{name: _replaced(value, rest, key, text, pipeline)})
+    inner = getattr(section, name) if name in {spec.name for spec in fields(section)} else None
+    if is_dataclass(inner) and rest:
+        return replace(section, **{name: _replaced(inner, rest, key, value, pipeline)})
     if key not in known_keys(pipeline):
         raise ConfigError(_unknown(key, known_keys(pipeline)))
-    return replace(section, **{name: _parse(text, get_type_hints(type(section))[name], key)})
+    return replace(section, **{name: _parse(value, get_type_hints(type(section))[name], key)})
 
 
 def _unknown(key: str, keys: list[str]) -> str:
@@ -177,15 +177,15 @@ _NAMES = {bool: "true or false", int: "a whole number", float: "a number", tuple
 _TRUE, _FALSE, _NONE = ("true", "yes", "on", "1"), ("false", "no", "off", "0"), ("none", "null")
 
 
-def _parse(text: str, kind: Any, key: str) -> Any:
-    """`text` as the first of the types in `kind` that takes it; str is tried last because it takes anything."""
+def _parse(value: object, kind: Any, key: str) -> Any:
+    """`value` as the first of the types in `kind` that takes it; str is tried last because it takes any text."""
     choices = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     for choice in sorted(choices, key=lambda c: c is str):
-        taken, value = _take(text, choice)
+        taken, parsed = _take(value, choice) if isinstance(value, str) else _fit(value, choice)
         if taken:
-            return value
+            return parsed
     wanted = " or ".join(_NAMES.get(get_origin(choice) or choice, "text") for choice in choices)
-    raise ConfigError(f"'{text}' is no value for {key}, which is {wanted}.")
+    raise ConfigError(f"'{value}' is no value for {key}, which is {wanted}.")
 
 
 def _take(text: str, kind: Any) -> tuple[bool, Any]:
@@ -202,6 +202,14 @@ def _take(text: str, kind: Any) -> tuple[bool, Any]:
         return True, kind(text)
     except ValueError:
         return False, None
+
+
+def _fit(value: object, kind: Any) -> tuple[bool, Any]:
+    if get_origin(kind) is tuple:
+        return isinstance(value, list | tuple), tuple(value) if isinstance(value, list | tuple) else ()
+    if kind is float and type(value) is int:
+        return True, float(value)
+    return type(value) is kind, value
 
 
 def _take_list(text: str) -> tuple[bool, tuple[str, ...]]:

@@ -1,0 +1,28 @@
+"""The command line: `specdecodes COMMAND` when installed, `bash run.sh PIPELINE COMMAND` in a clone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from specdecodes.cli.app import app
+from specdecodes.errors import SpecDecodesError
+
+__all__ = ["fail", "main"]
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "specdecodes") -> NoReturn:
+    """Run one command and leave the process: 0 done, 1 a check failed, 2 an error of the user's, 130 interrupted."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name=program)
+    except SpecDecodesError as error:
+        fail(error)
+    sys.exit(0)
+
+
+def fail(error: SpecDecodesError) -> NoReturn:
+    """Say in one line what went wrong and leave with 2."""
+    sys.stdout.flush()
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,38 @@
+"""The table of commands. Nothing here or in a command's imports may load torch: `--help` answers at once."""
+
+from __future__ import annotations
+
+import typer
+
+from specdecodes import __version__
+from specdecodes.cli.run_benchmark import run_benchmark
+from specdecodes.cli.run_chat import run_chat
+from specdecodes.cli.run_doctor import run_doctor
+from specdecodes.cli.run_plan import run_plan
+from specdecodes.cli.run_test import run_test
+from specdecodes.cli.run_verify import run_verify
+
+app = typer.Typer(
+    help="Lossless speculative decoding for models that do not fit in memory: the full-precision model's own answers, "
+    "several tokens for each pass over its weights.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for command in (run_test, run_chat, run_benchmark, run_plan, run_verify, run_doctor):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"specdecodes {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _front(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass

@@ -1,0 +1,35 @@
+"""`run-test`: one prompt, its answer as it is written, and every metric of it."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from specdecodes.cli.options import pipeline_command
+from specdecodes.cli.report import metrics_table
+from specdecodes.cli.session import answer, opened
+
+if TYPE_CHECKING:
+    from specdecodes.config import Pipeline
+
+PROMPT = "Write a short story about a lighthouse keeper who befriends a whale."
+
+
+@pipeline_command()
+def run_test(
+    pipeline: "Pipeline",
+    prompt: Annotated[str, typer.Option(help="What to ask.")] = PROMPT,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the prompt as plain text, without chat template.")
+    ] = False,
+) -> None:
+    """Answer one prompt; print the text and every metric."""
+    console = Console(stderr=True)
+    with opened(pipeline, console) as generator:
+        console.rule(f"{generator.method} · {generator.model_name}", align="left")
+        console.print(f"[dim]{prompt}[/dim]", highlight=False)
+        request = prompt if raw else [{"role": "user", "content": prompt}]
+        generation = answer(generator, request, pipeline.sampling)
+        console.print(metrics_table([generation], generator.placement, "measured"))
+    if generation.finish_reason == "interrupted":
+        raise typer.Exit(130)

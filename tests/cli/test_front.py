@@ -1,0 +1,100 @@
+"""What a user sees of a wrong command, option or name: one line, the cure, exit code 2; and help at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from run.main import run
+from specdecodes.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = ("run-test", "run-chat", "run-benchmark", "run-plan", "run-verify", "run-doctor")
+DEMO = "run.exp_offloading.subspec_sd_demo"
+
+
+def outcome(call, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        call(arguments)
+    captured = capsys.readouterr()
+    return ended.value.code, captured.out, captured.err
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]):
+    code, out, _ = outcome(main, ["--help"], capsys)
+    assert code == 0
+    assert all(command in out for command in COMMANDS)
+
+
+def test_help_in_a_clone_lists_pipelines_too(capsys: pytest.CaptureFixture[str]):
+    code, out, _ = outcome(run, ["--help"], capsys)
+    assert code == 0
+    assert DEMO in out and "run.exp_offloading.vanilla_qwen_32b" in out
+    assert all(command in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_the_common_options(command: str, capsys: pytest.CaptureFixture[str]):
+    code, out, _ = outcome(run, [DEMO, command, "--help"], capsys)
+    assert code == 0
+    options = (
+        "--model --draft-model --dtype --device-memory --host-memory --exact --no-exact --seed --temp --set --eager"
+    )
+    assert all(option in out for option in f"{options} --max-tokens".split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run.exp_offloading.subspec_sd_dem", "run-test"], ("unknown pipeline", f"did you mean '{DEMO}'")),
+        (["run-test"], ("'run-test' stands where a pipeline belongs", f"{DEMO} run-test")),
+        ([DEMO, "run-plan", "--set", "tree.dpth=4"], ("unknown setting", "did you mean 'tree.depth'")),
+        ([DEMO, "run-plan", "--dtype", "float16"], ("target.dtype", "did you mean 'fp16'")),
+        ([DEMO, "run-plan", "--device-memory", "8GX"], ("'8GX' is not a size", "8GiB")),
+        ([DEMO, "run-plan", "--draft-model", "some/model"], ("method subspec_sd has no second model",)),
+        ([DEMO, "run-benchmark", "--benchmarks", "mt-bnch"], ("unknown benchmark", "did you mean 'mt-bench'")),
+        ([DEMO.replace("subspec_sd", "vanilla"), "run-verify"], ("plain decoding itself",)),
+    ],
+)
+def test_an_error_is_one_line_with_its_cure(
+    arguments: list[str], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    code, out, err = outcome(run, arguments, capsys)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert all(word in err for word in words), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([DEMO, "run-tets"], "run-test"),
+        ([DEMO, "run-plan", "--modle", "x"], "--model"),
+        ([DEMO, "run-plan", "--seed", "x"], "--seed"),
+    ],
+)
+def test_a_mistyped_command_or_option_names_the_near_ones(
+    arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]
+):
+    code, _, err = outcome(run, arguments, capsys)
+    assert code == 2
+    assert word in err
+
+
+def test_help_loads_no_torch():
+    program = "import sys; sys.argv = ['specdecodes', 'run-chat', '--help']\n"
+    program += "from specdecodes.cli import main\ntry: main()\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.endswith("False\n")
+
+
+def test_the_clone_s_front_end_runs_from_any_folder(tmp_path: Path):
+    command = [sys.executable, "-m", "run.main", DEMO, "--help"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=True
+    )
+    assert "run-benchmark" in done.stdout

@@ -1,0 +1,75 @@
+"""Every pipeline module is loaded; what they share comes from one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from specdecodes.cli import pipelines
+from specdecodes.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+METHODS = ("vanilla", "classic_sd", "subspec_sd")
+MODELS = ("demo", "llama_8b", "qwen_7b", "qwen_14b", "qwen_32b")
+
+
+def test_all_published_experiments_are_there():
+    assert set(pipelines.shipped()) == {
+        f"run.exp_offloading.{method}_{model}" for method in METHODS for model in MODELS
+    }
+
+
+@pytest.mark.parametrize("name", pipelines.shipped())
+def test_a_pipeline_is_what_its_name_says(name: str):
+    pipeline = pipelines.load(name)
+    assert name.rpartition(".")[2].startswith(pipeline.method)
+    assert (pipeline.draft.model is not None) == (pipeline.method == "classic_sd")
+    assert pipeline.memory.device_bytes
+    assert pipeline.target.dtype == "auto"
+    assert pipeline.exact is None, "exact mode follows from streaming"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_methods_are_compared_on_one_target_and_one_budget(model: str):
+    rivals = [pipelines.load(f"run.exp_offloading.{method}_{model}") for method in METHODS]
+    assert len({(p.target, p.memory, p.max_length, p.sampling, p.seed) for p in rivals}) == 1
+
+
+def test_published_settings():
+    deep = pipelines.load("run.exp_offloading.subspec_sd_qwen_32b")
+    assert (deep.tree.width, deep.tree.depth, deep.draft.temperature, deep.draft.group) == (6, 48, 0.2, 64)
+    assert (deep.max_length, deep.memory.device, deep.warmup) == (2048, "24GiB", 3)
+    classic = pipelines.load("run.exp_offloading.classic_sd_llama_8b")
+    assert (classic.tree.width, classic.tree.depth, classic.draft.temperature) == (6, 32, 1.0)
+    assert classic.draft.model == "meta-llama/Llama-3.2-1B-Instruct"
+
+
+def test_the_demo_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert Path(pipelines.load(pipelines.DEMO).target.model) == ROOT / "assets" / "demo"
+
+
+def test_a_pipeline_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = 'from specdecodes.config import Pipeline, Target\n\npipeline = Pipeline("vanilla", Target("mine"))\n'
+    (tmp_path / "own_experiment.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    assert pipelines.load("own_experiment").target.model == "mine"
+    assert pipelines.load(str(tmp_path / "own_experiment.py")).target.model == "mine"
+
+
+@pytest.mark.parametrize("name", ["run.exp_offloading.subspec_sd_dem", "subspec_sd_demo"])
+def test_an_unknown_pipeline_is_refused_with_the_nearest(name: str):
+    with pytest.raises(ConfigError, match="did you mean 'run.exp_offloading.subspec_sd_demo'"):
+        pipelines.load(name)
+
+
+@pytest.mark.parametrize("name", ["json", "run/exp_offloading/none.py", "no.such.module", ""])
+def test_a_name_that_means_nothing_is_refused_with_the_list(name: str):
+    with pytest.raises(ConfigError, match="unknown pipeline .*run.exp_offloading.vanilla_demo"):
+        pipelines.load(name)
+
+
+def test_a_module_without_a_pipeline_is_refused():
+    with pytest.raises(ConfigError, match="no Pipeline called 'pipeline'"):
+        pipelines.load("run.exp_offloading.families")
