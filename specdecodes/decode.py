@@ -83,5 +83,6 @@ def _round(
         levels=levels,
         seconds=phases,
         bytes_streamed=traffic.bytes_read,
+        read_seconds=traffic.read_seconds,
         committed=length,
     )

@@ -6,7 +6,7 @@ Every method is measured by this code. `tau` leaves the bonus token out; rates a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 PHASES = ("draft", "target", "wait", "overhead")
@@ -25,6 +25,7 @@ class Round:
     levels: int  # draft steps run
     seconds: Mapping[str, float]  # by phase
     bytes_streamed: int
+    read_seconds: float = 0.0  # of the round's wall clock, with a read under way
     committed: int = 0  # cache length before the round
 
 
@@ -42,7 +43,7 @@ class Generation:
     time_to_first_token_s: float
     prefill_bytes: int
     finish_reason: str  # stop, stop_string, length, context, interrupted
-    notes: tuple[str, ...] = field(default=())
+    prefill_read_seconds: float = 0.0
 
     @property
     def decode_seconds(self) -> float:
@@ -105,7 +106,9 @@ def summarize(generations: Sequence[Generation]) -> dict[str, Any]:
     phases = {phase: sum(g.phase_seconds[phase] for g in generations) for phase in ("prefill", *PHASES)}
     levels = sum(r.levels for r in rounds)
     round_bytes = sum(r.bytes_streamed for r in rounds)
-    streaming = phases["target"] + phases["wait"]
+    streamed = round_bytes + sum(g.prefill_bytes for g in generations)
+    reading = sum(r.read_seconds for r in rounds) + sum(g.prefill_read_seconds for g in generations)
+    link = streamed / reading if reading else 0.0
     tokens = sum(len(g.tokens) for g in generations)
     decoded = sum(len(r.tokens) for r in rounds)
     return {
@@ -123,9 +126,11 @@ def summarize(generations: Sequence[Generation]) -> dict[str, Any]:
         "rounds": len(rounds),
         "phase_seconds": phases,
         "wall_seconds": total,
-        "bytes_streamed": round_bytes + sum(g.prefill_bytes for g in generations),
+        "bytes_streamed": streamed,
         "bytes_per_round": round_bytes / count,
-        "target_gbps": round_bytes / streaming / 1e9 if streaming else 0.0,
+        "link_gbps": link / 1e9,
+        "link_utilization": reading / total if total else 0.0,
+        "bound_tokens_per_second": decoded / round_bytes * link if round_bytes else None,
         "finish_reasons": {
             reason: sum(g.finish_reason == reason for g in generations)
             for reason in sorted({g.finish_reason for g in generations})

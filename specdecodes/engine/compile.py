@@ -98,12 +98,12 @@ def _graphs() -> int:
 
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
-    from torch._dynamo.exc import TorchDynamoException
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
     from torch._inductor.exc import CppCompileError, InductorError
 
     try:
         yield
-    except (TorchDynamoException, InductorError, CppCompileError) as error:
+    except (TorchDynamoException, FailOnRecompileLimitHit, InductorError, CppCompileError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         raise CompileError(f"torch.compile could not build a step ({reason}). Run again with --eager.") from error

@@ -15,13 +15,18 @@ from specdecodes.models.decoder import DecoderLayer
 
 @dataclass(frozen=True)
 class Traffic:
-    """Cumulative bytes that arrived and seconds a pass stood still for them."""
+    """Cumulative bytes that arrived, seconds of reading them, and seconds a pass stood still for them."""
 
     bytes_read: int = 0
+    read_seconds: float = 0.0
     wait_seconds: float = 0.0
 
     def __sub__(self, earlier: Traffic) -> Traffic:
-        return Traffic(self.bytes_read - earlier.bytes_read, self.wait_seconds - earlier.wait_seconds)
+        return Traffic(
+            self.bytes_read - earlier.bytes_read,
+            self.read_seconds - earlier.read_seconds,
+            self.wait_seconds - earlier.wait_seconds,
+        )
 
 
 class LayerSource(Protocol):
@@ -40,6 +45,9 @@ class Counters(Protocol):
 
     @property
     def bytes_read(self) -> int: ...
+
+    @property
+    def read_seconds(self) -> float: ...
 
     @property
     def wait_seconds(self) -> float: ...
@@ -89,4 +97,4 @@ class StreamedLayers:
     @property
     def traffic(self) -> Traffic:
         counters = self._stream.counters
-        return Traffic(counters.bytes_read, counters.wait_seconds)
+        return Traffic(counters.bytes_read, counters.read_seconds, counters.wait_seconds)

@@ -18,7 +18,7 @@ from specdecodes.tree import TokenTree
 @dataclass(frozen=True)
 class Rows:
     """The rows of one step: `tokens`, `positions` [B, M], cache `slots` [M] to write, `window` [start, stop) of slots to see
-    through `mask` [B, M, S], and the position that each seen slot holds, `seen` [S]."""
+    through the first columns of `mask` [B, M, all slots], and the position that each seen slot holds, `seen` [S]."""
 
     tokens: Tensor
     positions: Tensor
@@ -29,7 +29,11 @@ class Rows:
 
     def narrowed(self, window: int | None) -> Tensor:
         """The mask of a layer that sees only the last `window` positions (None: all)."""
-        return self.mask if window is None else self.mask & (self.positions[..., None] - self.seen < window)
+        if window is None:
+            return self.mask
+        mask = self.mask.clone()
+        mask[..., : self.seen.shape[0]] &= self.positions[..., None] - self.seen < window
+        return mask
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,9 @@ class ModelRunner:
     def score(self, tree: TokenTree) -> Scores:
         """Scores of every node of `tree`, whose capacity is `width`. Its cache rows lie in the target's region, uncommitted."""
         length, width = self.cache.length, self.width
-        mask = torch.ones(1, width, length + width, dtype=torch.bool, device=self._device)
-        mask[0, :, length:] = tree.ancestors
+        mask = self._mask(width)
+        mask[0, :, :length] = True
+        mask[0, :, length : length + width] = tree.ancestors
         window = (self.cache.start, self.cache.end + width)
         slots = self.cache.end + self._index[:width]
         positions = length + tree.depths
@@ -90,8 +95,9 @@ class ModelRunner:
         """Scores of the `nodes` of a draft tree, whose capacity is the draft's region. Its rows lie there."""
         length, region = self.cache.length, self.cache.start
         rows = nodes.stop - nodes.start
-        mask = torch.ones(1, rows, region + length, dtype=torch.bool, device=self._device)
+        mask = self._mask(rows)
         mask[0, :, :region] = tree.ancestors[nodes]
+        mask[0, :, region : region + length] = True
         positions = length + tree.depths
         seen = torch.cat((positions, self._index[:length]))
         step = Rows(tree.tokens[None, nodes], positions[None, nodes], self._index[nodes], mask, (0, region + length), seen)
@@ -104,10 +110,14 @@ class ModelRunner:
         padded = torch.zeros(1, chunk, dtype=torch.int64, device=self._device)
         padded[0, : tokens.shape[0]] = tokens
         positions = first + self._index[None, :chunk]
-        mask = self._index[None, None, : first + chunk] <= positions[..., None]
+        mask = self._index <= positions[..., None]
         begin = self.cache.start
         slots = begin + first + self._index[:chunk]
         return Rows(padded, positions, slots, mask, (begin, begin + first + chunk), self._index[: first + chunk])
+
+    def _mask(self, rows: int) -> Tensor:
+        """As wide as the cache whatever the window, so that its shape never changes."""
+        return torch.zeros(1, rows, self.cache.shape.slots, dtype=torch.bool, device=self._device)
 
     def _run(self, passes: list[Rows]) -> list[Tensor]:
         """Hidden states [B, M, hidden] of each pass after the last layer; layers outermost, so each is fetched once."""

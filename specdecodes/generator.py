@@ -1,0 +1,271 @@
+"""What people hold: prompt in, text and measurements out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specdecodes.decode import LogitsHook, decode, finite
+from specdecodes.drafters import Drafter
+from specdecodes.engine.runner import ModelRunner
+from specdecodes.errors import ContextOverflowError, NumericsError
+from specdecodes.offload.plan import Placement
+from specdecodes.sampling import Sampler, SamplingParams
+from specdecodes.stats import Generation, Round
+
+Prompt = str | Sequence[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of an answer as it appears. The last chunk carries the whole `generation`."""
+
+    text: str
+    tokens: tuple[int, ...]
+    round: Round | None
+    generation: Generation | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a generator was made from, for results and screens."""
+
+    method: str
+    model: str
+    dtype: str
+    device: str
+    exact: bool
+    compiled: bool
+    kernel: str  # of the draft's linears; empty without a draft
+
+
+class Generator:
+    """Answers one request at a time with one target and one drafter.
+
+    A string prompt is text as it is; messages (`[{"role": ..., "content": ...}]`) go through the chat template.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        target: ModelRunner,
+        drafter: Drafter,
+        *,
+        eos_ids: Sequence[int],
+        origin: Origin,
+        placement: Placement,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.tokenizer, self.origin, self.placement = tokenizer, origin, placement
+        self.eos_ids = frozenset(eos_ids)
+        self._target, self._drafter, self._on_close = target, drafter, on_close
+        self._committed: list[int] = []  # the tokens whose rows the cache holds
+
+    @classmethod
+    def from_pretrained(cls, model: str, *, method: str = "subspec_sd", memory: str | None = None, **fields: Any) -> Generator:
+        """A generator for a checkpoint folder or hub id; `memory` is the device budget ("8GiB").
+
+        `fields` are a pipeline's, by dotted key with underscores doubled or by name: `draft__model=...`, `tree__depth=8`, `exact=True`.
+        """
+        from specdecodes.config import Memory, Pipeline, Target, override
+        from specdecodes.methods import build
+
+        pipeline = Pipeline(method=method, target=Target(model), memory=Memory(device=memory))
+        for name, value in fields.items():
+            pipeline = override(pipeline, name.replace("__", "."), value)
+        return build(pipeline)
+
+    @property
+    def method(self) -> str:
+        return self.origin.method
+
+    @property
+    def model_name(self) -> str:
+        return self.origin.model
+
+    @property
+    def exact(self) -> bool:
+        return self.origin.exact
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self._target.cache.shape.max_length
+
+    @property
+    def compile_seconds(self) -> float:
+        """Time that compiled steps took to build so far in this process."""
+        return self._target.steps.log.seconds
+
+    def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        reuse_cache: bool = False,
+        on_logits: LogitsHook | None = None,
+    ) -> Generation:
+        """Answer `prompt`. Arguments as in `stream`."""
+        generation = None
+        for chunk in self.stream(prompt, params, reuse_cache=reuse_cache, on_logits=on_logits):
+            generation = chunk.generation
+        assert generation is not None, "the last chunk carries the generation"
+        return generation
+
+    @torch.no_grad()
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        reuse_cache: bool = False,
+        on_logits: LogitsHook | None = None,
+    ) -> Iterator[Chunk]:
+        """Answer `prompt` piece by piece.
+
+        `reuse_cache` keeps the rows of the longest prefix that the cache already holds (a chat's next turn); otherwise a
+        request starts from nothing, so answers do not depend on what was asked before. `on_logits` is called with the raw target
+        logits [n, vocab] of each round's emitted tokens. Raises ContextOverflowError, StreamError, NumericsError; the
+        generator stays usable after any of them and after Ctrl-C.
+        """
+        params = params or SamplingParams()
+        started = time.perf_counter()
+        ids = self.encode(prompt)
+        kept = self._rewind(ids, reuse_cache)
+        answer = _Answer(self.tokenizer, params, self.eos_ids, self.context_length - len(ids))
+        target, traffic = self._target, self._target.traffic
+        sampler = Sampler(params, target.decoder.spec.vocab_size, target.device)
+        sampler.observe(ids)
+        tokens = torch.tensor(ids, device=target.device)
+        try:
+            root = self._prefill(tokens, kept, sampler, on_logits)
+            _, reason = answer.cut((root,))
+            prefill_seconds, streamed = time.perf_counter() - started, target.traffic - traffic
+            yield Chunk(answer.new_text(), (root,), None)
+            rounds: list[Round] = []
+            if reason is None:
+                for round_ in decode(target, self._drafter, sampler, root, answer.cut, on_logits):
+                    rounds.append(round_)
+                    yield Chunk(answer.new_text(), round_.tokens, round_)
+        except NumericsError:
+            target.cache.clear()
+            raise
+        finally:
+            self._committed = (ids + answer.tokens)[: target.cache.length]
+        wait = min(streamed.wait_seconds, prefill_seconds)
+        generation = Generation(
+            text=answer.text,
+            tokens=tuple(answer.tokens),
+            prompt_tokens=len(ids),
+            cached_tokens=kept,
+            rounds=tuple(rounds),
+            prefill_seconds={"target": prefill_seconds - wait, "wait": wait},
+            total_seconds=time.perf_counter() - started,
+            time_to_first_token_s=prefill_seconds,
+            prefill_bytes=streamed.bytes_read,
+            finish_reason=answer.reason or "length",
+            prefill_read_seconds=streamed.read_seconds,
+        )
+        yield Chunk(answer.new_text(last=True), (), None, generation)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt, as the model will see them. Raises ContextOverflowError when no token could follow."""
+        if isinstance(prompt, str):
+            ids = self.tokenizer(prompt)["input_ids"]
+        else:
+            ids = self.tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, return_dict=True)["input_ids"]
+        if not ids:
+            bos = self.tokenizer.bos_token_id
+            ids = [bos if bos is not None else next(iter(self.eos_ids), 0)]
+        if len(ids) >= self.context_length:
+            raise ContextOverflowError(
+                f"the prompt has {len(ids)} tokens and the context holds {self.context_length}; shorten it or raise max_length."
+            )
+        return list(ids)
+
+    def close(self) -> None:
+        """Stop background readers and release files."""
+        self._on_close()
+
+    def __enter__(self) -> Generator:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _rewind(self, ids: list[int], reuse: bool) -> int:
+        """Cut the cache back to the prefix of `ids` it holds (nothing, unless reused); at least one token is left to run."""
+        shared = 0
+        if reuse:
+            for ours, theirs in zip(self._committed, ids[:-1], strict=False):
+                if ours != theirs:
+                    break
+                shared += 1
+        self._target.cache.truncate(min(shared, self._target.cache.length))
+        return self._target.cache.length
+
+    def _prefill(self, tokens: Tensor, kept: int, sampler: Sampler, on_logits: LogitsHook | None) -> int:
+        """Commit the prompt; returns the first token of the answer."""
+        scores = self._target.prefill(tokens[kept:])
+        finite(scores, torch.tensor([0], device=tokens.device))
+        if on_logits is not None:
+            on_logits(scores.logits)
+        position = torch.tensor([tokens.shape[0]], device=tokens.device)
+        root = int(sampler.scores(scores.logits, position).argmax(-1))
+        sampler.observe((root,))
+        self._drafter.begin(tokens, kept, sampler, scores)
+        return root
+
+
+class _Answer:
+    """Tokens and text of one answer, and where it ends."""
+
+    def __init__(self, tokenizer: Any, params: SamplingParams, eos_ids: frozenset[int], room: int) -> None:
+        self.tokens: list[int] = []
+        self.text = ""
+        self.reason: str | None = None
+        self._tokenizer, self._params = tokenizer, params
+        self._eos = frozenset() if params.ignore_eos else eos_ids
+        self._limit = min(params.max_tokens, room)
+        self._limit_reason = "length" if params.max_tokens <= room else "context"
+        self._shown = 0
+
+    def cut(self, tokens: Sequence[int]) -> tuple[int, str | None]:
+        """Take the tokens of a round up to where the answer ends: how many, and why it ends there."""
+        for count, token in enumerate(tokens, start=1):
+            self.tokens.append(token)
+            self.reason = self._ends(token)
+            if self.reason:
+                break
+        self.text = self._decoded() if self.reason != "stop_string" else self.text
+        return count, self.reason
+
+    def _ends(self, token: int) -> str | None:
+        if token in self._eos:
+            return "stop"
+        if self._params.stop:
+            text = self._decoded()
+            found = [place for place in (text.find(stop) for stop in self._params.stop) if place >= 0]
+            if found:
+                self.text = text[: min(found)]
+                return "stop_string"
+        return self._limit_reason if len(self.tokens) >= self._limit else None
+
+    def _decoded(self) -> str:
+        return self._tokenizer.decode(self.tokens, skip_special_tokens=True)
+
+    def new_text(self, last: bool = False) -> str:
+        """What may be shown since the last call: no half characters, nothing that may turn out to begin a stop string."""
+        held = 0 if last or self.reason else max((len(stop) - 1 for stop in self._params.stop), default=0)
+        end = len(self.text) - held
+        if not last and not self.reason and self.text.endswith("\ufffd"):
+            end = min(end, len(self.text.rstrip("\ufffd")))
+        piece = self.text[self._shown : max(end, self._shown)]
+        self._shown += len(piece)
+        return piece
