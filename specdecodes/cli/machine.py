@@ -93,10 +93,12 @@ def accelerators() -> Iterator[Finding]:
 
 def speeds(folder: Path) -> Iterator[Finding]:
     """Disk and memory, measured for a moment each."""
-    with tempfile.TemporaryDirectory(prefix=".specdecodes-", dir=_writable(folder)) as place:
-        files = _sample_files(folder, Path(place))
+    writable = folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
+    with tempfile.TemporaryDirectory(prefix=".specdecodes-", dir=writable) as scratch:
+        files = _sample_files(folder, Path(scratch))
         storage = probe(files[0])
-        yield Finding("storage", f"{storage.reason} ({files[0].parent})", storage.direct or None)
+        where = writable if files[0].parent == Path(scratch) else folder
+        yield Finding("storage", f"{storage.reason} ({where})", storage.direct or None)
         rate = measure_read(files, direct=storage.direct, max_bytes=DISK_SAMPLE)
         yield Finding("disk read", f"{rate:.2f} GB/s")
     yield Finding("memory read", f"{memory_gbps():.1f} GB/s")
@@ -140,10 +142,6 @@ def _driver(version: Path) -> str:
     """The release in `NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54 ...`, or unknown."""
     words = version.read_text(encoding="utf-8").split() if version.exists() else []
     return next((word for word in words if word[0].isdigit() and "." in word), "unknown")
-
-
-def _writable(folder: Path) -> Path:
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def _sample_files(folder: Path, scratch: Path) -> list[Path]:

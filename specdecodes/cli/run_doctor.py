@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from specdecodes.cli.options import pipeline_command
+from specdecodes.errors import ConfigError
 
 if TYPE_CHECKING:
     from specdecodes.cli.machine import Finding
@@ -22,6 +23,8 @@ def run_doctor(
     ] = None,
 ) -> None:
     """Show what was found: versions, CPU, GPUs, memory, extras, and the measured speed of disk and memory."""
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder; give --folder the place whose disk is to be measured.")
     console = Console()
     with console.status("looking around"):
         from specdecodes.cli import machine

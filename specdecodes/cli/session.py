@@ -59,7 +59,7 @@ def answer(
 
 
 def _interrupted(chunks: Sequence[Chunk], prompt_tokens: int, first: float, total: float) -> Generation:
-    """What was answered until Ctrl-C, measured like a whole answer; the rows kept in the cache are the engine's matter."""
+    """What was answered until Ctrl-C, measured like a whole answer."""
     from specdecodes.stats import Generation
 
     return Generation(
