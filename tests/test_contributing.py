@@ -1,0 +1,79 @@
+"""CONTRIBUTING.md, followed to the letter in a copy of the project: what it tells people to write works."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+COPIED = ("specdecodes", "run", "tests", "pyproject.toml")
+# What each page says to run, and how much of it must have run.
+PAGES = {
+    "A benchmark": (["tests/benchmark/test_proverbs.py"], 1),
+    "A drafter": (["tests/drafters/test_echo.py"], 2),
+    "A family": (["tests/models/test_families.py", "-k", "seed-oss"], 2),
+}
+
+
+def page(title: str) -> list[str]:
+    """The Python blocks of one page."""
+    text = GUIDE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def follow(block: str, root: Path) -> None:
+    """`# PATH` is a new file; `# PATH, in LINE` goes behind the line that starts so; `instead of LINE` replaces it."""
+    first, _, code = block.partition("\n")
+    name, _, place = first.removeprefix("# ").partition(", ")
+    path = root / name
+    if not place:
+        assert not path.exists(), f"{name} exists already: the page needs another example"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block, encoding="utf-8")
+        return
+    replaces = place.startswith("instead of ")
+    anchor = place.removeprefix("instead of ").removeprefix("in ")
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    found = [number for number, line in enumerate(lines) if line.startswith(anchor)]
+    assert found, f"{name} has no line that starts with '{anchor}'"
+    lines[found[0] : found[0] + 1] = [code] if replaces else [lines[found[0]], code]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("contributing")
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, root / name)
+    for title in PAGES:
+        assert page(title), f"no page called {title}"
+        for block in page(title):
+            follow(block, root)
+    return root
+
+
+@pytest.mark.parametrize("title", PAGES)
+def test_the_page_works_as_written(title, copy):
+    arguments, least = PAGES[title]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= least
+
+
+def test_the_new_files_pass_the_linter(copy):
+    new = [block.partition("\n")[0].removeprefix("# ") for title in PAGES for block in page(title)]
+    for tool in (["check"], ["format", "--check"]):
+        command = [sys.executable, "-m", "ruff", *tool, *(name for name in new if "," not in name)]
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
