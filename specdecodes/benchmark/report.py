@@ -1,13 +1,30 @@
-"""A summary as people read it: one table in the terminal."""
+"""A benchmark as people see it: a line that moves while it runs, a table at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from rich.console import Console
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from specdecodes.units import format_bytes
+
+
+@contextmanager
+def progress_line(console: Console) -> Iterator[Callable[[str], None]]:
+    """A last line that each call replaces and that goes away at the end; nothing where `console` is no terminal.
+
+    It draws only when called: a spinner's thread would take its share of what is being measured.
+    """
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        yield lambda text: live.update(Text(text, style="dim"), refresh=True)
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:

@@ -6,8 +6,8 @@ Every method is asked the same samples in the same order by this code, and each 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,13 +20,15 @@ from specdecodes.sampling import SamplingParams
 from specdecodes.stats import Generation, summarize
 
 if TYPE_CHECKING:
+    from specdecodes.generator import Chunk
     from specdecodes.offload.plan import Placement
 
 Messages = list[dict[str, str]]
 Notify = Callable[[str], None]
 
-WARMUP_PROMPT = "Write a short essay about the seasons of the year and what people do in each of them."
+WARMUP = Sample("warm-up", "", ("Write a short essay about the seasons of the year and what people do in each.",))
 WARMUP_TOKENS = 64
+PROGRESS_SECONDS = 1.0
 
 
 class Answering(Protocol):
@@ -40,7 +42,7 @@ class Answering(Protocol):
     def exact(self) -> bool: ...
     @property
     def placement(self) -> Placement: ...
-    def generate(self, prompt: Messages, params: SamplingParams, *, reuse_cache: bool = False) -> Generation: ...
+    def stream(self, prompt: Messages, params: SamplingParams, *, reuse_cache: bool = False) -> Iterator[Chunk]: ...
 
 
 def run(
@@ -52,11 +54,13 @@ def run(
     max_samples: int | None = None,
     command: str = "",
     notify: Notify = print,
+    progress: Notify = lambda text: None,
 ) -> dict[str, Any]:
     """Run the first `max_samples` of `benchmark` that `out_dir` does not hold yet; return and write the summary of all.
 
-    A sample that ends in a SpecDecodesError is recorded as failed and tried again by the next run. Raises ResultsError
-    when results cannot be kept or belong to other settings, and KeyboardInterrupt after Ctrl-C (finished samples stay).
+    `notify` gets lines to keep; `progress`, once a second, a text that replaces the one before. A sample that ends
+    in a SpecDecodesError is recorded as failed and tried again by the next run. Raises ResultsError when results cannot
+    be kept or belong to other settings, and KeyboardInterrupt after Ctrl-C (finished samples stay).
     """
     samples = benchmark.select(pipeline.seed, max_samples)
     folder = out_dir / benchmark.name
@@ -65,10 +69,11 @@ def run(
         pending = [sample for sample in samples if not is_done(log.records.get(sample.id))]
         if len(pending) < len(samples):
             notify(f"{benchmark.name}: {len(samples) - len(pending)} of {len(samples)} samples are already in {folder}")
-        if pending:
-            _warm_up(generator, pipeline, notify)
+        examiner = Examiner(generator, pipeline.sampling, progress)
         try:
-            _answer_all(generator, pending, pipeline.sampling, log, notify)
+            if pending:
+                _warm_up(examiner, pipeline.warmup, notify)
+            _ask_all(examiner, pending, log, notify)
         except KeyboardInterrupt:
             notify(f"{benchmark.name}: stopped; the same command goes on from {log.path}")
             raise
@@ -87,59 +92,72 @@ def is_done(record: Mapping[str, Any] | None) -> bool:
     return record is not None and record["status"] == "done"
 
 
-def answer(generator: Answering, sample: Sample, params: SamplingParams) -> list[Generation]:
-    """One generation per turn; a turn sees the answers before it and keeps their cache rows."""
-    messages: Messages = []
-    generations: list[Generation] = []
-    for turn in sample.turns:
-        messages.append({"role": "user", "content": turn})
-        generation = generator.generate(messages, params, reuse_cache=bool(generations))
-        if generation.finish_reason == "interrupted":
-            raise KeyboardInterrupt
-        messages.append({"role": "assistant", "content": generation.text})
-        generations.append(generation)
-    return generations
+@dataclass(frozen=True)
+class Examiner:
+    """Asks one generator, always with the same settings."""
+
+    generator: Answering
+    params: SamplingParams
+    progress: Notify
+
+    def ask(self, sample: Sample, label: str) -> list[Generation]:
+        """One generation per turn; a turn sees the answers before it and keeps their cache rows."""
+        messages: Messages = []
+        generations: list[Generation] = []
+        for number, turn in enumerate(sample.turns, 1):
+            messages.append({"role": "user", "content": turn})
+            generation = self._answer(messages, bool(generations), f"{label}, turn {number}")
+            if generation.finish_reason == "interrupted":
+                raise KeyboardInterrupt
+            messages.append({"role": "assistant", "content": generation.text})
+            generations.append(generation)
+        return generations
+
+    def _answer(self, messages: Messages, reuse_cache: bool, label: str) -> Generation:
+        self.progress(label)
+        tokens, shown = 0, time.perf_counter()
+        for chunk in self.generator.stream(messages, self.params, reuse_cache=reuse_cache):
+            tokens += len(chunk.tokens)
+            if chunk.generation is not None:
+                return chunk.generation
+            if time.perf_counter() - shown > PROGRESS_SECONDS:
+                shown = time.perf_counter()
+                self.progress(f"{label}: {tokens} tokens")
+        raise AssertionError("a stream ends with its generation")
 
 
-def _warm_up(generator: Answering, pipeline: Pipeline, notify: Notify) -> None:
-    if not pipeline.warmup:
-        return
+def _warm_up(examiner: Examiner, requests: int, notify: Notify) -> None:
     started = time.perf_counter()
-    params = replace(pipeline.sampling, max_tokens=min(WARMUP_TOKENS, pipeline.sampling.max_tokens))
-    for _ in range(pipeline.warmup):
-        answer(generator, Sample("warm-up", "", (WARMUP_PROMPT,)), params)
-    notify(f"warm-up: {pipeline.warmup} request(s) in {time.perf_counter() - started:.1f} s, not counted")
+    params = replace(examiner.params, max_tokens=min(WARMUP_TOKENS, examiner.params.max_tokens))
+    for _ in range(requests):
+        replace(examiner, params=params).ask(WARMUP, "warm-up")
+    if requests:
+        notify(f"warm-up: {requests} request(s) in {time.perf_counter() - started:.1f} s, not counted")
 
 
-def _answer_all(
-    generator: Answering, samples: Sequence[Sample], params: SamplingParams, log: SampleLog, notify: Notify
-) -> None:
+def _ask_all(examiner: Examiner, samples: Sequence[Sample], log: SampleLog, notify: Notify) -> None:
     revision = environment.revision()
     started = time.perf_counter()
     for number, sample in enumerate(samples, 1):
-        record: dict[str, Any] = {"id": sample.id, "category": sample.category, "revision": revision}
-        record["turns"] = list(sample.turns)
+        label = f"[{number}/{len(samples)}] {sample.category} {sample.id}"
+        record = {"id": sample.id, "category": sample.category, "revision": revision, "turns": list(sample.turns)}
         try:
-            generations = answer(generator, sample, params)
+            generations = examiner.ask(sample, label)
         except SpecDecodesError as error:
             log.append(record | {"status": "failed", "error": f"{type(error).__name__}: {error}"})
-            notify(f"[{number}/{len(samples)}] {_label(sample)}: FAILED, {error}")
+            notify(f"{label}: FAILED, {error}")
             continue
         speed = summarize(generations)
         shown = {name: speed[name] for name in ("new_tokens", "tokens_per_second", "tau", "tokens_per_round")}
         log.append(record | {"status": "done"} | shown | {"answers": [encode(g) for g in generations]})
         left = (time.perf_counter() - started) / number * (len(samples) - number)
         notify(
-            f"[{number}/{len(samples)}] {_label(sample)}: {speed['new_tokens']} tokens, "
-            f"{speed['tokens_per_second']:.2f} tokens/s, tau {speed['tau']:.2f}, about {_minutes(left)} left"
+            f"{label}: {speed['new_tokens']} tokens, {speed['tokens_per_second']:.2f} tokens/s, tau {speed['tau']:.2f}"
+            + (f", about {_spoken(left)} left" if left else "")
         )
 
 
-def _label(sample: Sample) -> str:
-    return f"{sample.category} {sample.id}".strip()
-
-
-def _minutes(seconds: float) -> str:
+def _spoken(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 

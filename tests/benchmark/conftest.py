@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
 
 from specdecodes.config import Pipeline, Target
 from specdecodes.errors import ContextOverflowError
+from specdecodes.generator import Chunk
 from specdecodes.sampling import SamplingParams
 from specdecodes.stats import Generation, Round
 
@@ -54,17 +55,18 @@ class FakeGenerator:
     interrupt: bool = True  # Ctrl-C as an exception; else as a finish reason
     asked: list[tuple[list[str], bool]] = field(default_factory=list)
 
-    def generate(
-        self, prompt: list[dict[str, str]], params: SamplingParams, *, reuse_cache: bool = False
-    ) -> Generation:
+    def stream(self, prompt: list[dict[str, str]], _: SamplingParams, *, reuse_cache: bool = False) -> Iterator[Chunk]:
         if self.stop_at == len(self.asked):
             if self.interrupt:
                 raise KeyboardInterrupt
-            return generation(reason="interrupted")
+            yield Chunk("", (), None, generation(reason="interrupted"))
+            return
         self.asked.append(([f"{m['role']}: {m['content']}" for m in prompt], reuse_cache))
         if self.fails in prompt[-1]["content"]:
             raise ContextOverflowError("the prompt does not fit.")
-        return generation()
+        yield Chunk("4", (0,), None)
+        yield Chunk(" tokens", (1, 2, 3), None)
+        yield Chunk("", (), None, generation())
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from specdecodes.benchmark import environment
-from specdecodes.benchmark.report import rows, summary_table
+from specdecodes.benchmark.report import progress_line, rows, summary_table
 from specdecodes.benchmark.runner import run
 from specdecodes.benchmark.samples import Benchmark, Sample
 
@@ -41,3 +41,13 @@ def test_the_environment_names_machine_code_and_packages():
 
 def test_peak_memory_is_that_of_this_process():
     assert 2**24 < environment.peak_device_bytes() < environment.describe()["ram_bytes"] * 4
+
+
+def test_the_progress_line_is_for_terminals_only():
+    terminal, file = Console(file=io.StringIO(), force_terminal=True, width=80), Console(file=io.StringIO())
+    for console in (terminal, file):
+        with progress_line(console) as show:
+            show("turn 1: 20 tokens")
+            console.print("a line to keep")
+    assert "turn 1: 20 tokens" in terminal.file.getvalue()
+    assert file.file.getvalue() == "a line to keep\n"

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from specdecodes.benchmark import runner
 from specdecodes.benchmark.records import ResultsError
 from specdecodes.benchmark.runner import run
 from specdecodes.benchmark.samples import Benchmark, Sample
@@ -107,6 +108,15 @@ def test_the_warm_up_is_not_counted(fake, pipeline, tmp_path):
     summary = run(generator, QUESTIONS, replace(pipeline, warmup=2), tmp_path, max_samples=1)
     assert len(generator.asked) == 4
     assert summary["requests"] == 2
+
+
+def test_progress_is_shown_while_an_answer_grows(fake, pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "PROGRESS_SECONDS", -1.0)
+    seen: list[str] = []
+    run(fake(), QUESTIONS, pipeline, tmp_path, max_samples=1, progress=seen.append)
+    label = seen[0].removesuffix(", turn 1")
+    tail = ["", ": 1 tokens", ": 4 tokens"]
+    assert seen == [f"{label}, turn {turn}{text}" for turn in (1, 2) for text in tail]
 
 
 def test_the_summary_holds_ratios_of_sums(fake, pipeline, tmp_path):
