@@ -72,6 +72,14 @@ class Codes:
         return scale, offset.index_put((rows, groups), -self.zero[rows, groups])
 
 
+@dataclass(frozen=True)
+class Solved:
+    """A linear after quantization and before any kernel's packing; bias [out] stays as the checkpoint has it."""
+
+    codes: Codes
+    bias: Tensor | None = None
+
+
 def pack_nibbles(codes: Tensor) -> Tensor:
     """Two codes a byte: [..., in] uint8 below 16 to [..., in / 2] uint8."""
     half = codes.shape[-1] // 2

@@ -2,7 +2,8 @@
 
 The weights are those of the same 4-bit solution, put on one 8-bit grid per output channel (a step of 1/127 of the
 channel's largest weight, below a tenth of the 4-bit step in most groups). Activations are rounded to 8 bits per row,
-symmetrically, at every call; row by row, so a row's result does not depend on its neighbours.
+symmetrically, at every call; row by row, so a row's result does not depend on its neighbours. A few huge activations in
+a row coarsen all of that row.
 
 Twice the bytes of the 4-bit form. oneDNN's layout is opaque; it travels through compiled steps as the argument of an
 operator of our own, since the compiler takes oneDNN weights only as constants, which would mean one graph per layer.
@@ -38,7 +39,7 @@ def _int8_matmul_shape(rows: Tensor, packed: Tensor, scale: Tensor, zero: Tensor
 class Int8Linear(nn.Module):
     """A linear on 8-bit weights and activations for the CPU.
 
-    packed: [out, in] int8 in oneDNN's order; scale: [out] float32; zero: [out] int32 zeros that the product asks for.
+    packed: int8 in oneDNN's order; scale: [out] float32; zero: [out] int32 zeros that the product asks for.
     """
 
     packed: Tensor

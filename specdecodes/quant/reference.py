@@ -34,3 +34,8 @@ class ReferenceLinear(nn.Module):
         weight = steps * self.scale[..., None] + self.offset[..., None]
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, weight.view(self.out_features, -1).to(x.dtype), bias)
+
+
+def reference_bytes(out_features: int, in_features: int, group: int) -> int:
+    """Exact bytes of a ReferenceLinear without bias."""
+    return out_features * in_features // 2 + out_features * (in_features // group) * 8

@@ -1,0 +1,120 @@
+"""From one decoder layer's linears to their low-bit substitutes, a layer at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from specdecodes.errors import QuantError, suggest
+from specdecodes.quant.cache import SubstituteCache
+from specdecodes.quant.codes import Solved, check_group
+from specdecodes.quant.hqq import solve
+from specdecodes.quant.int4 import Int4Linear, int4_bytes
+from specdecodes.quant.int8 import Int8Linear, int8_bytes
+from specdecodes.quant.reference import ReferenceLinear, reference_bytes
+from specdecodes.quant.spec import FULL, Rules, find_scheme
+
+INT4PACK_ROWS = 3  # up to here int4pack is as fast as int8, or close to it at half the bytes
+KERNELS = ("int4pack", "int8", "reference")
+
+Linears = Mapping[str, tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True)
+class LayerDone:
+    """What `on_layer` is told: the layer, whether it came from the cache, and the seconds it took."""
+
+    layer: str
+    cached: bool
+    seconds: float
+
+
+def kernel_for(rows: int, *, device: torch.device | str = "cpu") -> str:
+    """The kernel for draft levels of `rows` tokens: `int4pack`, `int8`, or `reference` where none is fused yet."""
+    if torch.device(device).type != "cpu":
+        return "reference"
+    return "int4pack" if rows <= INT4PACK_ROWS else "int8"
+
+
+def packed_bytes(
+    out_features: int,
+    in_features: int,
+    *,
+    scheme: str = "hqq4",
+    group: int = 64,
+    rows: int = 1,
+    kernel: str | None = None,
+    device: torch.device | str = "cpu",
+) -> int:
+    """Bytes that the substitute of one linear holds, its bias apart. `kernel` overrides the choice by rows."""
+    if scheme == FULL:
+        return 0
+    find_scheme(scheme)
+    check_group(in_features, group)
+    match kernel or kernel_for(rows, device=device):
+        case "int4pack":
+            return int4_bytes(out_features, in_features, group)
+        case "int8":
+            return int8_bytes(out_features, in_features)
+        case "reference":
+            return reference_bytes(out_features, in_features, group)
+        case unknown:
+            raise QuantError(suggest("kernel", unknown, KERNELS))
+
+
+def substitute(
+    linears: Linears | Callable[[], Linears],
+    *,
+    scheme: str | Rules = "hqq4",
+    group: int = 64,
+    rows: int = 1,
+    kernel: str | None = None,
+    cache: SubstituteCache | None = None,
+    layer: str = "layer",
+    device: torch.device | str = "cpu",
+    on_layer: Callable[[LayerDone], None] | None = None,
+) -> dict[str, nn.Module]:
+    """The substitutes of one layer's linears, (weight [out, in], bias [out] or None) by path such as `mlp.up_proj`.
+
+    Given as a function, the weights are read only when the cache does not have the layer. Linears that the rules keep
+    in full precision are left out of the result. Raises QuantError for unknown schemes and kernels, groups that do not
+    divide, and weights that are not finite.
+    """
+    started = time.perf_counter()
+    rules = Rules.of(scheme)
+    chosen = kernel or kernel_for(rows, device=device)
+    if chosen not in KERNELS:
+        raise QuantError(suggest("kernel", chosen, KERNELS))
+    solved = cache.load(layer, rules, group) if cache is not None else None
+    cached = solved is not None
+    if solved is None:
+        solved = _solve_layer(linears() if callable(linears) else linears, rules, group, layer)
+        if cache is not None:
+            cache.store(layer, rules, group, solved)
+    modules = {path: _build(linear, chosen, f"{layer}.{path}", device) for path, linear in solved.items()}
+    if on_layer is not None:
+        on_layer(LayerDone(layer, cached, time.perf_counter() - started))
+    return modules
+
+
+def _solve_layer(linears: Linears, rules: Rules, group: int, layer: str) -> dict[str, Solved]:
+    solved = {}
+    for path, (weight, bias) in linears.items():
+        scheme = rules.scheme_of(path)
+        if scheme is not None:
+            codes = solve(weight, bits=scheme.bits, group=group, name=f"{layer}.{path}")
+            # A clone: the weights may lie in a buffer that is about to be reused.
+            solved[path] = Solved(codes, None if bias is None else bias.detach().clone())
+    return solved
+
+
+def _build(linear: Solved, kernel: str, name: str, device: torch.device | str) -> nn.Module:
+    if kernel == "int4pack":
+        return Int4Linear(linear.codes, linear.bias, name=name)
+    if kernel == "int8":
+        return Int8Linear(linear.codes, linear.bias, name=name)
+    return ReferenceLinear(linear.codes, linear.bias).to(device)

@@ -1,0 +1,181 @@
+"""Quantized weights kept on disk, so that a model is solved once.
+
+One safetensors file a layer, in a folder named by a digest of everything the result depends on: the checkpoint's files,
+the scheme, the group and this format. Entries hold codes, not a kernel's layout: packing takes seconds for a billion
+weights, layouts differ between machines and kernels, and one entry serves them all. Scales are kept in float32, so what
+is loaded equals what was solved, bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from specdecodes.quant.codes import Codes, Solved
+from specdecodes.quant.spec import Rules
+
+FORMAT = "1"
+SAMPLES = 64  # blocks of a checkpoint file that take part in its identity
+SAMPLE_BYTES = 4096
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One quantized checkpoint on disk."""
+
+    folder: Path
+    layers: int
+    nbytes: int
+
+
+def default_folder() -> Path:
+    """$SPECDECODES_CACHE, else $XDG_CACHE_HOME/specdecodes, else ~/.cache/specdecodes."""
+    own, shared = os.environ.get("SPECDECODES_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if own:
+        return Path(own).expanduser()
+    return (Path(shared) if shared else Path.home() / ".cache") / "specdecodes"
+
+
+def checkpoint_identity(files: Sequence[Path]) -> str:
+    """A digest that changes when weights change: each file's name, size, time, header and a sample of its bytes.
+
+    Reading every byte would cost as much as loading the model. A rewrite changes the time; a copy that keeps the time
+    of other weights is caught by the sample.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(file.resolve() for file in files):
+        stat = path.stat()
+        digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+        with path.open("rb") as file:
+            start = file.read(8)
+            header = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            digest.update(start + file.read(min(header, stat.st_size)))
+            for index in range(SAMPLES):
+                file.seek(index * max(stat.st_size - SAMPLE_BYTES, 0) // (SAMPLES - 1))
+                digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+class SubstituteCache:
+    """The entries of one checkpoint. Trouble with the disk is told through `notice` and never stops a run."""
+
+    def __init__(self, files: Sequence[Path], *, folder: Path | None = None, notice: Notice | None = None) -> None:
+        self.root = _entries_folder(folder)
+        self.identity = checkpoint_identity(files)
+        self._notice = notice or logging.getLogger(__name__).warning
+        self._writable = True
+
+    def path(self, layer: str, rules: Rules, group: int) -> Path:
+        """The file that holds this layer under this scheme, present or not."""
+        key = "\0".join([FORMAT, self.identity, repr(rules.rules), str(group)])
+        return self.root / hashlib.sha256(key.encode()).hexdigest()[:24] / f"{layer}.safetensors"
+
+    def load(self, layer: str, rules: Rules, group: int) -> dict[str, Solved] | None:
+        """The layer's solved linears on the CPU; None when they are absent, cut or altered."""
+        path = self.path(layer, rules, group)
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+                expected = (file.metadata() or {}).get("digest")
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError) as error:
+            self._notice(f"the cached weights in {path} cannot be read ({error}); they are made anew.")
+            return None
+        if expected != _digest(tensors):
+            self._notice(f"the cached weights in {path} are damaged; they are made anew.")
+            return None
+        return _to_solved(tensors)
+
+    def store(self, layer: str, rules: Rules, group: int, linears: Mapping[str, Solved]) -> None:
+        """Write the layer's entry whole or not at all. After a failed write the run goes on without storing."""
+        if not self._writable:
+            return
+        path = self.path(layer, rules, group)
+        tensors = _to_tensors(linears)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_whole(path, save(tensors, {"digest": _digest(tensors)}))
+        except OSError as error:
+            self._writable = False
+            cure = "free some space or set SPECDECODES_CACHE to another folder"
+            self._notice(f"quantized weights are not kept: {path.parent}: {error.strerror}; {cure}.")
+
+
+def entries(folder: Path | None = None) -> list[CacheEntry]:
+    """What the cache holds, largest first."""
+    found = []
+    for path in sorted(_entries_folder(folder).glob("*/")):
+        sizes = [file.stat().st_size for file in path.glob("*.safetensors")]
+        found.append(CacheEntry(path, len(sizes), sum(sizes)))
+    return sorted(found, key=lambda entry: -entry.nbytes)
+
+
+def clear(folder: Path | None = None) -> int:
+    """Remove every entry and what killed writers left; gives the bytes freed."""
+    root = _entries_folder(folder)
+    freed = sum(file.stat().st_size for file in root.glob("*/*"))
+    if root.exists():
+        shutil.rmtree(root)
+    return freed
+
+
+def _entries_folder(folder: Path | None) -> Path:
+    return (folder or default_folder()) / "substitutes"
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Readers see the old file or the new one, after a crash too; a failure leaves nothing behind."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _to_tensors(linears: Mapping[str, Solved]) -> dict[str, Tensor]:
+    tensors = {}
+    for name, linear in linears.items():
+        codes = linear.codes
+        parts = {"nibbles": codes.nibbles, "scale": codes.scale, "zero": codes.zero, "bias": linear.bias}
+        tensors.update({f"{name}.{key}": part.cpu().contiguous() for key, part in parts.items() if part is not None})
+    return tensors
+
+
+def _to_solved(tensors: Mapping[str, Tensor]) -> dict[str, Solved]:
+    names = [key.removesuffix(".nibbles") for key in tensors if key.endswith(".nibbles")]
+    return {
+        name: Solved(
+            Codes(tensors[f"{name}.nibbles"], tensors[f"{name}.scale"], tensors[f"{name}.zero"]),
+            tensors.get(f"{name}.bias"),
+        )
+        for name in names
+    }
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """A checksum of names, shapes, dtypes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}\0{tuple(tensor.shape)}\0{tensor.dtype}\0".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from specdecodes.errors import QuantError
+from specdecodes.quant import LayerDone, Rules, SubstituteCache, kernel_for, packed_bytes, substitute
+from specdecodes.quant.int4 import Int4Linear
+from specdecodes.quant.int8 import Int8Linear
+from specdecodes.quant.reference import ReferenceLinear
+
+LayerLinears = dict[str, tuple[Tensor, Tensor | None]]
+
+
+@pytest.fixture
+def linears() -> LayerLinears:
+    torch.manual_seed(0)
+    return {
+        "self_attn.q_proj": (torch.randn(64, 128) * 0.02, torch.randn(64)),
+        "mlp.up_proj": (torch.randn(96, 128).bfloat16() * 0.02, None),
+        "mlp.down_proj": (torch.randn(128, 64) * 0.02, None),
+    }
+
+
+@pytest.mark.parametrize(("rows", "kind"), [(1, Int4Linear), (3, Int4Linear), (4, Int8Linear), (64, Int8Linear)])
+def test_the_rows_choose_the_kernel(linears: LayerLinears, rows: int, kind: type) -> None:
+    made = substitute(linears, rows=rows)
+    assert list(made) == list(linears)
+    assert {type(module) for module in made.values()} == {kind}
+    assert kernel_for(rows) == {Int4Linear: "int4pack", Int8Linear: "int8"}[kind]
+    for path, (weight, bias) in linears.items():
+        x = torch.randn(rows, weight.shape[1])
+        expected = F.linear(x, weight.float(), bias)
+        assert ((made[path](x) - expected).norm() / expected.norm()).item() < 0.15
+
+
+def test_a_named_kernel_overrides_the_rows(linears: LayerLinears) -> None:
+    assert isinstance(substitute(linears, rows=8, kernel="int4pack")["mlp.up_proj"], Int4Linear)
+    assert isinstance(substitute(linears, kernel="reference")["mlp.up_proj"], ReferenceLinear)
+    assert kernel_for(1, device="cuda") == "reference"
+
+
+def test_rules_leave_linears_in_full_precision(linears: LayerLinears) -> None:
+    made = substitute(linears, scheme=Rules((("mlp.*", "hqq4"),)))
+    assert list(made) == ["mlp.up_proj", "mlp.down_proj"]
+
+
+@pytest.mark.parametrize("kernel", ["int4pack", "int8", "reference"])
+def test_planned_bytes_are_held_bytes(linears: LayerLinears, kernel: str) -> None:
+    for path, module in substitute(linears, kernel=kernel).items():
+        weight, bias = linears[path]
+        held = sum(b.numel() * b.element_size() for b in module.buffers()) - (0 if bias is None else bias.nbytes)
+        assert packed_bytes(*weight.shape, kernel=kernel) == held
+    assert packed_bytes(64, 128, scheme="none") == 0
+
+
+def test_the_result_does_not_share_the_given_memory(linears: LayerLinears) -> None:
+    made = substitute(linears)
+    x = torch.randn(1, 128)
+    before = made["self_attn.q_proj"](x)
+    for weight, bias in linears.values():
+        weight.zero_()
+        if bias is not None:
+            bias.zero_()
+    assert torch.equal(made["self_attn.q_proj"](x), before)
+
+
+def test_a_cached_layer_is_not_read_again(linears: LayerLinears, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "model.safetensors"
+    checkpoint.write_bytes(bytes(range(256)) * 64)
+    cache = SubstituteCache([checkpoint], folder=tmp_path)
+    done: list[LayerDone] = []
+    x = {path: torch.randn(2, weight.shape[1]) for path, (weight, _) in linears.items()}
+
+    def must_not_be_read() -> LayerLinears:
+        raise AssertionError("the weights were read although the layer is cached")
+
+    for kernel in ("int4pack", "int8", "reference"):
+        fresh = substitute(linears, kernel=kernel)
+        first = substitute(lambda: linears, kernel=kernel, cache=cache, layer="layers.0", on_layer=done.append)
+        again = substitute(must_not_be_read, kernel=kernel, cache=cache, layer="layers.0", on_layer=done.append)
+        for path in linears:
+            assert torch.equal(fresh[path](x[path]), first[path](x[path]))
+            assert torch.equal(fresh[path](x[path]), again[path](x[path]))
+    assert [event.cached for event in done] == [False, True, True, True, True, True]
+    assert done[0].layer == "layers.0" and done[0].seconds > 0
+
+
+def test_errors_name_the_layer_and_what_is_known(linears: LayerLinears) -> None:
+    with pytest.raises(QuantError, match=r"layers\.7\.mlp\.down_proj: 64 input.*groups of 128"):
+        substitute(linears, group=128, layer="layers.7")
+    with pytest.raises(QuantError, match="did you mean 'int4pack'"):
+        substitute(linears, kernel="int4pak")
+    with pytest.raises(QuantError, match="did you mean 'int4pack'"):
+        packed_bytes(64, 128, kernel="int4pak")
+    with pytest.raises(QuantError, match="did you mean 'hqq4'"):
+        packed_bytes(64, 128, scheme="hq4")

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from specdecodes.errors import QuantError
+from specdecodes.quant.codes import Codes, check_group, pack_nibbles, unpack_nibbles
+from specdecodes.quant.hqq import solve
+
+
+def test_nibbles_come_back() -> None:
+    codes = torch.randint(0, 16, (5, 3, 64), dtype=torch.uint8)
+    packed = pack_nibbles(codes)
+    assert packed.shape == (5, 3, 32)
+    assert torch.equal(unpack_nibbles(packed), codes)
+
+
+def test_blocks_cover_all_rows_in_order() -> None:
+    codes = solve(torch.randn(600, 64))
+    pieces = list(codes.blocks())
+    assert [rows.start for rows, _ in pieces] == [0, 256, 512]
+    assert torch.equal(torch.cat([block for _, block in pieces]), codes.codes)
+    by_block = torch.cat([codes.dequantize_rows(rows, block) for rows, block in pieces])
+    assert torch.equal(by_block, codes.dequantize())
+
+
+def test_dequantize_is_the_definition() -> None:
+    codes = Codes(
+        pack_nibbles(torch.tensor([[0, 15, 3, 8]], dtype=torch.uint8)),
+        torch.tensor([[2.0, 0.5]]),
+        torch.tensor([[1.0, 4.0]]),
+    )
+    assert codes.group == 2
+    assert codes.dequantize().tolist() == [[-2.0, 28.0, -0.5, 2.0]]
+
+
+def test_scale_and_offset_say_the_same_weights() -> None:
+    codes = solve(torch.randn(32, 256) * 0.02)
+    scale, offset = codes.scale_and_offset()
+    weight = (codes.codes.view(32, 4, 64).float() - 8) * scale[..., None] + offset[..., None]
+    torch.testing.assert_close(weight.view(32, 256), codes.dequantize(), rtol=0, atol=1e-6)
+
+
+def test_equal_weights_survive_a_bf16_offset() -> None:
+    """A flat group has scale 1; as (code - 8) + (8 - zero) in bf16 a weight of 0.001 would become 0 or 0.03."""
+    weight = torch.randn(4, 128) * 0.02
+    weight[1, 64:] = 0.001
+    weight[2] = 0.0
+    scale, offset = (part.bfloat16().float() for part in solve(weight).scale_and_offset())
+    assert (scale[1, 1], scale[2].tolist(), offset[2].tolist()) == (0.0, [0.0, 0.0], [0.0, 0.0])
+    assert offset[1, 1].item() == pytest.approx(0.001, rel=2**-8)
+    assert scale[0].min() > 0
+
+
+def test_a_group_of_span_fifteen_is_not_taken_for_flat() -> None:
+    weight = torch.arange(16.0).repeat(1, 4)
+    scale, _ = solve(weight).scale_and_offset()
+    assert scale.tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize(("width", "group"), [(96, 64), (64, 0), (64, -64), (63, 21), (64, 1)])
+def test_groups_that_cannot_be(width: int, group: int) -> None:
+    with pytest.raises(QuantError, match=f"q_proj: {width} input features"):
+        check_group(width, group, name="q_proj")

@@ -1,0 +1,118 @@
+"""Every kernel computes the linear that its codes define, and one compiled step serves all layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from specdecodes.errors import QuantError
+from specdecodes.quant.codes import Codes
+from specdecodes.quant.hqq import solve
+from specdecodes.quant.int4 import Int4Linear, int4_bytes
+from specdecodes.quant.int8 import Int8Linear, int8_bytes
+from specdecodes.quant.reference import ReferenceLinear, reference_bytes
+
+KERNELS = [ReferenceLinear, Int4Linear, Int8Linear]
+# What is rounded: nothing; activations, scales and results to bf16; activations and weights to 8 bits.
+TOLERANCE = {ReferenceLinear: 1e-5, Int4Linear: 5e-3, Int8Linear: 2e-2}
+
+Kernel = Callable[[Codes, Tensor | None], nn.Module]
+
+
+def codes_of(out: int = 96, width: int = 256, group: int = 64, seed: int = 0) -> Codes:
+    torch.manual_seed(seed)
+    return solve(torch.randn(out, width) * 0.02, group=group)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return ((found.float() - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("rows", [1, 2, 5, 17])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_computes_the_linear_of_its_codes(kernel: Kernel, rows: int, with_bias: bool) -> None:
+    codes = codes_of()
+    bias = torch.randn(96) if with_bias else None
+    x = torch.randn(rows, 256)
+    assert relative_error(kernel(codes, bias)(x), F.linear(x, codes.dequantize(), bias)) < TOLERANCE[kernel]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_keeps_dtype_and_leading_axes(kernel: Kernel, dtype: torch.dtype) -> None:
+    codes, bias = codes_of(), torch.randn(96, dtype=dtype)
+    x = torch.randn(2, 3, 256).to(dtype)
+    y = kernel(codes, bias)(x)
+    assert (y.dtype, y.shape) == (dtype, (2, 3, 96))
+    assert relative_error(y, F.linear(x.float(), codes.dequantize(), bias.float())) < TOLERANCE[kernel] + 5e-3
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("out", "width", "group"), [(8, 64, 64), (72, 128, 32), (300, 512, 128), (16, 256, 256)])
+def test_odd_shapes(kernel: Kernel, out: int, width: int, group: int) -> None:
+    codes = codes_of(out, width, group)
+    x = torch.randn(3, width)
+    y = kernel(codes, None)(x)
+    assert y.shape == (3, out)
+    assert relative_error(y, F.linear(x, codes.dequantize())) < TOLERANCE[kernel]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_rows_do_not_see_each_other(kernel: Kernel) -> None:
+    """A huge neighbour would spoil a row if activations shared one scale."""
+    linear = kernel(codes_of(), None)
+    x = torch.randn(4, 256)
+    alone = linear(x)[0].clone()
+    x[1:] *= 1e4
+    assert torch.equal(linear(x)[0], alone)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_zero_rows_give_the_bias(kernel: Kernel) -> None:
+    bias = torch.randn(96)
+    torch.testing.assert_close(kernel(codes_of(), bias)(torch.zeros(2, 256)), bias.expand(2, -1))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_one_compilation_serves_every_layer(kernel: Kernel) -> None:
+    def step(linear: nn.Module, x: Tensor) -> Tensor:
+        return torch.relu(linear(torch.sin(x)))
+
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(step, fullgraph=True, dynamic=False, backend=counter)
+    for seed in range(4):
+        linear = kernel(codes_of(seed=seed), torch.randn(96))
+        x = torch.randn(5, 256)
+        torch.testing.assert_close(compiled(linear, x), step(linear, x), rtol=2e-2, atol=1e-3)
+    assert counter.frame_count == 1
+
+
+def test_sizes_are_exact() -> None:
+    for out, width, group in [(96, 256, 64), (72, 128, 32)]:
+        codes = codes_of(out, width, group)
+        assert held_bytes(Int4Linear(codes)) == int4_bytes(out, width, group)
+        assert held_bytes(ReferenceLinear(codes)) == reference_bytes(out, width, group)
+        opaque = Int8Linear(codes)
+        assert int8_bytes(out, width) == opaque.packed.numel() + opaque.scale.nbytes + opaque.zero.nbytes
+
+
+def held_bytes(linear: nn.Module) -> int:
+    return sum(buffer.nbytes for buffer in linear.buffers())
+
+
+def test_int4_names_the_groups_it_takes() -> None:
+    with pytest.raises(QuantError, match=r"layers\.0\.q_proj.*32, 64, 128 or 256, not 16"):
+        Int4Linear(codes_of(group=16), name="layers.0.q_proj")
+
+
+def test_blocks_pack_like_the_whole() -> None:
+    codes = codes_of(out=528, width=64)
+    whole = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.codes.to(torch.int32), 1)
+    assert torch.equal(Int4Linear(codes).packed, whole)
