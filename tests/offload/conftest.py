@@ -1,0 +1,45 @@
+"""Small layered checkpoints whose tensors start at awkward offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from specdecodes.offload.store import SINGLE, TensorSpan, read_index
+
+Layers = list[dict[str, torch.Tensor]]
+MakeLayers = Callable[..., tuple[Layers, list[dict[str, TensorSpan]]]]
+
+
+def split(spans: Mapping[str, TensorSpan], layers: int) -> list[dict[str, TensorSpan]]:
+    """Spans by layer, under their names within the layer."""
+    return [
+        {name.split(".", 1)[1]: span for name, span in spans.items() if name.startswith(f"{layer}.")}
+        for layer in range(layers)
+    ]
+
+
+@pytest.fixture
+def make_layers(tmp_path: Path) -> MakeLayers:
+    """Writes `count` layers of some `rows` x 37 bf16 and fp32 weights; returns the tensors and their spans."""
+
+    def make(count: int = 5, rows: int = 700, folder: Path = tmp_path) -> tuple[Layers, list[dict[str, TensorSpan]]]:
+        generator = torch.Generator().manual_seed(count)
+        layers: Layers = [
+            {
+                "norm": torch.randn(37, generator=generator),
+                "q": torch.randn(rows + 11 * layer, 37, generator=generator).bfloat16(),
+                "up": torch.randn(rows, 37, generator=generator).bfloat16(),
+                "codes": torch.randint(-128, 128, (3, 5), generator=generator).to(torch.int8),
+            }
+            for layer in range(count)
+        ]
+        flat = {f"{layer}.{name}": tensor for layer, tensors in enumerate(layers) for name, tensor in tensors.items()}
+        save_file({"embed": torch.randn(3, 3), **flat}, folder / SINGLE)
+        return layers, split(read_index(folder), count)
+
+    return make
