@@ -1,8 +1,9 @@
 """The models, drafts and trees that the pipelines of this folder are made of.
 
 Settings are those published for SubSpec: greedy, 2048 tokens, trees of width 6. The published trees verify all
-depth x width + 1 nodes; here a pass verifies at most 256, which adaptive depth seldom reaches. No pipeline says which
-layers stay resident: the planner fills the memory budget, for the baselines too.
+depth x width + 1 nodes; here a pass verifies at most 256, which adaptive depth seldom reaches. Plain decoding has the
+same number, because in exact mode it decides how wide every pass is computed: so the methods agree in every bit. No
+pipeline says which layers stay resident: the planner fills the memory budget, for the baselines too.
 """
 
 from dataclasses import replace
@@ -14,10 +15,11 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
 def _plain(model: str, device_memory: str) -> Pipeline:
-    return Pipeline(method="vanilla", target=Target(model), memory=Memory(device=device_memory))
+    tree = Tree(width=6, depth=48, nodes=256)
+    return Pipeline(method="vanilla", target=Target(model), tree=tree, memory=Memory(device=device_memory))
 
 
-DEMO = _plain(str(ASSETS / "demo"), "12MiB")
+DEMO = replace(_plain(str(ASSETS / "demo"), "12MiB"), tree=Tree(width=4, depth=16, nodes=64))
 LLAMA_8B = _plain("meta-llama/Llama-3.1-8B-Instruct", "8GiB")
 QWEN_7B = _plain("Qwen/Qwen2.5-7B-Instruct", "8GiB")
 QWEN_14B = _plain("Qwen/Qwen2.5-14B-Instruct", "12GiB")
@@ -26,11 +28,10 @@ QWEN_32B = _plain("Qwen/Qwen2.5-32B-Instruct", "24GiB")
 
 def subspec(base: Pipeline) -> Pipeline:
     """`base`, drafted by the target's own layers in 4 bits."""
-    tree = Tree(width=6, depth=48, nodes=256)
-    return replace(base, method="subspec_sd", draft=Draft(temperature=0.2), tree=tree, warmup=3)
+    return replace(base, method="subspec_sd", draft=Draft(temperature=0.2), warmup=3)
 
 
 def classic(base: Pipeline, draft_model: str) -> Pipeline:
     """`base`, drafted by a second, smaller model with the same tokenizer."""
-    tree = Tree(width=6, depth=32, nodes=193)
+    tree = replace(base.tree, depth=min(base.tree.depth, 32))
     return replace(base, method="classic_sd", draft=Draft(draft_model, temperature=1.0), tree=tree, warmup=3)

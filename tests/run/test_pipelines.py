@@ -34,6 +34,7 @@ def test_a_pipeline_is_what_its_name_says(name: str):
 def test_methods_are_compared_on_one_target_and_one_budget(model: str):
     rivals = [pipelines.load(f"run.exp_offloading.{method}_{model}") for method in METHODS]
     assert len({(p.target, p.memory, p.max_length, p.sampling, p.seed) for p in rivals}) == 1
+    assert len({p.tree.nodes for p in rivals}) == 1, "exact mode computes every pass at this width"
 
 
 def test_published_settings():
