@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -15,27 +15,37 @@ if TYPE_CHECKING:
 
 def plan_table(placement: Placement, pipeline: Pipeline) -> Table:
     """What lives where, and the speed that the plan predicts."""
-    table = Table(title=f"plan: {pipeline.method} on {pipeline.target.model}", title_justify="left")
-    for title in ("part", "where", "size"):
-        table.add_column(title)
+    table = _table(f"plan: {pipeline.method} on {pipeline.target.model}", "part", "where", "size")
     for row in placement.rows():
         table.add_row(*row)
     return table
 
 
-def metrics_table(generations: Sequence[Generation], placement: Placement, title: str) -> Table:
-    """Every figure of `generations`, with what the plan predicted beside what was measured."""
-    from specdecodes.benchmark.environment import peak_device_bytes
+def metrics_table(generations: Sequence[Generation], title: str) -> Table:
+    """Every figure of `generations`."""
     from specdecodes.benchmark.report import rows
+
+    table = _table(title, "measured", "value", "")
+    for row in rows(measured(generations)):
+        table.add_row(*row)
+    return table
+
+
+def measured(generations: Sequence[Generation]) -> dict[str, Any]:
+    """The summary of `generations` by the names of the results format."""
+    from specdecodes.benchmark.environment import peak_device_bytes
     from specdecodes.stats import summarize
 
-    summary = summarize(generations) | {"failed": {}, "peak_device_bytes": peak_device_bytes()}
-    table = Table(title=title, title_justify="left")
-    table.add_column("measured", no_wrap=True)
-    table.add_column("value", justify="right")
-    table.add_column("")
-    for name, value, note in rows(summary):
-        table.add_row(name, value, note)
+    return summarize(generations) | {"failed": {}, "peak_device_bytes": peak_device_bytes()}
+
+
+def prediction_table(summary: Mapping[str, Any], placement: Placement) -> Table:
+    """The plan's terms beside the measured ones."""
+    from specdecodes.offload.predict import compare
+
+    table = _table("plan and measurement", "term", "predicted", "measured", "ratio")
+    for term in compare(placement.predicted, summary):
+        table.add_row(term.term, f"{term.predicted:.3g}", f"{term.measured:.3g}", f"{term.ratio:.2f}")
     return table
 
 
@@ -46,3 +56,10 @@ def one_line(generation: Generation) -> str:
     kept = f", {generation.cached_tokens} of {generation.prompt_tokens} prompt tokens kept from before"
     ended = {"length": ", stopped at --max-tokens", "context": ", context is full", "interrupted": ", interrupted"}
     return speed + rounds + (kept if generation.cached_tokens else "") + ended.get(generation.finish_reason, "")
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    return table

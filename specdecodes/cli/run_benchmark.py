@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from specdecodes.cli.options import pipeline_command
+from specdecodes.cli.report import prediction_table
 from specdecodes.cli.session import opened
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def run_benchmark(
 ) -> None:
     """Ask benchmark questions, keep every answer and the figures. The same command goes on where a run was stopped."""
     from specdecodes.benchmark import load
-    from specdecodes.benchmark.report import summary_table
+    from specdecodes.benchmark.report import progress_line, summary_table
     from specdecodes.benchmark.runner import run
 
     loaded = [load(name.strip(), data_dir) for name in benchmarks.split(",")]
@@ -45,16 +46,19 @@ def run_benchmark(
             _drop(folder / benchmark.name)
     with opened(pipeline, console) as generator:
         for benchmark in loaded:
-            summary = run(
-                generator,
-                benchmark,
-                pipeline,
-                folder,
-                max_samples=max_samples,
-                command=spoken(sys.argv),
-                notify=lambda line: console.print(line, highlight=False, markup=False),
-            )
+            with progress_line(console) as progress:
+                summary = run(
+                    generator,
+                    benchmark,
+                    pipeline,
+                    folder,
+                    max_samples=max_samples,
+                    command=spoken(sys.argv),
+                    notify=lambda line: console.print(line, highlight=False, markup=False),
+                    progress=progress,
+                )
             out.print(summary_table(summary))
+            out.print(prediction_table(summary, generator.placement))
             out.print(f"Answers and figures: {folder / benchmark.name}", highlight=False)
             if summary["failed"]:
                 raise typer.Exit(1)

@@ -121,9 +121,9 @@ class Chat:
         if not self.answers:
             self.console.print("Nothing has been answered yet.")
             return
-        self.console.print(metrics_table(self.answers[-1:], self.generator.placement, "last answer"))
+        self.console.print(metrics_table(self.answers[-1:], "the last answer"))
         if len(self.answers) > 1:
-            self.console.print(metrics_table(self.answers, self.generator.placement, f"{len(self.answers)} answers"))
+            self.console.print(metrics_table(self.answers, f"all {len(self.answers)} answers"))
 
     def _reset(self) -> None:
         self._forget()

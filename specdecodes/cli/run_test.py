@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from specdecodes.cli.options import pipeline_command
-from specdecodes.cli.report import metrics_table
+from specdecodes.cli.report import measured, metrics_table, prediction_table
 from specdecodes.cli.session import answer, opened
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def run_test(
         console.print(f"[dim]{prompt}[/dim]", highlight=False)
         request = prompt if raw else [{"role": "user", "content": prompt}]
         generation = answer(generator, request, pipeline.sampling)
-        console.print(metrics_table([generation], generator.placement, "measured"))
+        console.print(metrics_table([generation], "this answer"))
+        console.print(prediction_table(measured([generation]), generator.placement))
     if generation.finish_reason == "interrupted":
         raise typer.Exit(130)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -44,12 +44,11 @@ def answer(
     chunks: list[Chunk] = []
     started, first = time.perf_counter(), 0.0
     try:
-        with closing(generator.stream(prompt, params, reuse_cache=reuse_cache)) as stream:
-            for chunk in stream:
-                first = first or time.perf_counter() - started
-                chunks.append(chunk)
-                sys.stdout.write(chunk.text)
-                sys.stdout.flush()
+        for chunk in generator.stream(prompt, params, reuse_cache=reuse_cache):
+            first = first or time.perf_counter() - started
+            chunks.append(chunk)
+            sys.stdout.write(chunk.text)
+            sys.stdout.flush()
         generation = chunks[-1].generation
         assert generation is not None, "the last chunk carries the generation"
     except KeyboardInterrupt:
