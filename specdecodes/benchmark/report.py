@@ -53,7 +53,22 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("tau", f"{summary['tau']:.2f}", "accepted draft tokens per round, bonus excluded"),
         ("tokens/round", f"{summary['tokens_per_round']:.2f}", f"{summary['rounds']} rounds"),
         ("time to first token", f"{summary['time_to_first_token_s']:.2f} s", "mean over requests"),
-        ("draft step", f"{summary['draft_step_s'] * 1e3:.1f} ms", f"{summary['draft_levels']} levels"),
+    ]
+    if summary["draft_levels"]:
+        drafted = f"{summary['draft_levels'] / summary['rounds']:.1f} levels a round"
+        lines.append(("draft step", f"{summary['draft_step_s'] * 1e3:.1f} ms", drafted))
+    if summary["bytes_streamed"]:
+        per_round = (
+            f"{format_bytes(summary['bytes_per_round'])} a round, reading {summary['link_utilization']:.0%} of the time"
+        )
+        lines.append(("link", f"{summary['link_gbps']:.2f} GB/s", per_round))
+    if summary["bound_tokens_per_second"]:
+        bound = f"{summary['bound_tokens_per_second']:.2f}"
+        lines.append(("bound", bound, "decode tokens/s if the link were all: tokens/round x link / bytes"))
+    if "predicted_tokens_per_second" in summary:
+        predicted = f"{summary['predicted_tokens_per_second']:.2f}"
+        lines.append(("predicted", predicted, "decode tokens/s, by the plan"))
+    lines += [
         ("wall clock", f"{summary['wall_seconds']:.1f} s", shares),
         ("peak memory", format_bytes(summary["peak_device_bytes"]), "device; the process's RAM where there is no GPU"),
     ]

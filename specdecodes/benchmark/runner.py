@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -177,6 +177,8 @@ def _summary(
         "samples": len(done),
         "requests": len(generations),
         "failed": {record["id"]: record["error"] for record in records if not is_done(record)},
+        "predicted_tokens_per_second": generator.placement.predicted.tokens_per_second,
+        "plan": asdict(generator.placement),
         "peak_device_bytes": environment.peak_device_bytes(),
         "environment": environment.describe() | {"sample_revisions": sorted({r["revision"] for r in records})},
         "command": command,

@@ -10,6 +10,8 @@ import pytest
 from specdecodes.config import Pipeline, Target
 from specdecodes.errors import ContextOverflowError
 from specdecodes.generator import Chunk
+from specdecodes.offload.plan import Budgets, ModelShape, Placement, plan
+from specdecodes.offload.predict import Machine, Workload
 from specdecodes.sampling import SamplingParams
 from specdecodes.stats import Generation, Round
 
@@ -26,6 +28,7 @@ def generation(tokens: int = 4, accepted: int = 2, seconds: float = 2.0, reason:
             levels=2,
             seconds={"draft": 0.1, "target": 0.2},
             bytes_streamed=1000,
+            read_seconds=0.25,
         )
         for _ in range((tokens - 1) // size)
     )
@@ -40,7 +43,15 @@ def generation(tokens: int = 4, accepted: int = 2, seconds: float = 2.0, reason:
         time_to_first_token_s=seconds / 4,
         prefill_bytes=500,
         finish_reason=reason,
+        prefill_read_seconds=0.25,
     )
+
+
+def placement() -> Placement:
+    """Two layers of a thousand bytes, one of them streamed."""
+    shape = ModelShape(layer_bytes=(1000, 1000), embedding_bytes=500, head_bytes=500, kv_bytes_per_token=1)
+    machine = Machine(disk_gbps=1.0, memory_gbps=10.0)
+    return plan(shape, Budgets(device=1000 + 2 * 12288 + 600), machine, Workload(cache_rows=100, rows=1))
 
 
 @dataclass
@@ -50,6 +61,7 @@ class FakeGenerator:
     method: str = "vanilla"
     model_name: str = "fake"
     exact: bool = True
+    placement: Placement = field(default_factory=placement)
     fails: str = "\0"
     stop_at: int | None = None
     interrupt: bool = True  # Ctrl-C as an exception; else as a finish reason

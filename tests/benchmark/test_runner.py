@@ -128,5 +128,9 @@ def test_the_summary_holds_ratios_of_sums(fake, pipeline, tmp_path):
     assert stored["decode_tokens_per_second"] == pytest.approx(6 * 3 / (6 * 1.5))
     assert (stored["tau"], stored["tokens_per_round"], stored["rounds"]) == (2, 3, 6)
     assert stored["bytes_streamed"] == 6 * (1000 + 500)
+    assert stored["link_gbps"] == pytest.approx(1500 / 0.5 / 1e9)
+    assert stored["link_utilization"] == pytest.approx(0.5 / 2)
+    assert stored["bound_tokens_per_second"] == pytest.approx(3 / 1000 * 3000)
+    assert stored["predicted_tokens_per_second"] == stored["plan"]["predicted"]["tokens_per_second"] > 0
     assert stored["time_to_first_token_s"] == pytest.approx(0.5)
     assert (stored["command"], stored["source"]) == ("a command", "made by the test")
