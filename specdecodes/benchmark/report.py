@@ -65,9 +65,6 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if summary["bound_tokens_per_second"]:
         bound = f"{summary['bound_tokens_per_second']:.2f}"
         lines.append(("bound", bound, "decode tokens/s if the link were all: tokens/round x link / bytes"))
-    if "predicted_tokens_per_second" in summary:
-        predicted = f"{summary['predicted_tokens_per_second']:.2f}"
-        lines.append(("predicted", predicted, "decode tokens/s, by the plan"))
     lines += [
         ("wall clock", f"{summary['wall_seconds']:.1f} s", shares),
         ("peak memory", format_bytes(summary["peak_device_bytes"]), "device; the process's RAM where there is no GPU"),
