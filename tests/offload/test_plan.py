@@ -1,0 +1,251 @@
+"""Placements: they fit, they are the fastest that fit, and what cannot fit is refused with the exact shortfall."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from specdecodes.errors import BudgetError
+from specdecodes.offload.plan import SLOTS, Budgets, ModelShape, Placement, plan, spread
+from specdecodes.offload.predict import Machine, Workload
+
+MB = 10**6
+LAYERS = 20
+PLAIN = ModelShape(
+    layer_bytes=(50 * MB,) * LAYERS,
+    embedding_bytes=60 * MB,
+    head_bytes=55 * MB,
+    kv_bytes_per_token=20_000,
+    working_bytes=30 * MB,
+    slot_bytes=(50 * MB + 8192,) * LAYERS,
+)
+SUBSPEC = replace(PLAIN, substitute_bytes=(14 * MB,) * LAYERS)
+CLASSIC = replace(PLAIN, draft_bytes=80 * MB, draft_kv_bytes_per_token=5_000)
+CPU = Machine(disk_gbps=0.8, memory_gbps=15.0, runtime_bytes=100 * MB)
+FAST_DRAFT = replace(
+    CPU, memory_gbps=1e6, level_seconds=0.0
+)  # where a substitute beside a resident layer gains nothing
+GPU = Machine(
+    disk_gbps=2.0, memory_gbps=400.0, host_gbps=12.0, flops=5e13, runtime_bytes=500 * MB, context_bytes=300 * MB
+)
+RUN = Workload(cache_rows=1000, draft_cache_rows=1000)
+DRAFTED = replace(RUN, levels=16)
+RING = SLOTS * (50 * MB + 8192)
+FIXED = (60 + 20 + 30 + 100) * MB  # embedding and head, cache, working memory, runtime
+
+
+def taken(placement: Placement) -> int:
+    return sum(placement.device_bytes.values())
+
+
+def smallest(shape: ModelShape, machine: Machine, workload: Workload) -> int:
+    with pytest.raises(BudgetError) as refused:
+        plan(shape, Budgets(1), machine, workload)
+    return 1 + refused.value.shortfall_bytes
+
+
+def check(placement: Placement, shape: ModelShape) -> None:
+    """What holds for every placement."""
+    assert sorted(placement.resident + placement.streamed) == list(range(len(shape.layer_bytes)))
+    assert set(placement.pinned) <= set(placement.streamed)
+    if shape.substitute_bytes:
+        assert set(placement.streamed) <= set(placement.substituted)
+    else:
+        assert not placement.substituted
+    assert placement.ring_slots == (SLOTS if placement.streamed else 0)
+    assert placement.bytes_per_pass == sum(shape.layer_bytes[layer] for layer in placement.streamed)
+    assert all(type(size) is int and size >= 0 for size in placement.device_bytes.values())
+
+
+@pytest.mark.parametrize("budget", [Budgets(), Budgets(10**12), Budgets(FIXED + LAYERS * 50 * MB)])
+def test_a_model_that_fits_is_resident(budget: Budgets) -> None:
+    placement = plan(PLAIN, budget, CPU, RUN)
+    check(placement, PLAIN)
+    assert placement.tier == "resident"
+    assert placement.resident == tuple(range(LAYERS))
+    assert taken(placement) == FIXED + LAYERS * 50 * MB
+    assert placement.predicted.bound_tokens_per_second is None
+
+
+def test_one_byte_less_streams() -> None:
+    placement = plan(PLAIN, Budgets(FIXED + LAYERS * 50 * MB - 1), CPU, RUN)
+    assert placement.tier == "disk"
+    assert len(placement.streamed) == SLOTS + 1  # a ring for fewer layers would be as large as those layers
+
+
+def test_spare_bytes_become_resident_layers() -> None:
+    for spare in range(0, 10):
+        placement = plan(PLAIN, Budgets(FIXED + RING + spare * 50 * MB + 7), CPU, RUN)
+        check(placement, PLAIN)
+        assert len(placement.resident) == spare
+        assert taken(placement) == FIXED + RING + spare * 50 * MB
+
+
+def test_a_resident_layer_needs_no_substitute() -> None:
+    """Each takes 36 MB net of the 14 MB that its substitute took."""
+    least = FIXED + RING + LAYERS * 14 * MB
+    for spare in (0, 35, 36, 100, 108, 400):
+        placement = plan(SUBSPEC, Budgets(least + spare * MB), FAST_DRAFT, DRAFTED)
+        check(placement, SUBSPEC)
+        assert len(placement.resident) == spare // 36
+        assert placement.substituted == placement.streamed
+
+
+def test_resident_layers_keep_substitutes_where_a_cheap_draft_is_worth_more() -> None:
+    placement = plan(SUBSPEC, Budgets(), CPU, DRAFTED)
+    check(placement, SUBSPEC)
+    assert placement.tier == "resident"
+    assert placement.substituted == tuple(range(LAYERS))
+    bare = plan(PLAIN, Budgets(), CPU, RUN)
+    assert placement.predicted.tokens_per_second > 2 * bare.predicted.tokens_per_second
+
+
+def test_more_memory_is_never_slower() -> None:
+    """But for the 2% within which the placement that streams least is taken."""
+    for budget in range(620, 1700, 90):
+        chosen = plan(SUBSPEC, Budgets(budget * MB), CPU, DRAFTED)
+        assert taken(chosen) <= budget * MB
+        for fewer in range(600, budget, 30):
+            other = plan(SUBSPEC, Budgets(fewer * MB), CPU, DRAFTED)
+            assert chosen.predicted.tokens_per_second >= other.predicted.tokens_per_second * 0.98
+
+
+@pytest.mark.parametrize(
+    ("shape", "workload"), [(PLAIN, RUN), (SUBSPEC, DRAFTED), (CLASSIC, DRAFTED)], ids=["plain", "subspec", "classic"]
+)
+def test_impossible_budgets_name_the_shortfall_and_the_cure(shape: ModelShape, workload: Workload) -> None:
+    least = smallest(shape, CPU, workload)
+    placement = plan(shape, Budgets(least), CPU, workload)
+    check(placement, shape)
+    assert taken(placement) == least
+    assert placement.resident == ()
+    with pytest.raises(BudgetError, match=r"RAM cannot work: .* 1 bytes more .*--device-memory \d+MiB") as refused:
+        plan(shape, Budgets(least - 1), CPU, workload)
+    assert refused.value.shortfall_bytes == 1
+    advised = int(str(refused.value).split("--device-memory ")[1].split("MiB")[0]) * 2**20
+    assert least <= advised < least + 2**20
+    plan(shape, Budgets(advised), CPU, workload)
+
+
+def test_what_a_method_needs_beside_the_target() -> None:
+    plain, subspec, classic = (
+        plan(shape, Budgets(2000 * MB), FAST_DRAFT, workload).device_bytes
+        for shape, workload in ((PLAIN, RUN), (SUBSPEC, DRAFTED), (CLASSIC, DRAFTED))
+    )
+    assert plain["draft model"] == plain["draft's key-value cache"] == 0
+    assert (classic["draft model"], classic["draft's key-value cache"]) == (80 * MB, 5 * MB)
+    assert subspec["draft model"] == 0
+    assert all(parts["key-value cache"] == 20 * MB for parts in (plain, subspec, classic))
+
+
+def test_conversion_is_paid_only_when_layers_stream() -> None:
+    shape = replace(PLAIN, conversion_bytes=50 * MB)
+    assert smallest(shape, CPU, RUN) == smallest(PLAIN, CPU, RUN) + 50 * MB
+    assert taken(plan(shape, Budgets(), CPU, RUN)) == taken(plan(PLAIN, Budgets(), CPU, RUN))
+
+
+def test_the_largest_streamed_layer_sets_the_slots() -> None:
+    sizes = tuple((10 + layer) * MB for layer in range(8))
+    shape = replace(PLAIN, layer_bytes=sizes, slot_bytes=())
+    placement = plan(shape, Budgets(smallest(shape, CPU, RUN)), CPU, RUN)
+    slot = placement.device_bytes["ring of 2 slots"] // SLOTS
+    assert 17 * MB <= slot < 17 * MB + 3 * 4096
+    assert slot % 4096 == 0
+
+
+def test_without_an_accelerator_the_smaller_budget_counts() -> None:
+    both = plan(PLAIN, Budgets(900 * MB, 500 * MB), CPU, RUN)
+    assert both.device_bytes == plan(PLAIN, Budgets(500 * MB), CPU, RUN).device_bytes
+    assert both.device_bytes == plan(PLAIN, Budgets(None, 500 * MB), CPU, RUN).device_bytes
+    assert both.host_bytes == {}
+
+
+def test_an_accelerator_streams_from_the_host_what_the_host_holds() -> None:
+    placement = plan(SUBSPEC, Budgets(900 * MB), GPU, DRAFTED)
+    check(placement, SUBSPEC)
+    assert placement.tier == "host"
+    assert placement.pinned == placement.streamed
+    assert placement.host_slots == 0
+    assert placement.device_bytes["Python, torch, compiled code"] == 300 * MB
+    assert placement.predicted.link_gbps == pytest.approx(12.0)
+
+
+def test_an_accelerator_whose_host_is_too_small_reads_the_rest_from_disk() -> None:
+    host = 500 * MB + RING + 3 * (50 * MB + 8192)
+    placement = plan(SUBSPEC, Budgets(900 * MB, host), GPU, DRAFTED)
+    check(placement, SUBSPEC)
+    assert placement.tier == "disk"
+    assert len(placement.pinned) == 3
+    assert placement.host_slots == SLOTS
+    assert sum(placement.host_bytes.values()) == host
+    assert 2.0 < placement.predicted.link_gbps < 12.0
+    with pytest.raises(BudgetError, match="host RAM cannot work") as refused:
+        plan(SUBSPEC, Budgets(900 * MB, 500 * MB + RING - 5), GPU, DRAFTED)
+    assert refused.value.shortfall_bytes == 5
+    with pytest.raises(BudgetError, match="device memory cannot work.*host RAM cannot work"):
+        plan(SUBSPEC, Budgets(1, 1), GPU, DRAFTED)
+
+
+def test_random_shapes_and_budgets_keep_the_rules() -> None:
+    dice = random.Random(0)
+    for _ in range(150):
+        layers = dice.randrange(1, 9)
+        shape = ModelShape(
+            layer_bytes=tuple(dice.randrange(1, 100) * MB for _ in range(layers)),
+            embedding_bytes=dice.randrange(50) * MB,
+            head_bytes=0,
+            kv_bytes_per_token=dice.randrange(10**5),
+            substitute_bytes=dice.choice([(), tuple(dice.randrange(1, 30) * MB for _ in range(layers))]),
+        )
+        machine = dice.choice([CPU, GPU, FAST_DRAFT])
+        workload = replace(DRAFTED, levels=0 if not shape.substitute_bytes else 5)
+        budgets = Budgets(
+            dice.choice([None, dice.randrange(2000) * MB]), dice.choice([None, dice.randrange(2000) * MB])
+        )
+        try:
+            placement = plan(shape, budgets, machine, workload)
+        except BudgetError as refused:
+            assert refused.shortfall_bytes > 0
+            continue
+        check(placement, shape)
+        assert taken(placement) <= (10**15 if budgets.device is None else budgets.device)
+        assert sum(placement.host_bytes.values()) <= (10**15 if budgets.host is None else budgets.host)
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 24])
+def test_spread_is_even(total: int) -> None:
+    assert spread(0, total) == ()
+    assert spread(total, total) == tuple(range(total))
+    for count in range(1, total + 1):
+        chosen = spread(count, total)
+        assert len(set(chosen)) == count
+        assert list(chosen) == sorted(chosen)
+        assert chosen[0] >= 0 and chosen[-1] < total
+        gaps = [after - before for before, after in zip(chosen, chosen[1:], strict=False)]
+        assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_rows_say_what_lives_where_and_what_to_expect() -> None:
+    placement = plan(SUBSPEC, Budgets(800 * MB), CPU, DRAFTED, storage="ext4, read with O_DIRECT")
+    table = {part: (where, size) for part, where, size in placement.rows()}
+    assert table["embedding and head"] == ("RAM", "57.2 MiB")
+    assert table["ring of 2 slots"][0] == "RAM"
+    assert table["total of a budget of 763 MiB"][0] == "RAM"
+    streamed = f"streamed a pass: {len(placement.streamed)} of 20 layers"
+    assert table[streamed][0] == "disk: ext4, read with O_DIRECT"
+    assert "draft levels of" in table["predicted round"][0]
+    assert table["predicted speed"][1].endswith("tokens/s")
+    assert "draft model" not in table
+    assert all(isinstance(cell, str) for row in placement.rows() for cell in row)
+    assert f"{len(placement.resident)} of 20 layers resident" in placement.summary()
+    assert "from disk" in placement.summary()
+
+
+def test_rows_of_a_resident_model_and_of_an_accelerator() -> None:
+    resident = plan(PLAIN, Budgets(), CPU, RUN)
+    assert not any("streamed" in part for part, _, _ in resident.rows())
+    assert any(part == "total" for part, _, _ in resident.rows())
+    accelerated = plan(PLAIN, Budgets(600 * MB), GPU, RUN)
+    assert {where for _, where, _ in accelerated.rows()} >= {"device memory", "host RAM"}
