@@ -37,13 +37,14 @@ def test_every_flag_reaches_its_setting():
         seed=7,
         temp=0.5,
         max_tokens=9,
+        max_length=99,
         eager=True,
         settings=["tree.depth=3", "warmup=0"],
     )
     assert (pipeline.target.model, pipeline.target.dtype, pipeline.draft.model) == ("large", "fp32", "small")
     assert (pipeline.memory.device, pipeline.memory.host) == ("4GiB", "8GiB")
     assert (pipeline.exact, pipeline.compile, pipeline.seed, pipeline.sampling.seed) == (False, False, 7, 7)
-    assert (pipeline.sampling.temperature, pipeline.sampling.max_tokens) == (0.5, 9)
+    assert (pipeline.sampling.temperature, pipeline.sampling.max_tokens, pipeline.max_length) == (0.5, 9, 99)
     assert (pipeline.tree.depth, pipeline.tree.width, pipeline.warmup) == (3, 4, 0)
 
 
