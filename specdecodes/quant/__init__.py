@@ -1,10 +1,19 @@
 """Low-bit substitutes of linears: `substitute` makes those of one layer, `packed_bytes` tells the planner their size.
 
-Depends on torch and the errors alone. One file a kernel; `codes.py` is the form they share and `hqq.py` solves for it.
+Depends on torch and the errors alone. `choose_kernel` names what they run on. One file a kernel; `codes.py` is the form they share and `hqq.py` solves for it.
 """
 
-from specdecodes.quant.apply import LayerDone, kernel_for, packed_bytes, substitute
+from specdecodes.quant.apply import KernelChoice, LayerDone, choose_kernel, kernel_for, packed_bytes, substitute
 from specdecodes.quant.cache import SubstituteCache
 from specdecodes.quant.spec import Rules
 
-__all__ = ["LayerDone", "Rules", "SubstituteCache", "kernel_for", "packed_bytes", "substitute"]
+__all__ = [
+    "KernelChoice",
+    "LayerDone",
+    "Rules",
+    "SubstituteCache",
+    "choose_kernel",
+    "kernel_for",
+    "packed_bytes",
+    "substitute",
+]

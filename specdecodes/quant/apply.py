@@ -17,9 +17,10 @@ from specdecodes.quant.int4 import Int4Linear, int4_bytes
 from specdecodes.quant.int8 import Int8Linear, int8_bytes
 from specdecodes.quant.reference import ReferenceLinear, reference_bytes
 from specdecodes.quant.spec import FULL, Rules, find_scheme
+from specdecodes.quant.w4a8 import W4A8Linear, support, w4a8_bytes
 
 INT4PACK_ROWS = 3  # up to here int4pack is as fast as int8, or close to it at half the bytes
-KERNELS = ("int4pack", "int8", "reference")
+KERNELS = ("w4a8", "int4pack", "int8", "reference")
 
 Linears = Mapping[str, tuple[Tensor, Tensor | None]]
 
@@ -33,11 +34,29 @@ class LayerDone:
     seconds: float
 
 
-def kernel_for(rows: int, *, device: torch.device | str = "cpu") -> str:
-    """The kernel for draft levels of `rows` tokens: `int4pack`, `int8`, or `reference` where none is fused yet."""
+@dataclass(frozen=True)
+class KernelChoice:
+    """What the substitutes run on, and one line for the plan that says why."""
+
+    kernel: str
+    note: str
+
+
+def choose_kernel(rows: int, *, device: torch.device | str = "cpu") -> KernelChoice:
+    """The kernel for draft levels of `rows` tokens. On the CPU the first call on a machine builds w4a8, in seconds."""
     if torch.device(device).type != "cpu":
-        return "reference"
-    return "int4pack" if rows <= INT4PACK_ROWS else "int8"
+        return KernelChoice("reference", "no fused 4-bit kernel on this device yet: correct and slow")
+    built = support()
+    if built.variant:
+        return KernelChoice("w4a8", built.note)
+    if rows <= INT4PACK_ROWS:
+        return KernelChoice("int4pack", f"{built.note}; torch's packed int4, for few rows")
+    return KernelChoice("int8", f"{built.note}; oneDNN's int8, for levels of more than {INT4PACK_ROWS} rows")
+
+
+def kernel_for(rows: int, *, device: torch.device | str = "cpu") -> str:
+    """The name alone of what `choose_kernel` chooses."""
+    return choose_kernel(rows, device=device).kernel
 
 
 def packed_bytes(
@@ -56,6 +75,8 @@ def packed_bytes(
     find_scheme(scheme)
     check_group(in_features, group)
     match kernel or kernel_for(rows, device=device):
+        case "w4a8":
+            return w4a8_bytes(out_features, in_features, group)
         case "int4pack":
             return int4_bytes(out_features, in_features, group)
         case "int8":
@@ -113,6 +134,8 @@ def _solve_layer(linears: Linears, rules: Rules, group: int, layer: str) -> dict
 
 
 def _build(linear: Solved, kernel: str, name: str, device: torch.device | str) -> nn.Module:
+    if kernel == "w4a8":
+        return W4A8Linear(linear.codes, linear.bias, name=name)
     if kernel == "int4pack":
         return Int4Linear(linear.codes, linear.bias, name=name)
     if kernel == "int8":

@@ -1,4 +1,4 @@
-"""4-bit linears on torch's packed kernel for processors: the fastest choice for one or two rows.
+"""4-bit linears on torch's packed kernel for processors: for few rows, where no compiler can build w4a8.
 
 The kernel multiplies bf16 activations with `(code - 8) * scale + offset`, its scale and offset in bf16. Rounding them
 moves a weight by at most 2**-9 of `8 * scale` plus 2**-9 of the offset, a few percent of the half step that the 4-bit

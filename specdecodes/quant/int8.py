@@ -1,4 +1,4 @@
-"""8-bit linears on oneDNN's integer product: nearly flat in the number of rows, for wide draft levels.
+"""8-bit linears on oneDNN's integer product: for wide draft levels, where no compiler can build w4a8.
 
 The weights are those of the same 4-bit solution, put on one 8-bit grid per output channel (a step of 1/127 of the
 channel's largest weight, below a tenth of the 4-bit step in most groups). Activations are rounded to 8 bits per row,

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from specdecodes.errors import QuantError
-from specdecodes.quant import LayerDone, Rules, SubstituteCache, kernel_for, packed_bytes, substitute
+from specdecodes.quant import KernelChoice, LayerDone, Rules, SubstituteCache, choose_kernel, packed_bytes, substitute
 from specdecodes.quant.int4 import Int4Linear
 from specdecodes.quant.int8 import Int8Linear
-from specdecodes.quant.reference import ReferenceLinear
+from specdecodes.quant.w4a8 import Support, support
 
 LayerLinears = dict[str, tuple[Tensor, Tensor | None]]
 
@@ -26,22 +26,40 @@ def linears() -> LayerLinears:
     }
 
 
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specdecodes.quant.apply.support", lambda: Support(0, "no C++ compiler"))
+
+
 @pytest.mark.parametrize(("rows", "kind"), [(1, Int4Linear), (3, Int4Linear), (4, Int8Linear), (64, Int8Linear)])
-def test_the_rows_choose_the_kernel(linears: LayerLinears, rows: int, kind: type) -> None:
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_the_rows_choose(linears: LayerLinears, rows: int, kind: type) -> None:
     made = substitute(linears, rows=rows)
     assert list(made) == list(linears)
     assert {type(module) for module in made.values()} == {kind}
-    assert kernel_for(rows) == {Int4Linear: "int4pack", Int8Linear: "int8"}[kind]
+    choice = choose_kernel(rows)
+    assert choice.kernel == {Int4Linear: "int4pack", Int8Linear: "int8"}[kind]
+    assert choice.note.startswith("no C++ compiler")
+
+
+@pytest.mark.parametrize("rows", [1, 4, 64])
+def test_the_own_kernel_is_taken_where_it_builds(
+    linears: LayerLinears, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specdecodes.quant.apply.support", lambda: Support(2, "built for AVX2"))
+    assert choose_kernel(rows) == KernelChoice("w4a8", "built for AVX2")
+    assert choose_kernel(rows, device="cuda").kernel == "reference"
+
+
+@pytest.mark.parametrize("kernel", ["w4a8", "int4pack", "int8", "reference"])
+def test_a_named_kernel_computes_the_layer(linears: LayerLinears, kernel: str) -> None:
+    if kernel == "w4a8" and not support().variant:
+        pytest.skip(support().note)
+    made = substitute(linears, rows=8, kernel=kernel)
     for path, (weight, bias) in linears.items():
-        x = torch.randn(rows, weight.shape[1])
+        x = torch.randn(8, weight.shape[1])
         expected = F.linear(x, weight.float(), bias)
         assert ((made[path](x) - expected).norm() / expected.norm()).item() < 0.15
-
-
-def test_a_named_kernel_overrides_the_rows(linears: LayerLinears) -> None:
-    assert isinstance(substitute(linears, rows=8, kernel="int4pack")["mlp.up_proj"], Int4Linear)
-    assert isinstance(substitute(linears, kernel="reference")["mlp.up_proj"], ReferenceLinear)
-    assert kernel_for(1, device="cuda") == "reference"
 
 
 def test_rules_leave_linears_in_full_precision(linears: LayerLinears) -> None:
@@ -49,8 +67,10 @@ def test_rules_leave_linears_in_full_precision(linears: LayerLinears) -> None:
     assert list(made) == ["mlp.up_proj", "mlp.down_proj"]
 
 
-@pytest.mark.parametrize("kernel", ["int4pack", "int8", "reference"])
+@pytest.mark.parametrize("kernel", ["w4a8", "int4pack", "int8", "reference"])
 def test_planned_bytes_are_held_bytes(linears: LayerLinears, kernel: str) -> None:
+    if kernel == "w4a8" and not support().variant:
+        pytest.skip(support().note)
     for path, module in substitute(linears, kernel=kernel).items():
         weight, bias = linears[path]
         held = sum(b.numel() * b.element_size() for b in module.buffers()) - (0 if bias is None else bias.nbytes)

@@ -16,10 +16,12 @@ from specdecodes.quant.hqq import solve
 from specdecodes.quant.int4 import Int4Linear, int4_bytes
 from specdecodes.quant.int8 import Int8Linear, int8_bytes
 from specdecodes.quant.reference import ReferenceLinear, reference_bytes
+from specdecodes.quant.w4a8 import W4A8Linear, support, w4a8_bytes
 
-KERNELS = [ReferenceLinear, Int4Linear, Int8Linear]
+BUILT = pytest.mark.skipif(not support().variant, reason=support().note)
+KERNELS = [ReferenceLinear, Int4Linear, Int8Linear, pytest.param(W4A8Linear, marks=BUILT)]
 # What is rounded: nothing; activations, scales and results to bf16; activations and weights to 8 bits.
-TOLERANCE = {ReferenceLinear: 1e-5, Int4Linear: 5e-3, Int8Linear: 2e-2}
+TOLERANCE = {ReferenceLinear: 1e-5, Int4Linear: 5e-3, Int8Linear: 2e-2, W4A8Linear: 1e-2}
 
 Kernel = Callable[[Codes, Tensor | None], nn.Module]
 
@@ -98,6 +100,7 @@ def test_sizes_are_exact() -> None:
     for out, width, group in [(96, 256, 64), (72, 128, 32)]:
         codes = codes_of(out, width, group)
         assert held_bytes(Int4Linear(codes)) == int4_bytes(out, width, group)
+        assert not support().variant or held_bytes(W4A8Linear(codes)) == w4a8_bytes(out, width, group)
         assert held_bytes(ReferenceLinear(codes)) == reference_bytes(out, width, group)
         opaque = Int8Linear(codes)
         assert int8_bytes(out, width) == opaque.packed.numel() + opaque.scale.nbytes + opaque.zero.nbytes
@@ -110,6 +113,52 @@ def held_bytes(linear: nn.Module) -> int:
 def test_int4_names_the_groups_it_takes() -> None:
     with pytest.raises(QuantError, match=r"layers\.0\.q_proj.*32, 64, 128 or 256, not 16"):
         Int4Linear(codes_of(group=16), name="layers.0.q_proj")
+
+
+@BUILT
+@pytest.mark.parametrize("variant", range(1, support().variant + 1))
+@pytest.mark.parametrize("group", [8, 64])
+def test_every_variant_of_the_own_kernel_agrees(variant: int, group: int) -> None:
+    """Any number of rows and of blocks, one plain loop as the measure."""
+    codes = codes_of(out=16 * 9, width=128, group=group)
+    for rows in (*range(1, 10), 17):
+        x = torch.randn(rows, 128)
+        torch.testing.assert_close(W4A8Linear(codes, variant=variant)(x), W4A8Linear(codes, variant=1)(x))
+
+
+@BUILT
+def test_a_huge_activation_coarsens_its_group_alone() -> None:
+    codes = codes_of()
+    x = torch.randn(1, 256)
+    x[0, 3] = 1000.0
+    outside = x.clone()
+    outside[0, :64] = 0.0
+    own, per_row = W4A8Linear(codes), Int8Linear(codes)
+    inside = x - outside
+    expected = F.linear(outside, codes.dequantize())
+    assert relative_error(own(x) - own(inside), expected) < 1e-2
+    assert relative_error(per_row(x) - per_row(inside), expected) > 0.1
+
+
+@BUILT
+def test_numbers_that_are_not_finite_come_out_as_nan() -> None:
+    x = torch.zeros(3, 256)
+    x[0, 5], x[1, 200] = float("nan"), float("inf")
+    y = W4A8Linear(codes_of())(x)
+    assert y[:2].isnan().all() and torch.equal(y[2], torch.zeros(96))
+
+
+@BUILT
+def test_threads_do_not_change_the_own_kernel() -> None:
+    codes = codes_of(out=480, width=512)
+    x = torch.randn(4, 512)
+    linear = W4A8Linear(codes)
+    alone = linear(x)
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(linear(x), alone)
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_blocks_pack_like_the_whole() -> None:

@@ -1,0 +1,54 @@
+"""Builds a C++ source of this folder into a shared library, once a machine, with nothing but a compiler."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from specdecodes.errors import CompileError
+
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
+SECONDS = 120
+
+
+def find_compiler() -> str | None:
+    """Path of the C++ compiler: $CXX if set, else the first of c++, g++ and clang++."""
+    named = os.environ.get("CXX")
+    found = (shutil.which(name) for name in ([named] if named else ["c++", "g++", "clang++"]))
+    return next((path for path in found if path), None)
+
+
+def build(source: Path, folder: Path) -> Path:
+    """The library of `source` under `folder`, compiled on first use and whole or absent at any moment.
+
+    Raises CompileError naming the compiler and its first complaint, OSError when the folder cannot be written.
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        raise CompileError("no C++ compiler was found: install g++, or point CXX to one.")
+    key = "\0".join([compiler, platform.machine(), *FLAGS, source.read_text()])
+    library = folder / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
+    if library.exists():
+        return library
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as workplace:
+        made = Path(workplace) / library.name
+        _compile(compiler, source, made)
+        os.replace(made, library)
+    return library
+
+
+def _compile(compiler: str, source: Path, library: Path) -> None:
+    command = [compiler, *FLAGS, str(source), "-o", str(library)]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise CompileError(f"{compiler} took over {SECONDS} s for {source.name}.") from error
+    if result.returncode:
+        complaints = [line for line in result.stderr.splitlines() if "error" in line] or result.stderr.splitlines()
+        raise CompileError(f"{compiler} could not build {source.name}: {complaints[0] if complaints else 'no message'}")

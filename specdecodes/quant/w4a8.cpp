@@ -1,0 +1,255 @@
+// 4-bit weights times activations rounded to 8 bits by group: y = x W^T, W = code * scale + offset.
+//
+// Codes are unsigned and activation levels signed, which is what the processors' byte dot products take, so a group's
+// sum needs no correction: y = sum over groups of step * (scale * sum(code * level) + offset * sum(level)).
+// Every variant reads the same layout and sums the same integers; they differ in the order of float sums at most.
+//
+// packed [out / 16][in / 8][16][4]: byte i of output n holds the codes of inputs i (low half) and 4 + i (high half).
+// scale, offset [out / 16][groups][16] fp16. x [rows][in], y [rows][out] float. A group is a multiple of 8 inputs.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define AVX2 __attribute__((target("avx2,fma,f16c")))
+#define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,f16c")))
+#endif
+#define UNROLL _Pragma("GCC unroll 8")
+
+namespace {
+
+constexpr int64_t LANES = 16;           // outputs of a block: one vector of 32-bit sums
+constexpr int64_t UNIT = 4;             // blocks handed to a thread together
+constexpr int64_t ROWS = 8;             // rows that share one pass over a block
+constexpr int64_t WORTH_THREADS = 65536;  // weights
+
+enum Variant { BEST = 0, PLAIN = 1, WITH_AVX2 = 2, WITH_VNNI = 3 };
+
+struct Product {
+  int64_t rows, in, out, groups, group;
+  const float* x;
+  const uint8_t* packed;
+  const uint16_t *scale, *offset;
+  float* y;
+  int8_t* levels;    // [rows][in]
+  float *step, *sum;  // [rows][groups]; sum is step times the sum of the group's levels
+
+  const int8_t* level(int64_t row, int64_t k) const { return levels + row * in + k; }
+  const uint8_t* codes(int64_t block) const { return packed + block * in * (LANES / 2); }
+  int64_t scales(int64_t block, int64_t g) const { return (block * groups + g) * LANES; }
+};
+
+// Rounds group `i` of all rows to levels of -127..127. NaN and infinity come out as NaN through the step.
+inline __attribute__((always_inline)) void round_group(const Product& p, int64_t i) {
+  const float* x = p.x + i * p.group;
+  int8_t* levels = p.levels + i * p.group;
+  uint32_t peak_bits = 0;  // magnitudes compare like their bits, and integers vectorize without -ffast-math
+  for (int64_t k = 0; k < p.group; ++k) {
+    uint32_t bits;
+    std::memcpy(&bits, x + k, 4);
+    peak_bits = std::max(peak_bits, bits & 0x7fffffffu);
+  }
+  float peak;
+  std::memcpy(&peak, &peak_bits, 4);
+  const float inverse = peak > 0 && std::isfinite(peak) ? 127.0f / std::max(peak, 1e-30f) : 0.0f;
+  int32_t total = 0;
+  for (int64_t k = 0; k < p.group; ++k) {
+    const float v = x[k] * inverse;
+    const int32_t level = inverse > 0 ? int32_t(v + std::copysign(0.5f, v)) : 0;
+    levels[k] = int8_t(level);
+    total += level;
+  }
+  p.step[i] = std::isfinite(peak) ? std::max(peak, 1e-30f) / 127.0f : NAN;
+  p.sum[i] = p.step[i] * float(total);
+}
+
+float to_float(uint16_t half) {
+  const float magnitude = (half & 0x7c00) ? std::ldexp(float(1024 + (half & 1023)), ((half >> 10) & 31) - 25)
+                                          : std::ldexp(float(half & 1023), -24);
+  return (half & 0x8000) ? -magnitude : magnitude;
+}
+
+void plain_block(const Product& p, int64_t block, int64_t row) {
+  float total[LANES] = {0};
+  for (int64_t g = 0; g < p.groups; ++g) {
+    int32_t acc[LANES] = {0};
+    for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 8) {
+      const uint8_t* w = p.codes(block) + k * (LANES / 2);
+      const int8_t* a = p.level(row, k);
+      for (int64_t n = 0; n < LANES; ++n)
+        for (int64_t i = 0; i < 4; ++i) acc[n] += (w[n * 4 + i] & 15) * a[i] + (w[n * 4 + i] >> 4) * a[4 + i];
+    }
+    const float step = p.step[row * p.groups + g], sum = p.sum[row * p.groups + g];
+    const uint16_t *scale = p.scale + p.scales(block, g), *offset = p.offset + p.scales(block, g);
+    for (int64_t n = 0; n < LANES; ++n) total[n] += acc[n] * step * to_float(scale[n]) + sum * to_float(offset[n]);
+  }
+  std::memcpy(p.y + row * p.out + block * LANES, total, sizeof total);
+}
+
+void plain_unit(const Product& p, int64_t first, int64_t end) {
+  for (int64_t block = first; block < end; ++block)
+    for (int64_t row = 0; row < p.rows; ++row) plain_block(p, block, row);
+}
+
+void plain_round(const Product& p, int64_t i) { round_group(p, i); }
+
+#if defined(__x86_64__)
+
+inline int32_t four(const int8_t* a) {
+  int32_t word;
+  std::memcpy(&word, a, 4);
+  return word;
+}
+
+AVX2 void avx2_round(const Product& p, int64_t i) { round_group(p, i); }
+VNNI void vnni_round(const Product& p, int64_t i) { round_group(p, i); }
+
+// M rows of half a block, 8 outputs.
+template <int M>
+AVX2 void avx2_half(const Product& p, int64_t block, int64_t half, int64_t row) {
+  const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+  const uint8_t* w = p.codes(block) + half * 32;
+  __m256 total[M];
+  UNROLL for (int m = 0; m < M; ++m) total[m] = _mm256_setzero_ps();
+  for (int64_t g = 0; g < p.groups; ++g) {
+    __m256i acc[M];
+    UNROLL for (int m = 0; m < M; ++m) acc[m] = _mm256_setzero_si256();
+    for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 8, w += 64) {
+      const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
+      const __m256i w0 = _mm256_and_si256(both, low), w1 = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+      UNROLL for (int m = 0; m < M; ++m) {
+        const int8_t* a = p.level(row + m, k);
+        // Four products of at most 15 * 127 stay far below the 16 bits at which these sums would saturate.
+        const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(w0, _mm256_set1_epi32(four(a))),
+                                               _mm256_maddubs_epi16(w1, _mm256_set1_epi32(four(a + 4))));
+        acc[m] = _mm256_add_epi32(acc[m], _mm256_madd_epi16(pairs, ones));
+      }
+    }
+    const int64_t at = p.scales(block, g) + half * 8;
+    const __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.scale + at)));
+    const __m256 offset = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.offset + at)));
+    UNROLL for (int m = 0; m < M; ++m) {
+      const int64_t of_row = (row + m) * p.groups + g;
+      const __m256 dot = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[m]), _mm256_set1_ps(p.step[of_row]));
+      total[m] = _mm256_fmadd_ps(dot, scale, _mm256_fmadd_ps(_mm256_set1_ps(p.sum[of_row]), offset, total[m]));
+    }
+  }
+  UNROLL for (int m = 0; m < M; ++m)
+    _mm256_storeu_ps(p.y + (row + m) * p.out + block * LANES + half * 8, total[m]);
+}
+
+void avx2_unit(const Product& p, int64_t first, int64_t end) {
+  for (int64_t block = first; block < end; ++block)
+    for (int64_t half = 0; half < 2; ++half) {
+      int64_t row = 0;
+      for (; row + 4 <= p.rows; row += 4) avx2_half<4>(p, block, half, row);
+      for (; row + 2 <= p.rows; row += 2) avx2_half<2>(p, block, half, row);
+      for (; row < p.rows; ++row) avx2_half<1>(p, block, half, row);
+    }
+}
+
+// M rows of N blocks. Few rows take several blocks at once, so that enough independent sums are under way.
+template <int M, int N>
+VNNI void vnni_tile(const Product& p, int64_t block, int64_t row) {
+  constexpr int SUMS = M * N < 8 ? 2 : 1;  // two sums per output where one alone would wait for itself
+  const __m512i low = _mm512_set1_epi8(15);
+  const int64_t next_block = p.in * (LANES / 2);
+  const uint8_t* w = p.codes(block);
+  __m512 total[N][M];
+  UNROLL for (int n = 0; n < N; ++n) UNROLL for (int m = 0; m < M; ++m) total[n][m] = _mm512_setzero_ps();
+  for (int64_t g = 0; g < p.groups; ++g) {
+    __m512i acc[SUMS][N][M];
+    UNROLL for (int s = 0; s < SUMS; ++s) UNROLL for (int n = 0; n < N; ++n)
+      UNROLL for (int m = 0; m < M; ++m) acc[s][n][m] = _mm512_setzero_si512();
+    for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 8, w += 64) {
+      __m512i a0[M], a1[M];
+      UNROLL for (int m = 0; m < M; ++m) {
+        a0[m] = _mm512_set1_epi32(four(p.level(row + m, k)));
+        a1[m] = _mm512_set1_epi32(four(p.level(row + m, k + 4)));
+      }
+      UNROLL for (int n = 0; n < N; ++n) {
+        const __m512i both = _mm512_loadu_si512(w + n * next_block);
+        const __m512i w0 = _mm512_and_si512(both, low), w1 = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+        UNROLL for (int m = 0; m < M; ++m) {
+          acc[0][n][m] = _mm512_dpbusd_epi32(acc[0][n][m], w0, a0[m]);
+          acc[SUMS - 1][n][m] = _mm512_dpbusd_epi32(acc[SUMS - 1][n][m], w1, a1[m]);
+        }
+      }
+    }
+    UNROLL for (int n = 0; n < N; ++n) {
+      const int64_t at = p.scales(block + n, g);
+      const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.scale + at)));
+      const __m512 offset = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.offset + at)));
+      UNROLL for (int m = 0; m < M; ++m) {
+        const int64_t of_row = (row + m) * p.groups + g;
+        const __m512i whole = SUMS == 2 ? _mm512_add_epi32(acc[0][n][m], acc[SUMS - 1][n][m]) : acc[0][n][m];
+        const __m512 dot = _mm512_mul_ps(_mm512_cvtepi32_ps(whole), _mm512_set1_ps(p.step[of_row]));
+        total[n][m] = _mm512_fmadd_ps(dot, scale, _mm512_fmadd_ps(_mm512_set1_ps(p.sum[of_row]), offset, total[n][m]));
+      }
+    }
+  }
+  UNROLL for (int n = 0; n < N; ++n) UNROLL for (int m = 0; m < M; ++m)
+    _mm512_storeu_ps(p.y + (row + m) * p.out + (block + n) * LANES, total[n][m]);
+}
+
+template <int M>
+void vnni_rows(const Product& p, int64_t first, int64_t end, int64_t row) {
+  constexpr int N = M <= 4 ? int(UNIT) : 1;
+  int64_t block = first;
+  for (; block + N <= end; block += N) vnni_tile<M, N>(p, block, row);
+  for (; block < end; ++block) vnni_tile<M, 1>(p, block, row);
+}
+
+void vnni_unit(const Product& p, int64_t first, int64_t end) {
+  for (int64_t row = 0; row < p.rows; row += ROWS) switch (std::min(ROWS, p.rows - row)) {
+      case 1: vnni_rows<1>(p, first, end, row); break;
+      case 2: vnni_rows<2>(p, first, end, row); break;
+      case 3: vnni_rows<3>(p, first, end, row); break;
+      case 4: vnni_rows<4>(p, first, end, row); break;
+      case 5: vnni_rows<5>(p, first, end, row); break;
+      case 6: vnni_rows<6>(p, first, end, row); break;
+      case 7: vnni_rows<7>(p, first, end, row); break;
+      default: vnni_rows<8>(p, first, end, row);
+    }
+}
+
+#endif
+
+}  // namespace
+
+// The fastest variant that this processor and operating system run.
+extern "C" int w4a8_best() {
+#if defined(__x86_64__)
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool wide = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  if (avx2 && wide && __builtin_cpu_supports("avx512vnni")) return WITH_VNNI;
+  if (avx2) return WITH_AVX2;
+#endif
+  return PLAIN;
+}
+
+extern "C" void w4a8(const float* x, const uint8_t* packed, const uint16_t* scale, const uint16_t* offset, float* y,
+                     int64_t rows, int64_t in, int64_t out, int64_t groups, int variant) {
+  const std::unique_ptr<int8_t[]> levels(new int8_t[rows * in]);
+  const std::unique_ptr<float[]> steps(new float[2 * rows * groups]);
+  const Product p{rows, in, out, groups, in / groups, x, packed, scale, offset, y,
+                  levels.get(), steps.get(), steps.get() + rows * groups};
+  auto round = plain_round;
+  auto unit = plain_unit;
+#if defined(__x86_64__)
+  if (variant == WITH_AVX2) round = avx2_round, unit = avx2_unit;
+  if (variant == WITH_VNNI) round = vnni_round, unit = vnni_unit;
+#endif
+  const int64_t blocks = out / LANES;
+#pragma omp parallel if (in * out > WORTH_THREADS)
+  {
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < rows * groups; ++i) round(p, i);
+#pragma omp for schedule(static)
+    for (int64_t first = 0; first < blocks; first += UNIT) unit(p, first, std::min(first + UNIT, blocks));
+  }
+}

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import ctypes
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from specdecodes.errors import CompileError
+from specdecodes.quant import native
+from specdecodes.quant.w4a8 import support
+
+HAS_COMPILER = pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "answer.cpp"
+    path.write_text('extern "C" int answer() { return 42; }\n')
+    return path
+
+
+@HAS_COMPILER
+def test_builds_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "made" / "here"
+    library = native.build(source, folder)
+    assert ctypes.CDLL(str(library)).answer() == 42
+    assert [path.name for path in folder.iterdir()] == [library.name]
+    monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("built again"))
+    assert native.build(source, folder) == library
+
+
+@HAS_COMPILER
+def test_a_changed_source_is_built_anew(source: Path, tmp_path: Path) -> None:
+    first = native.build(source, tmp_path / "made")
+    source.write_text('extern "C" int answer() { return 43; }\n')
+    second = native.build(source, tmp_path / "made")
+    assert first != second
+    assert ctypes.CDLL(str(second)).answer() == 43
+
+
+@HAS_COMPILER
+def test_a_source_that_does_not_compile_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    source.write_text("int answer() { return nothing; }\n")
+    with pytest.raises(CompileError, match=r"could not build answer\.cpp: .*nothing"):
+        native.build(source, tmp_path / "made")
+    assert list((tmp_path / "made").iterdir()) == []
+
+
+def test_no_compiler_says_what_to_install(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(CompileError, match="install g"):
+        native.build(source, tmp_path / "made")
+
+
+def test_cxx_names_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = tmp_path / "my-compiler"
+    mine.write_text("#!/bin/sh\n")
+    mine.chmod(mine.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CXX", str(mine))
+    assert native.find_compiler() == str(mine)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert native.find_compiler() is None
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
+def test_the_kernel_builds_with_gcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", "g++")
+    source = Path(native.__file__).with_name("w4a8.cpp")
+    assert ctypes.CDLL(str(native.build(source, tmp_path))).w4a8_best() >= 1
+    assert support().note
