@@ -49,7 +49,9 @@ def resolve(
     seed: Annotated[int | None, _option("--seed", help="Seed of the dice and of the choice of samples.")] = None,
     temp: Annotated[float | None, _option("--temp", help="Sampling temperature; 0 is greedy.")] = None,
     max_tokens: Annotated[int | None, _option("--max-tokens", help="Most new tokens of an answer.")] = None,
-    max_length: Annotated[int | None, _option("--max-length", help="Most tokens of prompt and answer together.")] = None,
+    max_length: Annotated[
+        int | None, _option("--max-length", help="Most tokens of prompt and answer together.")
+    ] = None,
     eager: Annotated[bool, _option("--eager", help="Do not compile: slower, but starts sooner.")] = False,
     settings: Annotated[
         list[str] | None,

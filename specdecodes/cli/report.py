@@ -25,9 +25,15 @@ def metrics_table(generations: Sequence[Generation], title: str) -> Table:
     """Every figure of `generations`."""
     from specdecodes.benchmark.report import rows
 
+    summary = measured(generations)
     table = _table(title, "measured", "value", "")
-    for row in rows(measured(generations)):
+    table.add_row("new tokens", str(summary["new_tokens"]), _ends(summary))
+    table.add_row("prompt tokens", str(summary["prompt_tokens"]), _kept(generations))
+    for row in rows(summary)[1:]:  # the first counts samples
         table.add_row(*row)
+    if summary["accepted_by_depth"]:
+        shares = " ".join(f"{share:.0%}" for share in summary["accepted_by_depth"])
+        table.add_row("accepted at depth", "", f"1, 2, ...: {shares}")
     return table
 
 
@@ -56,6 +62,25 @@ def one_line(generation: Generation) -> str:
     kept = f", {generation.cached_tokens} of {generation.prompt_tokens} prompt tokens kept from before"
     ended = {"length": ", stopped at --max-tokens", "context": ", context is full", "interrupted": ", interrupted"}
     return speed + rounds + (kept if generation.cached_tokens else "") + ended.get(generation.finish_reason, "")
+
+
+def _ends(summary: Mapping[str, Any]) -> str:
+    names = {
+        "stop": "the model's own end",
+        "stop_string": "a stop string",
+        "length": "--max-tokens",
+        "context": "a full context",
+        "interrupted": "Ctrl-C",
+    }
+    return "ended by " + ", ".join(
+        names[reason] if count == 1 else f"{names[reason]} ({count})"
+        for reason, count in summary["finish_reasons"].items()
+    )
+
+
+def _kept(generations: Sequence[Generation]) -> str:
+    kept = sum(generation.cached_tokens for generation in generations)
+    return f"{kept} of them kept in the cache from before" if kept else ""
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -1,0 +1,71 @@
+"""Tables say what was measured, how an answer ended, and how far the plan was from the truth."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from specdecodes.cli.report import metrics_table, one_line, prediction_table
+from specdecodes.offload.plan import Budgets, Placement
+from specdecodes.offload.predict import Prediction
+from specdecodes.stats import Generation, Round
+
+
+def generation(**changes: Any) -> Generation:
+    rounds = (
+        Round((1, 2, 3), 8, 2, (4, 4), 2, {"draft": 0.2, "target": 0.3, "wait": 0.1, "overhead": 0.0}, 10**6),
+        Round((4,), 8, 0, (4, 4), 2, {"draft": 0.2, "target": 0.3, "wait": 0.1, "overhead": 0.0}, 10**6),
+    )
+    fields: dict[str, Any] = {
+        "text": "text",
+        "tokens": (0, 1, 2, 3, 4),
+        "prompt_tokens": 9,
+        "cached_tokens": 0,
+        "rounds": rounds,
+        "prefill_seconds": {"target": 0.5},
+        "total_seconds": 2.0,
+        "time_to_first_token_s": 0.5,
+        "prefill_bytes": 0,
+        "finish_reason": "length",
+    }
+    return Generation(**fields | changes)
+
+
+def cells(table: Table) -> dict[str, str]:
+    screen = io.StringIO()
+    Console(file=screen, width=200).print(table)
+    lines = [line.strip("│ \n").split("│") for line in screen.getvalue().splitlines() if line.startswith("│")]
+    return {line[0].strip(): " ".join(cell.strip() for cell in line[1:]) for line in lines}
+
+
+def test_an_answer_s_figures():
+    shown = cells(metrics_table([generation(cached_tokens=3)], "this answer"))
+    assert shown["new tokens"] == "5 ended by --max-tokens"
+    assert shown["prompt tokens"] == "9 3 of them kept in the cache from before"
+    assert shown["tokens/s"].startswith("2.50 ")
+    assert shown["tau"].startswith("1.00 ")
+    assert shown["accepted at depth"].endswith("1, 2, ...: 50% 50%")
+
+
+def test_endings_of_several_answers_are_counted():
+    answers = [generation(), generation(), generation(finish_reason="stop")]
+    assert cells(metrics_table(answers, "all"))["new tokens"] == "15 ended by --max-tokens (2), the model's own end"
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"), [("context", "context is full"), ("length", "--max-tokens"), ("stop", "")]
+)
+def test_one_line_says_why_an_answer_is_short(reason: str, words: str):
+    assert one_line(generation(finish_reason=reason)).startswith("5 tokens, 2.50 tokens/s, 2.0 a round")
+    assert one_line(generation(finish_reason=reason)).endswith(words)
+
+
+def test_the_plan_is_held_against_the_measurement():
+    predicted = Prediction(2.0, 0.1, 2, 0.5, 0.1, 0.7, 3.0, 4.0, 6.0)
+    placement = Placement((), (0,), (), (0,), 2, 0, {}, {}, 1, predicted, "RAM", Budgets(), "")
+    shown = cells(prediction_table({"link_gbps": 1.0, "draft_step_s": 0.05, "tokens_per_round": 3.0}, placement))
+    assert shown == {"link_gbps": "2 1 0.50", "draft_step_s": "0.1 0.05 0.50", "tokens_per_round": "3 3 1.00"}
