@@ -10,6 +10,7 @@ from specdecodes.offload.layout import LayerLayout, lay_out
 from specdecodes.offload.store import TensorSpan, aligned_memory
 
 _CACHE_LINE = 64
+_ALIGNED = 256  # what an accelerator's allocator gives
 
 
 class Ring:
@@ -19,18 +20,34 @@ class Ring:
     of memory that all layers share.
     """
 
-    def __init__(self, layers: Sequence[Mapping[str, TensorSpan]], slots: int, dtype: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Mapping[str, TensorSpan]],
+        slots: int,
+        dtype: torch.dtype | None,
+        device: torch.device | None = None,
+    ) -> None:
+        """On `device`, or in host memory (None), where `memory` has each slot as a buffer to read into."""
         self.layouts: list[LayerLayout] = [lay_out(spans) for spans in layers]
         self.slot_bytes = max(layout.nbytes for layout in self.layouts)
-        memory = aligned_memory(max(1, slots * self.slot_bytes))
-        self.memory = [memoryview(memory)[at * self.slot_bytes :][: self.slot_bytes] for at in range(slots)]
-        self._bytes = torch.frombuffer(memory, dtype=torch.uint8)
+        self.memory: list[memoryview] = []
+        self.shifts = [0] * len(layers)
+        if device is None:
+            memory = aligned_memory(max(1, slots * self.slot_bytes))
+            self.memory = [memoryview(memory)[at * self.slot_bytes :][: self.slot_bytes] for at in range(slots)]
+            self.bytes = torch.frombuffer(memory, dtype=torch.uint8)
+        else:
+            # Kernels want aligned weights; a layer's first tensor is put at such an offset, and sizes keep the others.
+            self.shifts = [-min(layout.offsets.values(), default=0) % _ALIGNED for layout in self.layouts]
+            self.slot_bytes += _ALIGNED
+            self.bytes = torch.empty(slots * self.slot_bytes, dtype=torch.uint8, device=device)
+        self._slots = slots
         self._views = [[self._view(slot, layer, spans) for layer, spans in enumerate(layers)] for slot in range(slots)]
-        self._converted, self.converted_bytes = _conversions(layers, dtype)
+        self._converted, self.converted_bytes = _conversions(layers, dtype, device)
 
     @property
     def nbytes(self) -> int:
-        return len(self.memory) * self.slot_bytes + self.converted_bytes
+        return self._slots * self.slot_bytes + self.converted_bytes
 
     @property
     def converts(self) -> bool:
@@ -40,23 +57,23 @@ class Ring:
         """The tensors of `layer`, whose bytes have arrived in `slot`; views unless they are converted."""
         for move in self.layouts[layer].moves:
             start = slot * self.slot_bytes
-            source = self._bytes[start + move.source : start + move.source + move.nbytes]
-            self._bytes[start + move.target : start + move.target + move.nbytes].copy_(source)
+            source = self.bytes[start + move.source : start + move.source + move.nbytes]
+            self.bytes[start + move.target : start + move.target + move.nbytes].copy_(source)
         converted = self._converted[layer]
         for name, target in converted.items():
             target.copy_(self._views[slot][layer][name])
         return self._views[slot][layer] | converted
 
     def _view(self, slot: int, layer: int, spans: Mapping[str, TensorSpan]) -> dict[str, torch.Tensor]:
-        start, offsets = slot * self.slot_bytes, self.layouts[layer].offsets
+        start, offsets = slot * self.slot_bytes + self.shifts[layer], self.layouts[layer].offsets
         return {
-            name: _tensor(self._bytes, start + offsets[name], span.nbytes, span.dtype, span.shape)
+            name: _tensor(self.bytes, start + offsets[name], span.nbytes, span.dtype, span.shape)
             for name, span in spans.items()
         }
 
 
 def _conversions(
-    layers: Sequence[Mapping[str, TensorSpan]], dtype: torch.dtype | None
+    layers: Sequence[Mapping[str, TensorSpan]], dtype: torch.dtype | None, device: torch.device | None
 ) -> tuple[list[dict[str, torch.Tensor]], int]:
     """Per layer, the converted tensors' places in memory shared by all layers, and that memory's size."""
     places: list[dict[str, int]] = []
@@ -71,7 +88,10 @@ def _conversions(
         largest = max(largest, end)
     if dtype is None or not largest:
         return [{} for _ in layers], 0
-    memory = torch.frombuffer(aligned_memory(largest), dtype=torch.uint8)
+    if device is None:
+        memory = torch.frombuffer(aligned_memory(largest), dtype=torch.uint8)
+    else:
+        memory = torch.empty(largest, dtype=torch.uint8, device=device)
     converted = [
         {name: _tensor(memory, at, _bytes_as(spans[name], dtype), dtype, spans[name].shape) for name, at in at.items()}
         for spans, at in zip(layers, places, strict=True)

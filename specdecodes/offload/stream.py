@@ -13,8 +13,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from threading import Condition, Lock, Thread
 
@@ -25,29 +23,10 @@ from specdecodes.offload.counters import StreamCounters
 from specdecodes.offload.files import WeightFiles
 from specdecodes.offload.layout import Block
 from specdecodes.offload.ring import Ring
+from specdecodes.offload.slots import Holder, Slot, State
 from specdecodes.offload.store import ALIGNMENT, Storage, TensorSpan
 
 BLOCK_BYTES = 8 * 2**20
-
-
-class _State(Enum):
-    FREE = "free"
-    FILLING = "filling"
-    READY = "ready"
-    HELD = "held"
-
-
-@dataclass
-class _Slot:
-    index: int
-    state: _State = _State.FREE
-    turn: int = -1  # which layer of which pass: layer + pass * number of layers
-    missing: int = 0  # blocks still to arrive
-    holder: weakref.ReferenceType[_Holder] | None = None
-
-
-class _Holder:
-    """Identity of one `with` block."""
 
 
 class LayerStream:
@@ -77,11 +56,11 @@ class LayerStream:
         if not layers or slots < 2 or readers < 1 or block_bytes < 1 or block_bytes % ALIGNMENT:
             raise ValueError(f"a stream needs a layer, two slots, a reader and blocks of whole {ALIGNMENT} bytes")
         self._files = WeightFiles({span.path for spans in layers for span in spans.values()})
-        self._ring = Ring(layers, slots, dtype)
+        self._ring = self._make_ring(layers, slots, dtype)
         self._blocks = [tuple(layout.blocks(block_bytes)) for layout in self._ring.layouts]
         if not all(self._blocks):
             raise ValueError("a streamed layer without bytes cannot be waited for")
-        self._slots = [_Slot(index) for index in range(slots)]
+        self._slots = [Slot(index) for index in range(slots)]
         self._readers = readers
         self._process = os.getpid()
         # The caller may be interrupted anywhere, so it uses locks alone: a Condition loses its lock to a Ctrl-C.
@@ -89,7 +68,7 @@ class LayerStream:
         self._work = Condition(self._lock)  # readers wait for something to read
         self._bell = Lock()  # locked; a reader that changes something unlocks it for the waiting caller
         self._bell.acquire()
-        self._pending: deque[tuple[_Slot, Block]] = deque()
+        self._pending: deque[tuple[Slot, Block]] = deque()
         self._filled = 0  # the next turn to read
         self._expected: int | None = None  # the next turn to hand out; None: start over
         self._threads: list[Thread] = []
@@ -134,7 +113,7 @@ class LayerStream:
             raise IndexError(f"layer {index} of a stream of {len(self._blocks)}")
         if os.getpid() != self._process:
             raise StreamError("a weight stream belongs to the process that made it; load the model in this one.")
-        holder = _Holder()  # made first, so that an interrupt at any point below still finds its slot
+        holder = Holder()  # made first, so that an interrupt at any point below still finds its slot
         try:
             yield self._ring.tensors(self._take(index, holder), index)
         finally:
@@ -159,9 +138,21 @@ class LayerStream:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    # Where the slots are: here host memory, read into in place. A subclass for another device overrides these three.
+
+    def _make_ring(self, layers: Sequence[Mapping[str, TensorSpan]], slots: int, dtype: torch.dtype | None) -> Ring:
+        return Ring(layers, slots, dtype)
+
+    def _fill(self, slot: Slot, block: Block) -> int:
+        """Brings `block` into `slot`, in a reader's thread; returns its bytes, which are there. Raises StreamError."""
+        return self._files.read(block, self._ring.memory[slot.index])
+
+    def _end_use(self, slot: Slot) -> None:
+        """Called in the caller's thread before readers may have `slot` again."""
+
     # The caller's side.
 
-    def _take(self, index: int, holder: _Holder) -> int:
+    def _take(self, index: int, holder: Holder) -> int:
         """Waits for layer `index` and holds its slot, whose number is returned."""
         start = time.perf_counter()
         with self._lock:
@@ -181,7 +172,7 @@ class LayerStream:
             if slot is None or self._closed:
                 self._expected = None
                 raise self._error or StreamError("the weight stream was closed, or a reader died; try again.")
-            slot.state, slot.holder = _State.HELD, weakref.ref(holder)
+            slot.state, slot.holder = State.HELD, weakref.ref(holder)
             self._expected = slot.turn + 1
             self._totals += StreamCounters(wait_seconds=time.perf_counter() - start, layers=1)
             return slot.index
@@ -190,11 +181,12 @@ class LayerStream:
         """Frees slots whose release an interrupt cut short; raises when the caller may not have another one."""
         if self._closed:
             raise StreamError("this model is closed; load it again.")
-        held = [slot for slot in self._slots if slot.state is _State.HELD]
+        held = [slot for slot in self._slots if slot.state is State.HELD]
         for slot in held:
             if slot.holder is not None and slot.holder() is None:
-                slot.state = _State.FREE
-        kept = sum(slot.state is _State.HELD for slot in held)
+                self._end_use(slot)
+                slot.state = State.FREE
+        kept = sum(slot.state is State.HELD for slot in held)
         if kept == len(self._slots) or (kept and self._ring.converts):
             raise RuntimeError("end the `with` block of an earlier layer first: its memory is needed")
 
@@ -205,15 +197,16 @@ class LayerStream:
                     return
             self._bell.acquire()
 
-    def _release(self, holder: _Holder) -> None:
+    def _release(self, holder: Holder) -> None:
         with self._lock:
             for slot in self._slots:
-                if slot.state is _State.HELD and slot.holder is not None and slot.holder() is holder:
-                    slot.state = _State.FREE
+                if slot.state is State.HELD and slot.holder is not None and slot.holder() is holder:
+                    self._end_use(slot)
+                    slot.state = State.FREE
             self._work.notify_all()
 
-    def _ready(self) -> _Slot | None:
-        return next((s for s in self._slots if s.state is _State.READY and s.turn == self._expected), None)
+    def _ready(self) -> Slot | None:
+        return next((s for s in self._slots if s.state is State.READY and s.turn == self._expected), None)
 
     def _expects(self, index: int) -> bool:
         """Whether readers work towards layer `index`, or stopped at an error that is still to be told."""
@@ -228,8 +221,8 @@ class LayerStream:
     def _restart(self, index: int) -> None:
         """Lets readers begin anew at layer `index`. No read is under way."""
         for slot in self._slots:
-            if slot.state is not _State.HELD:
-                slot.state = _State.FREE
+            if slot.state is not State.HELD:
+                slot.state = State.FREE
         if self._error is not None:
             self._files.close()  # a file that was cut or replaced is to be opened anew
             self._error = None
@@ -257,7 +250,7 @@ class LayerStream:
                 self._alive -= 1
                 self._ring_bell()
 
-    def _next_block(self) -> tuple[_Slot, Block] | None:
+    def _next_block(self) -> tuple[Slot, Block] | None:
         """The next read, waiting for a free slot; None when the stream is closed."""
         with self._lock:
             while not self._closed:
@@ -272,18 +265,18 @@ class LayerStream:
             return None
 
     def _begin_layer(self) -> None:
-        slot = next((slot for slot in self._slots if slot.state is _State.FREE), None)
+        slot = next((slot for slot in self._slots if slot.state is State.FREE), None)
         if slot is None:
             return
         blocks = self._blocks[self._filled % len(self._blocks)]
-        slot.state, slot.turn, slot.missing = _State.FILLING, self._filled, len(blocks)
+        slot.state, slot.turn, slot.missing = State.FILLING, self._filled, len(blocks)
         self._filled += 1
         self._pending.extend((slot, block) for block in blocks)
 
-    def _read(self, slot: _Slot, block: Block) -> None:
+    def _read(self, slot: Slot, block: Block) -> None:
         count = 0
         try:
-            count = self._files.read(block, self._ring.memory[slot.index])
+            count = self._fill(slot, block)
         except StreamError as error:
             with self._lock:
                 self._error = self._error or error
@@ -292,14 +285,14 @@ class LayerStream:
             with self._lock:
                 self._end_read(slot, count)
 
-    def _end_read(self, slot: _Slot, count: int) -> None:
+    def _end_read(self, slot: Slot, count: int) -> None:
         """Counts a read of `count` bytes, 0 when it failed."""
         self._reading -= 1
         busy = 0.0 if self._reading else time.perf_counter() - self._busy_since
         self._totals += StreamCounters(bytes_read=count, read_seconds=busy)
         slot.missing -= count > 0
         if not slot.missing:
-            slot.state = _State.READY
+            slot.state = State.READY
         self._ring_bell()
 
     def _ring_bell(self) -> None:
