@@ -13,6 +13,7 @@ from torch import Tensor
 
 from specdecodes.decode import LogitsHook, decode, finite
 from specdecodes.drafters import Drafter
+from specdecodes.engine.compile import CompileLog
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ContextOverflowError, NumericsError
 from specdecodes.offload.plan import Placement
@@ -41,7 +42,6 @@ class Origin:
     dtype: str
     device: str
     exact: bool
-    compiled: bool
     kernel: str  # of the draft's linears; empty without a draft
 
 
@@ -99,9 +99,9 @@ class Generator:
         return self._target.cache.shape.max_length
 
     @property
-    def compile_seconds(self) -> float:
-        """Time that compiled steps took to build so far in this process."""
-        return self._target.steps.log.seconds
+    def compile_log(self) -> CompileLog:
+        """What compiling cost so far in this process; nothing when steps are eager."""
+        return self._target.steps.log
 
     def generate(
         self,

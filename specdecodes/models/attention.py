@@ -45,8 +45,8 @@ def attend(
         return attended.transpose(1, 2).contiguous()
     batch, rows, heads, dim = query.shape
     groups = heads // keys.shape[1]
-    wide = queries.to(torch.float64).reshape(batch, keys.shape[1], groups * rows, dim)
-    scores = wide @ seen_keys.to(torch.float64).transpose(-1, -2) * scale
+    wide = (queries.to(torch.float64) * scale).reshape(batch, keys.shape[1], groups * rows, dim)
+    scores = wide @ seen_keys.to(torch.float64).transpose(-1, -2)
     scores = scores.view(batch, -1, rows, stop - start).masked_fill_(~visible, float("-inf")).softmax(-1)
     attended = scores.view(batch, keys.shape[1], groups * rows, stop - start) @ seen_values.to(torch.float64)
     return attended.view(batch, heads, rows, dim).transpose(1, 2).to(query.dtype, memory_format=torch.contiguous_format)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,11 @@ class Checkpoint:
     dtype: torch.dtype
     eos_ids: tuple[int, ...]
     spans: dict[str, TensorSpan]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weight files, in order of name."""
+        return tuple(sorted({span.path for span in self.spans.values()}))
 
     def layer(self, index: int) -> dict[str, TensorSpan]:
         """Tensors of one layer by their name inside it."""
@@ -129,26 +134,20 @@ def _check_shapes(folder: Path, spec: ModelSpec, spans: dict[str, TensorSpan]) -
 def load_outer(decoder: Decoder, checkpoint: Checkpoint, device: torch.device) -> None:
     """Load embedding, final norm and head; a tied head shares the embedding's memory."""
     outer = checkpoint.outer()
-    decoder.embedding = _load(outer["embedding"], decoder.dtype, device)
-    decoder.norm.weight = _load(outer["norm.weight"], decoder.dtype, device)
-    tied = checkpoint.spec.tied
-    decoder.head.weight = decoder.embedding if tied else _load(outer["head.weight"], decoder.dtype, device)
+    if checkpoint.spec.tied:
+        del outer["head.weight"]
+    tensors = load_tensors(outer, decoder.dtype, device)
+    decoder.embedding, decoder.norm.weight = tensors["embedding"], tensors["norm.weight"]
+    decoder.head.weight = tensors.get("head.weight", decoder.embedding)
 
 
-def load_layers(
-    decoder: Decoder,
-    checkpoint: Checkpoint,
-    layers: Iterable[int],
-    device: torch.device,
-    tick: Callable[[], None] = lambda: None,
-) -> None:
-    """Load the named layers, one at a time; `tick` is called after each."""
+def load_layers(decoder: Decoder, checkpoint: Checkpoint, layers: Iterable[int], device: torch.device) -> None:
+    """Load the named layers, one at a time."""
     for index in layers:
-        decoder.layers[index].put(  # type: ignore[operator]
-            {name: _load(span, decoder.dtype, device) for name, span in checkpoint.layer(index).items()}
-        )
-        tick()
+        layer: Any = decoder.layers[index]
+        layer.put(load_tensors(checkpoint.layer(index), decoder.dtype, device))
 
 
-def _load(span: TensorSpan, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return load_tensor(span).to(device=device, dtype=dtype)
+def load_tensors(spans: Mapping[str, TensorSpan], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """Tensors in memory of their own, by the names of `spans`."""
+    return {name: load_tensor(span).to(device=device, dtype=dtype) for name, span in spans.items()}

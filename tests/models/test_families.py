@@ -102,8 +102,8 @@ def test_shapes_are_checked_before_loading(tiny_checkpoint, tmp_path):
     folder = edited(tiny_checkpoint(), tmp_path / "x", intermediate_size=192)
     with pytest.raises(CheckpointError, match="gate_proj.*128.*192"):
         open_checkpoint(str(folder))
-    folder = edited(tiny_checkpoint(), tmp_path / "y", num_hidden_layers=3)
-    with pytest.raises(CheckpointError, match=r"lacks the tensor model\.layers\.2"):
+    folder = edited(tiny_checkpoint(), tmp_path / "y", num_hidden_layers=5)
+    with pytest.raises(CheckpointError, match=r"lacks the tensor model\.layers\.4"):
         open_checkpoint(str(folder))
 
 

@@ -1,0 +1,139 @@
+"""Plain, classic and SubSpec decoding of one streamed model, alternating, with the disk's own speed beside every arm.
+
+    python benchmarks/streamed.py --model DIR --device-memory 1GB --out assets/results/NAME.json
+
+All arms share target, budget, exactness, prompts and clock. Each round of the experiment reads the file directly (the disk's
+speed just then), then lets every arm answer the same prompt. Quoted are medians over the rounds and their ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from specdecodes.benchmark.environment import describe
+from specdecodes.benchmark.mt_bench import BUNDLED
+from specdecodes.benchmark.samples import read_questions
+from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
+from specdecodes.errors import SpecDecodesError
+from specdecodes.generator import Generator
+from specdecodes.methods import build
+from specdecodes.offload.store import measure_read, probe, read_index
+from specdecodes.sampling import SamplingParams
+from specdecodes.stats import Generation, summarize
+
+
+def main() -> int:
+    arguments = _arguments()
+    try:
+        receipt = measure(arguments)
+    except SpecDecodesError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    receipt |= {"command": " ".join(["python", *sys.argv]), "environment": describe()}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(receipt, indent=1))
+    print(json.dumps({key: receipt[key] for key in ("ratios", "medians")}, indent=1))
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a checkpoint folder")
+    parser.add_argument("--draft-model", help="adds the classic arm")
+    parser.add_argument("--device-memory", required=True, help="budget of every arm, like 1GB")
+    parser.add_argument("--arms", default="vanilla,subspec_sd", help="methods, the first is the baseline")
+    parser.add_argument("--rounds", type=int, default=5, help="prompts, each answered by every arm")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens an answer at most")
+    parser.add_argument("--plain-tokens", type=int, default=12, help="tokens of a plain answer at most")
+    parser.add_argument("--width", type=int, default=4)
+    parser.add_argument("--depth", type=int, default=32)
+    parser.add_argument("--nodes", type=int, default=64)
+    parser.add_argument("--max-length", type=int, default=1024)
+    parser.add_argument("--exact", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--out", type=Path, required=True, help="the receipt, a JSON file")
+    return parser.parse_args()
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every arm on every prompt; returns the rounds, the medians and their ratios to the first arm."""
+    paths = sorted({span.path for span in read_index(Path(arguments.model)).values()})
+    direct = probe(paths[0]).direct
+    arms = {method: open_arm(arguments, method) for method in arguments.arms.split(",")}
+    params = SamplingParams(max_tokens=arguments.tokens, temperature=arguments.temperature)
+    prompts = [sample.turns[0] for sample in read_questions(BUNDLED)][: arguments.rounds + 1]
+    rounds: list[dict[str, Any]] = []
+    for number, prompt in enumerate(prompts):
+        row: dict[str, Any] = {"prompt": prompt}
+        answers = {}
+        for method, generator in arms.items():
+            tokens = arguments.plain_tokens if method == "vanilla" else arguments.tokens
+            before = measure_read(paths, direct=direct, max_bytes=512 * 10**6)
+            answers[method] = generator.generate([{"role": "user", "content": prompt}], replace(params, max_tokens=tokens))
+            row[method] = figures(answers[method]) | {"disk_gbps": before}
+        row["same_tokens"] = agree([answer.tokens for answer in answers.values()])
+        print(f"prompt {number}: " + ", ".join(f"{m} {row[m]['decode_tokens_per_second']:.2f} tok/s" for m in arms), flush=True)
+        if number:  # the first prompt compiles and warms up
+            rounds.append(row)
+    for generator in arms.values():
+        generator.close()
+    medians = {method: median_of([row[method] for row in rounds]) for method in arms}
+    base = next(iter(arms))
+    ratios = {m: statistics.median(r[m]["decode_tokens_per_second"] / r[base]["decode_tokens_per_second"] for r in rounds) for m in arms}
+    plans = {method: dict(plan=[list(row) for row in arm.placement.rows()]) for method, arm in arms.items()}
+    return {"rounds": rounds, "medians": medians, "ratios": ratios, "plans": plans}
+
+
+def open_arm(arguments: argparse.Namespace, method: str) -> Generator:
+    """One arm's generator: the same target, budget and arithmetic for all."""
+    pipeline = Pipeline(
+        method=method,
+        target=Target(arguments.model),
+        draft=Draft(model=arguments.draft_model if method == "classic_sd" else None),
+        tree=Tree(arguments.width, arguments.depth, arguments.nodes),
+        memory=Memory(device=arguments.device_memory),
+        max_length=arguments.max_length,
+        exact=arguments.exact,
+        compile=not arguments.eager,
+    )
+    return build(pipeline, progress=lambda text: print(f"[{method}] {text}", flush=True))
+
+
+def figures(answer: Generation) -> dict[str, Any]:
+    """The terms of one answer."""
+    summary = summarize([answer])
+    names = (
+        "new_tokens decode_tokens_per_second tokens_per_second tau tokens_per_round rounds draft_step_s draft_levels "
+        "time_to_first_token_s phase_seconds bytes_per_round bytes_streamed link_gbps link_utilization bound_tokens_per_second"
+    )
+    return {name: summary[name] for name in names.split()}
+
+
+def median_of(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Medians of every plain number over the rounds."""
+    return {
+        name: statistics.median(row[name] for row in rows)
+        for name, value in rows[0].items()
+        if isinstance(value, int | float)
+    }
+
+
+def agree(answers: Sequence[tuple[int, ...]]) -> bool:
+    """Whether all answers are equal as far as the shortest goes."""
+    shortest = min(len(answer) for answer in answers)
+    return len({answer[:shortest] for answer in answers}) == 1
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""One file per method name: how it plans its memory and how it is wired. The only room that connects all others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from specdecodes.config import Pipeline
+from specdecodes.errors import ConfigError, suggest
+from specdecodes.generator import Generator
+from specdecodes.methods import classic, subspec, vanilla
+from specdecodes.methods.assembly import Progress, Site
+from specdecodes.offload.plan import Placement
+
+
+class Method(NamedTuple):
+    """`plan` looks at configs and file headers only; `build` loads what the plan says."""
+
+    plan: Callable[[Site], Placement]
+    build: Callable[[Site, Placement, Progress], Generator]
+
+
+METHODS: dict[str, Method] = {
+    "vanilla": Method(vanilla.plan, vanilla.build),
+    "classic_sd": Method(classic.plan, classic.build),
+    "subspec_sd": Method(subspec.plan, subspec.build),
+}
+
+
+def build(pipeline: Pipeline, *, progress: Progress = print) -> Generator:
+    """Plan, load and wire a pipeline. `progress` is told each step. Raises SpecDecodesError with cause and cure."""
+    method, site = _method(pipeline), Site.of(pipeline)
+    return method.build(site, method.plan(site), progress)
+
+
+def plan_for(pipeline: Pipeline) -> Placement:
+    """What would live where, from configs and file headers alone. Raises BudgetError when it cannot work."""
+    return _method(pipeline).plan(Site.of(pipeline))
+
+
+def _method(pipeline: Pipeline) -> Method:
+    if pipeline.method not in METHODS:
+        raise ConfigError(suggest("method", pipeline.method, METHODS))
+    return METHODS[pipeline.method]

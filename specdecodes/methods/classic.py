@@ -1,0 +1,59 @@
+"""Classic speculative decoding: a second, smaller model drafts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from specdecodes.cache import CacheShape, KVCache
+from specdecodes.drafters.independent import IndependentDrafter
+from specdecodes.drafters.level import LevelGrower, region_nodes
+from specdecodes.engine.layers import ResidentLayers
+from specdecodes.engine.runner import ModelRunner
+from specdecodes.errors import ConfigError
+from specdecodes.generator import Generator
+from specdecodes.methods.assembly import Progress, Site, load_target, place
+from specdecodes.models.decoder import Decoder
+from specdecodes.models.loading import load_layers, load_outer, load_tokenizer
+from specdecodes.offload.plan import Placement
+
+
+def plan(site: Site) -> Placement:
+    draft = _draft_site(site)
+    return place(site, levels=site.pipeline.tree.depth, draft=draft.checkpoint, draft_cache=_draft_cache(site, draft))
+
+
+def build(site: Site, placement: Placement, progress: Progress) -> Generator:
+    draft, tree, device = _draft_site(site), site.pipeline.tree, site.device
+    spec = draft.checkpoint.spec
+    _check_tokenizers(site, draft)
+    target = load_target(site, placement, progress, width=tree.nodes)
+    progress(f"loading the draft {draft.checkpoint.folder.name}")
+    decoder = Decoder(spec, draft.dtype)
+    load_outer(decoder, draft.checkpoint, device)
+    load_layers(decoder, draft.checkpoint, range(spec.layers), device)
+    layers = ResidentLayers(list(decoder.layers))
+    cache = KVCache(_draft_cache(site, draft), draft.dtype, device)
+    runner = ModelRunner(decoder, layers, cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False)
+    grower = LevelGrower(runner, tree, site.pipeline.draft.temperature, site.checkpoint.spec.vocab_size)
+    return target.generator(IndependentDrafter(runner, grower))
+
+
+def _draft_site(site: Site) -> Site:
+    model = site.pipeline.draft.model
+    if model is None:
+        raise ConfigError("classic_sd needs a second model; name it with --draft-model or draft.model.")
+    return Site.of(replace(site.pipeline, target=replace(site.pipeline.target, model=model, revision=None)))
+
+
+def _draft_cache(site: Site, draft: Site) -> CacheShape:
+    tree = site.pipeline.tree
+    return site.cache_shape(draft.checkpoint.spec, draft_nodes=region_nodes(tree), target_nodes=max(tree.width, site.chunk))
+
+
+def _check_tokenizers(site: Site, draft: Site) -> None:
+    ours, theirs = (load_tokenizer(s.checkpoint.folder).get_vocab() for s in (site, draft))
+    if ours != theirs:
+        raise ConfigError(
+            f"{draft.checkpoint.folder.name} and {site.checkpoint.folder.name} have different vocabularies; "
+            "classic_sd needs a draft with the target's tokenizer."
+        )

@@ -1,0 +1,132 @@
+"""The flagship: every method says what plain decoding says, token for token, and in exact mode bit for bit.
+
+Methods x decoder families x greedy and sampled x resident and streamed x exact and not, on tiny random models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
+from specdecodes.errors import BudgetError
+from specdecodes.methods import METHODS, build, plan_for
+from specdecodes.sampling import SamplingParams
+from tests.conftest import FAMILY_OPTIONS
+
+GREEDY = SamplingParams(max_tokens=60, ignore_eos=True)
+SAMPLED = replace(GREEDY, temperature=0.8, top_k=40, top_p=0.95, repetition_penalty=1.1, seed=7)
+PROMPTS = ("w5 w9 w11", " ".join(f"w{3 + 7 * i % 90}" for i in range(75)))
+DRAFTED = [method for method in METHODS if method != "vanilla"]
+
+
+def pipeline_for(method, folder, draft, *, exact, streamed=False, dtype="auto", compiled=False, depth=5):
+    pipeline = Pipeline(
+        method=method,
+        target=Target(str(folder), dtype=dtype, device="cpu"),
+        draft=Draft(model=str(draft) if method == "classic_sd" else None, group=32),
+        tree=Tree(width=3, depth=depth, nodes=12, adaptive=False),
+        memory=Memory(device="4GiB"),
+        max_length=256,
+        exact=exact,
+        compile=compiled,
+    )
+    return replace(pipeline, memory=Memory(device=smallest_budget(pipeline))) if streamed else pipeline
+
+
+def smallest_budget(pipeline):
+    """What the planner says is the least that works: everything that can stream, streams."""
+    with pytest.raises(BudgetError) as refused:
+        plan_for(replace(pipeline, memory=Memory(device=1)))
+    return 1 + refused.value.shortfall_bytes
+
+
+def answers(pipeline, params, prompts=PROMPTS):
+    """Token ids and target logits of every prompt, then of a second turn on the kept cache."""
+    tokens, logits = [], []
+    with build(pipeline, progress=lambda text: None) as generator:
+        assert bool(generator.placement.streamed) == (pipeline.memory.device != "4GiB")
+        for prompt in prompts:
+            tokens.append(generator.generate(prompt, params, on_logits=lambda rows: logits.append(rows.clone())).tokens)
+        turn = prompts[-1] + " " + generator.tokenizer.decode(tokens[-1]) + " w8 w9"
+        second = generator.generate(turn, params, reuse_cache=True, on_logits=lambda rows: logits.append(rows.clone()))
+        assert second.cached_tokens > 75
+        tokens.append(second.tokens)
+    return tokens, torch.cat(logits)
+
+
+def differing_bits(ours, theirs):
+    bits = {2: torch.int16, 4: torch.int32}[ours.element_size()]
+    return int((ours.view(bits) != theirs.view(bits)).sum())
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_checkpoint):
+    """Plain decoding, resident, run once for every case that is compared with it."""
+    known = {}
+
+    def run(family, params, exact, dtype="auto", compiled=False):
+        key = (family, params, exact, dtype, compiled)
+        if key not in known:
+            folder = tiny_checkpoint(family)
+            known[key] = answers(pipeline_for("vanilla", folder, None, exact=exact, dtype=dtype, compiled=compiled), params)
+        return known[key]
+
+    return run
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["fast", "exact"])
+@pytest.mark.parametrize("streamed", [False, True], ids=["resident", "streamed"])
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("family", FAMILY_OPTIONS)
+@pytest.mark.parametrize("method", METHODS)
+def test_tokens_equal_plain_decoding(method, family, params, streamed, exact, tiny_checkpoint, plain):
+    pipeline = pipeline_for(method, tiny_checkpoint(family), tiny_checkpoint(family), exact=exact, streamed=streamed)
+    tokens, logits = answers(pipeline, params)
+    wanted, wanted_logits = plain(family, params, exact)
+    assert tokens == wanted
+    if exact:
+        assert differing_bits(logits, wanted_logits) == 0
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("method", METHODS)
+def test_exact_mode_is_bit_for_bit_in_half_precision(method, params, dtype, tiny_checkpoint, plain):
+    """Streamed, and drafted by another model (seed 1), so that most rounds accept only part of a path."""
+    folder, draft = tiny_checkpoint("qwen3"), tiny_checkpoint("qwen3", seed=1)
+    pipeline = pipeline_for(method, folder, draft, exact=True, streamed=True, dtype=dtype)
+    tokens, logits = answers(pipeline, params)
+    wanted, wanted_logits = plain("qwen3", params, True, dtype)
+    assert tokens == wanted
+    assert logits.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    assert differing_bits(logits, wanted_logits) == 0
+
+
+@pytest.mark.parametrize("method", DRAFTED)
+def test_drafts_are_accepted(method, tiny_checkpoint):
+    """The matrix would hold for a drafter that is always wrong; this one is mostly right."""
+    folder = tiny_checkpoint("llama")
+    with build(pipeline_for(method, folder, folder, exact=True), progress=lambda text: None) as generator:
+        generation = generator.generate(PROMPTS[0], GREEDY)
+    assert generation.tau > 2
+    assert len(generation.rounds) < 25
+    assert sum(len(r.tokens) for r in generation.rounds) == 59
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_compiled_steps_are_exact_and_compiled_once(method, tiny_checkpoint, plain):
+    folder = tiny_checkpoint("llama")
+    pipeline = pipeline_for(method, folder, folder, exact=True, compiled=True)
+    with build(pipeline, progress=lambda text: None) as generator:
+        generator.generate(PROMPTS[1], GREEDY)
+        built = generator.compile_log.graphs
+        for prompt in PROMPTS:
+            generator.generate(prompt, SAMPLED)
+        assert generator.compile_log.graphs == built > 0
+    tokens, logits = answers(pipeline, GREEDY)
+    wanted, wanted_logits = plain("llama", GREEDY, True, compiled=True)
+    assert tokens == wanted
+    assert differing_bits(logits, wanted_logits) == 0
