@@ -113,7 +113,7 @@ def _stream_seconds(work: Work, machine: Machine) -> float:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TermCheck:
     """One term, predicted and measured, in the same unit."""
 
     term: str
@@ -126,7 +126,7 @@ class Comparison:
         return self.measured / self.predicted if self.predicted else 0.0
 
 
-def compare(prediction: Prediction, summary: Mapping[str, Any]) -> list[Comparison]:
+def compare(prediction: Prediction, summary: Mapping[str, Any]) -> list[TermCheck]:
     """The prediction beside a run's summary (by the names of the results format); terms that it lacks are left out."""
     predicted = {
         "link_gbps": prediction.link_gbps,
@@ -136,7 +136,5 @@ def compare(prediction: Prediction, summary: Mapping[str, Any]) -> list[Comparis
         "bound_tokens_per_second": prediction.bound_tokens_per_second,
     }
     return [
-        Comparison(term, value, float(summary[term]))
-        for term, value in predicted.items()
-        if value and summary.get(term)
+        TermCheck(term, value, float(summary[term])) for term, value in predicted.items() if value and summary.get(term)
     ]

@@ -43,6 +43,7 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 _LONGEST_HEADER = 100_000_000  # the format's own limit; a larger number means that this is no safetensors file
+_CHUNK = 16 * 2**20
 _IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 
 
@@ -166,11 +167,14 @@ def load_tensor(span: TensorSpan) -> torch.Tensor:
     window, filled = flat.numpy().data, 0
     try:
         with span.path.open("rb", buffering=0) as file:
-            if sys.platform == "linux":
-                # Without the hint the kernel reads ahead in small steps, at a third of the disk's speed.
-                os.posix_fadvise(file.fileno(), span.offset, span.nbytes, os.POSIX_FADV_WILLNEED)
             file.seek(span.offset)
-            while filled < span.nbytes and (count := file.readinto(window[filled:])):
+            while filled < span.nbytes:
+                if sys.platform == "linux":
+                    # By itself the kernel reads ahead in small steps, at a third of the disk's speed.
+                    os.posix_fadvise(file.fileno(), file.tell(), 2 * _CHUNK, os.POSIX_FADV_WILLNEED)
+                count = file.readinto(window[filled : filled + _CHUNK])
+                if not count:
+                    break
                 filled += count
     except OSError as error:
         raise CheckpointError(f"{span.path} cannot be read: {error.strerror}.") from error
@@ -236,7 +240,7 @@ def _file_system(path: Path) -> str:
 
 
 def measure_read(paths: Sequence[Path], *, direct: bool, max_bytes: int = 256 * 2**20, block: int = 8 * 2**20) -> float:
-    """GB/s of reading up to `max_bytes` of `paths` in order, in blocks of `block` bytes, as the stream would.
+    """GB/s of reading up to `max_bytes` of `paths` in order, in blocks of `block` bytes, as one reader of a stream would.
 
     Without `direct` the page cache is dropped first, so that the disk is measured. Raises CheckpointError.
     """
@@ -247,14 +251,24 @@ def measure_read(paths: Sequence[Path], *, direct: bool, max_bytes: int = 256 * 
             try:
                 if not direct and sys.platform == "linux":
                     os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-                start, position = time.perf_counter(), 0
-                while done < max_bytes and (count := os.preadv(file, [buffer], position)):
-                    done, position = done + count, position + count
-                    if count < block:  # the end of the file; a further direct read would start off the alignment
-                        break
+                start = time.perf_counter()
+                done += _read_through(file, buffer, max_bytes - done, direct)
                 seconds += time.perf_counter() - start
             finally:
                 os.close(file)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     return done / seconds / 1e9 if seconds else 0.0
+
+
+def _read_through(file: int, buffer: memoryview, most: int, direct: bool) -> int:
+    """Reads `file` from its start, up to `most` bytes and the rest of a buffer; returns the bytes read."""
+    done = 0
+    while done < most:
+        if not direct and sys.platform == "linux":
+            os.posix_fadvise(file, done, len(buffer), os.POSIX_FADV_WILLNEED)
+        count = os.preadv(file, [buffer], done)
+        done += count
+        if count < len(buffer):  # the end of the file; a further direct read would start off the alignment
+            break
+    return done
