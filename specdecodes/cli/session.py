@@ -18,19 +18,37 @@ if TYPE_CHECKING:
     from specdecodes.sampling import SamplingParams
     from specdecodes.stats import Generation
 
+COMPILING_TOKENS = 8
+"""Enough for a second round: the first has no tree to keep rows of."""
+
 
 @contextmanager
 def opened(pipeline: Pipeline, console: Console) -> Iterator[Generator]:
-    """The pipeline's generator, closed at the end. Progress goes to `console`, which is standard error."""
+    """The pipeline's generator, compiled, closed at the end. Progress goes to `console`, which is standard error."""
     with console.status("starting"):
         from specdecodes.methods import build, plan_for
 
         placement = plan_for(pipeline)
     console.print(plan_table(placement, pipeline))
-    with build(
-        pipeline, progress=lambda text: console.print(text, style="dim", highlight=False, markup=False)
-    ) as generator:
+
+    def note(text: str) -> None:
+        console.print(text, style="dim", highlight=False, markup=False)
+
+    with build(pipeline, progress=note) as generator:
+        if pipeline.compile:
+            with console.status("compiling; later starts find the steps cached"):
+                note(_compile(generator))
         yield generator
+
+
+def _compile(generator: Generator) -> str:
+    """Answer a word, so that every step is built before a question waits for it; tells what that took."""
+    from specdecodes.sampling import SamplingParams
+
+    log = generator.compile_log
+    graphs, seconds = log.graphs, log.seconds
+    generator.generate("Hello", SamplingParams(max_tokens=COMPILING_TOKENS, ignore_eos=True))
+    return f"compiled {log.graphs - graphs} steps in {log.seconds - seconds:.1f} s"
 
 
 def answer(
