@@ -240,7 +240,7 @@ def _file_system(path: Path) -> str:
 
 
 def measure_read(paths: Sequence[Path], *, direct: bool, max_bytes: int = 256 * 2**20, block: int = 8 * 2**20) -> float:
-    """GB/s of reading up to `max_bytes` of `paths` in order, in blocks of `block` bytes, as one reader of a stream would.
+    """GB/s of reading up to `max_bytes` of `paths` in order, in blocks of `block` bytes, as a reader of a stream.
 
     Without `direct` the page cache is dropped first, so that the disk is measured. Raises CheckpointError.
     """
