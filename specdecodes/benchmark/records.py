@@ -79,6 +79,16 @@ def write_json(path: Path, value: Any) -> None:
         raise _unwritable(path, error) from error
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What `write_json` wrote there; None when nothing was. Raises ResultsError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path} cannot be read ({error}); choose another --out-dir or remove it.") from error
+
+
 def encode(generation: Generation) -> dict[str, Any]:
     """`generation` as plain data; its rounds become one list a field, which keeps long runs readable and small."""
     row = asdict(generation)
@@ -134,11 +144,7 @@ def _agree(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
     if fresh:
         write_json(path, wanted)
         return
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read ({error}); choose another --out-dir or remove {folder}.") from error
-    old, new = _flat(kept), _flat(wanted)
+    old, new = _flat(read_json(path) or {}), _flat(wanted)
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if changed:
         listed = "; ".join(f"{key} was {old.get(key)!r} and is {new.get(key)!r}" for key in changed)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from specdecodes.benchmark import environment
-from specdecodes.benchmark.records import SampleLog, decode, encode, open_log, write_json
+from specdecodes.benchmark.records import SampleLog, decode, encode, open_log, read_json, write_json
 from specdecodes.benchmark.samples import Benchmark, Sample
 from specdecodes.config import Pipeline, to_dict
 from specdecodes.errors import SpecDecodesError
@@ -81,6 +81,21 @@ def run(
         summary = _summary(generator, benchmark, records, command)
         write_json(folder / "summary.json", summary)
     return summary
+
+
+def finished(
+    benchmark: Benchmark, pipeline: Pipeline, out_dir: Path, *, max_samples: int | None = None, notify: Notify = print
+) -> dict[str, Any] | None:
+    """The summary that `run` would return without asking anything, or None when samples are left to ask.
+
+    Worth calling before a model is loaded: raises ResultsError for whatever would keep `run` from using `out_dir`.
+    """
+    samples = benchmark.select(pipeline.seed, max_samples)
+    folder = out_dir / benchmark.name
+    with open_log(folder, settings(benchmark, pipeline), notify) as log:
+        summary = read_json(folder / "summary.json")
+        complete = all(is_done(log.records.get(sample.id)) for sample in samples)
+        return summary if complete and summary is not None and summary["samples"] == len(samples) else None
 
 
 def settings(benchmark: Benchmark, pipeline: Pipeline) -> dict[str, Any]:

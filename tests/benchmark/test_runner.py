@@ -9,7 +9,7 @@ import pytest
 
 from specdecodes.benchmark import runner
 from specdecodes.benchmark.records import ResultsError
-from specdecodes.benchmark.runner import run
+from specdecodes.benchmark.runner import finished, run
 from specdecodes.benchmark.samples import Benchmark, Sample
 
 QUESTIONS = Benchmark(
@@ -101,6 +101,16 @@ def test_a_run_in_which_all_fail_still_says_so(fake, pipeline, tmp_path):
     summary = run(fake(fails="q"), QUESTIONS, pipeline, tmp_path)
     assert summary["samples"] == 0
     assert len(summary["failed"]) == 6
+
+
+def test_what_is_finished_is_known_without_a_model(fake, pipeline, tmp_path):
+    assert finished(QUESTIONS, pipeline, tmp_path) is None
+    summary = run(fake(), QUESTIONS, pipeline, tmp_path, max_samples=3)
+    assert finished(QUESTIONS, pipeline, tmp_path, max_samples=3) == json.loads(json.dumps(summary))
+    assert finished(QUESTIONS, pipeline, tmp_path, max_samples=4) is None
+    assert finished(QUESTIONS, pipeline, tmp_path, max_samples=2) is None  # the summary there is of three
+    with pytest.raises(ResultsError, match="seed"):
+        finished(QUESTIONS, replace(pipeline, seed=5), tmp_path)
 
 
 def test_the_warm_up_is_not_counted(fake, pipeline, tmp_path):
