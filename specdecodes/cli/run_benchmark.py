@@ -36,16 +36,30 @@ def run_benchmark(
     """Ask benchmark questions, keep every answer and the figures. The same command goes on where a run was stopped."""
     from specdecodes.benchmark import load
     from specdecodes.benchmark.report import progress_line, summary_table
-    from specdecodes.benchmark.runner import run
+    from specdecodes.benchmark.runner import finished, run
 
     loaded = [load(name.strip(), data_dir) for name in benchmarks.split(",")]
     folder = out_dir or Path("results") / f"{pipeline.method}-{Path(pipeline.target.model).name}"
     console, out = Console(stderr=True), Console()
+
+    def notify(line: str) -> None:
+        console.print(line, highlight=False, markup=False)
+
     if restart:
         for benchmark in loaded:
             _drop(folder / benchmark.name)
+    waiting, failed = [], False
+    for benchmark in loaded:  # before a model is loaded: results of other settings are refused, finished ones are shown
+        summary = finished(benchmark, pipeline, folder, max_samples=max_samples, notify=notify)
+        if summary is None:
+            waiting.append(benchmark)
+            continue
+        out.print(summary_table(summary))
+        out.print(f"Finished before: {folder / benchmark.name} (--restart asks again)", highlight=False)
+    if not waiting:
+        return
     with opened(pipeline, console) as generator:
-        for benchmark in loaded:
+        for benchmark in waiting:
             with progress_line(console) as progress:
                 summary = run(
                     generator,
@@ -54,14 +68,15 @@ def run_benchmark(
                     folder,
                     max_samples=max_samples,
                     command=spoken(sys.argv),
-                    notify=lambda line: console.print(line, highlight=False, markup=False),
+                    notify=notify,
                     progress=progress,
                 )
             out.print(summary_table(summary))
             out.print(prediction_table(summary, generator.placement))
             out.print(f"Answers and figures: {folder / benchmark.name}", highlight=False)
-            if summary["failed"]:
-                raise typer.Exit(1)
+            failed = failed or bool(summary["failed"])
+    if failed:
+        raise typer.Exit(1)
 
 
 def spoken(arguments: list[str]) -> str:
