@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +9,8 @@ from torch import Tensor
 
 from specdecodes.errors import QuantError
 
-BLOCK_ROWS = 256  # rows unpacked at a time: a kernel's wide input never exists for the whole weight
+BLOCK_WEIGHTS = 1 << 19  # codes unpacked at a time: a kernel's wide input never exists for the whole weight
+BLOCK_STEP = 64  # rows; kernels' own blocks divide it
 
 
 @dataclass(frozen=True)
@@ -35,25 +35,18 @@ class Codes:
         """Weights that share one scale and zero."""
         return self.shape[1] // self.scale.shape[1]
 
-    @property
-    def codes(self) -> Tensor:
-        """All codes, [out, in] uint8."""
-        return unpack_nibbles(self.nibbles)
+    def row_blocks(self) -> list[slice]:
+        """Slices of rows to unpack and pack one at a time."""
+        return row_blocks(*self.shape)
 
-    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Row slices and their codes [rows, in] uint8, in order."""
-        for start in range(0, self.shape[0], BLOCK_ROWS):
-            rows = slice(start, min(start + BLOCK_ROWS, self.shape[0]))
-            yield rows, unpack_nibbles(self.nibbles[rows])
+    def codes(self, rows: slice = slice(None)) -> Tensor:
+        """All codes or those of some rows, [rows, in] uint8."""
+        return unpack_nibbles(self.nibbles[rows])
 
-    def dequantize_rows(self, rows: slice, codes: Tensor) -> Tensor:
-        """Weights [rows, in] float32 of a block of rows and its codes [rows, in]."""
+    def dequantize(self, rows: slice = slice(None)) -> Tensor:
+        """The weight on its grid, or some of its rows: [rows, in] float32."""
         scale, zero = self.scale[rows], self.zero[rows]
-        return ((codes.view(*scale.shape, -1) - zero[..., None]) * scale[..., None]).view(codes.shape)
-
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight on its grid, [out, in]; computed in float32 and rounded once to `dtype`."""
-        return self.dequantize_rows(slice(None), self.codes).to(dtype)
+        return ((self.codes(rows).view(*scale.shape, -1) - zero[..., None]) * scale[..., None]).flatten(1)
 
     def scale_and_offset(self) -> tuple[Tensor, Tensor]:
         """Scale and offset, [out, groups] float32, of the form that kernels use: `(code - 8) * scale + offset`.
@@ -78,6 +71,12 @@ class Solved:
 
     codes: Codes
     bias: Tensor | None = None
+
+
+def row_blocks(out: int, width: int) -> list[slice]:
+    """Slices over the rows of an [out, width] weight: BLOCK_WEIGHTS each, or less, in steps of BLOCK_STEP rows."""
+    step = max(BLOCK_WEIGHTS // width // BLOCK_STEP, 1) * BLOCK_STEP
+    return [slice(start, min(start + step, out)) for start in range(0, out, step)]
 
 
 def pack_nibbles(codes: Tensor) -> Tensor:

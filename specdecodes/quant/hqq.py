@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from specdecodes.errors import QuantError
-from specdecodes.quant.codes import BLOCK_ROWS, Codes, check_group, pack_nibbles
+from specdecodes.quant.codes import Codes, check_group, pack_nibbles, row_blocks
+from specdecodes.quant.parallel import Workers, workers
 
 ITERATIONS = 20
 BETA = 10.0
@@ -26,7 +27,7 @@ NORM = 0.7
 SHRINK_FROM = 0.1701  # just below BETA ** (-1 / (2 - NORM)): a smaller residual shrinks to zero
 FLAT_SPAN = 1e-4  # a group whose weights differ by less gets scale 1
 LARGEST_INVERSE_SCALE = 2e4
-CHUNK_WEIGHTS = 1 << 18  # a few float buffers of this size fit the second-level caches
+CHUNK_WEIGHTS = 1 << 19  # a few float buffers of this size stay in a processor's caches
 
 
 def solve(weight: Tensor, *, bits: int = 4, group: int = 64, name: str = "weight") -> Codes:
@@ -38,43 +39,48 @@ def solve(weight: Tensor, *, bits: int = 4, group: int = 64, name: str = "weight
         raise QuantError(f"{name}: codes of {bits} bits do not fit half a byte; choose 1 to 4.")
     check_group(weight.shape[1], group, name=name)
     levels = 2**bits - 1
-    groups = weight.detach().reshape(-1, group)
-    low, high = groups.amin(1, keepdim=True).float(), groups.amax(1, keepdim=True).float()
-    span = high - low
-    if not bool(span.isfinite().all()):
-        raise QuantError(f"{name}: it holds NaN or infinite weights; the checkpoint is damaged.")
-    inverse = torch.where(span <= FLAT_SPAN, 1.0, levels / span).clamp_(max=LARGEST_INVERSE_SCALE)
-    zero = _settle(groups, inverse, -low * inverse, levels)
-    by_row = (weight.shape[0], -1)
-    inverse, zero = inverse.view(by_row), zero.view(by_row)
-    nibbles = [
-        pack_nibbles(_nearest(block.float() * scale[..., None], offset[..., None], levels).to(torch.uint8).flatten(1))
-        for block, scale, offset in zip(
-            *(part.split(BLOCK_ROWS) for part in (groups.view(*inverse.shape, group), inverse, zero)), strict=True
-        )
-    ]
-    return Codes(torch.cat(nibbles), 1.0 / inverse, zero)
+    groups = weight.detach().reshape(*weight.shape[:1], -1, group)
+    with workers() as pool:
+        ends = pool.map(lambda rows: _ends(groups[rows]), row_blocks(*weight.shape))
+        low, high = (torch.cat(end) for end in zip(*ends, strict=True))
+        span = high - low
+        if not bool(span.isfinite().all()):
+            raise QuantError(f"{name}: it holds NaN or infinite weights; the checkpoint is damaged.")
+        inverse = torch.where(span <= FLAT_SPAN, 1.0, levels / span).clamp_(max=LARGEST_INVERSE_SCALE)
+        zero = -low * inverse
+        _settle(groups.flatten(0, 1), inverse.view(-1, 1), zero.view(-1, 1), levels, pool)
+
+        def encode(rows: slice) -> Tensor:
+            scaled = groups[rows].float() * inverse[rows, :, None]
+            return pack_nibbles(_nearest(scaled, zero[rows, :, None], levels).to(torch.uint8).flatten(1))
+
+        return Codes(torch.cat(pool.map(encode, row_blocks(*weight.shape))), 1.0 / inverse, zero)
 
 
-def _settle(groups: Tensor, inverse: Tensor, zero: Tensor, levels: int) -> Tensor:
-    """The zero-points [n, 1] after the iterations; groups [n, group], inverse and the first zero [n, 1]."""
+def _ends(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest weight of each group, [rows, groups] float32; groups [rows, groups, group]."""
+    return groups.amin(2).float(), groups.amax(2).float()
+
+
+def _settle(groups: Tensor, inverse: Tensor, zero: Tensor, levels: int, pool: Workers) -> None:
+    """Move the zero-points, in place, through the iterations; groups [n, group], inverse and zero [n, 1]."""
     error = torch.empty_like(zero)
     moving = torch.arange(groups.shape[0], device=groups.device)
     best = torch.tensor(torch.inf, device=groups.device)
+
+    def refit(rows: Tensor) -> Tensor:
+        old = zero[rows]
+        new, error[rows] = _refit(groups.index_select(0, rows).float(), inverse[rows], old, levels)
+        zero[rows] = new
+        return rows[(new != old).squeeze(1)]
+
     for _ in range(ITERATIONS):
-        moved = []
-        for rows in moving.split(CHUNK_WEIGHTS // groups.shape[1]):
-            old = zero[rows]
-            new, error[rows] = _refit(groups.index_select(0, rows).float(), inverse[rows], old, levels)
-            zero[rows] = new
-            moved.append(rows[(new != old).squeeze(1)])
-        moving = torch.cat(moved)
+        moving = torch.cat(pool.map(refit, moving.split(CHUNK_WEIGHTS // groups.shape[1])))
         # Measured before this iteration's move, as in the library: the move that did not help is kept.
         mean_error = (error.sum(dtype=torch.float64) / groups.numel()).float()
         if not mean_error < best or not moving.numel():
             break
         best = mean_error
-    return zero
 
 
 def _refit(weight: Tensor, inverse: Tensor, zero: Tensor, levels: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from specdecodes.errors import QuantError
 from specdecodes.quant.codes import Codes
+from specdecodes.quant.parallel import Workers, workers
 
 GROUPS = (32, 64, 128, 256)
 ROWS = 16  # the kernel takes output features in multiples of this; the rest is padding
@@ -38,8 +39,9 @@ class Int4Linear(nn.Module):
             raise QuantError(f"{name}: the packed int4 kernel runs on the CPU, not on {codes.nibbles.device}.")
         self.out_features, self.in_features = codes.shape
         self.group = codes.group
-        self.register_buffer("packed", _pack(codes))
-        self.register_buffer("scale_and_offset", _pack_scales(codes))
+        with workers() as pool:
+            self.register_buffer("packed", _pack(codes, pool))
+            self.register_buffer("scale_and_offset", _pack_scales(codes))
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,14 +60,14 @@ def int4_bytes(out_features: int, in_features: int, group: int) -> int:
     return padded * in_features // 2 + padded * (in_features // group) * 4
 
 
-def _pack(codes: Codes) -> Tensor:
+def _pack(codes: Codes, pool: Workers) -> Tensor:
     """The kernel's layout, made by blocks of rows: its input is 32 bits a code, eight times the result."""
-    out, width = codes.shape
-    blocks = []
-    for _, block in codes.blocks():
-        wide = F.pad(block.to(torch.int32), (0, 0, 0, -len(block) % ROWS))
-        blocks.append(torch.ops.aten._convert_weight_to_int4pack_for_cpu(wide, 1))
-    return torch.cat(blocks)
+
+    def pack(rows: slice) -> Tensor:
+        block = codes.codes(rows).to(torch.int32)
+        return torch.ops.aten._convert_weight_to_int4pack_for_cpu(F.pad(block, (0, 0, 0, -len(block) % ROWS)), 1)
+
+    return torch.cat(pool.map(pack, codes.row_blocks()))
 
 
 def _pack_scales(codes: Codes) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from specdecodes.errors import QuantError
 from specdecodes.quant.codes import Codes
+from specdecodes.quant.parallel import Workers, workers
 
 MIDDLE = 128  # activations are unsigned around this: oneDNN has no fast signed-by-signed product without AMX
 TINY = 1e-12  # keeps the scale of an all-zero row above zero
@@ -52,7 +53,8 @@ class Int8Linear(nn.Module):
         if codes.nibbles.device.type != "cpu":
             raise QuantError(f"{name}: oneDNN's int8 product runs on the CPU, not on {codes.nibbles.device}.")
         self.out_features, self.in_features = codes.shape
-        weight, scale = _to_int8(codes)
+        with workers() as pool:
+            weight, scale = _to_int8(codes, pool)
         self.register_buffer("packed", torch.ops.onednn.qlinear_prepack(weight, None))
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(self.out_features, dtype=torch.int32))
@@ -74,12 +76,13 @@ def int8_bytes(out_features: int, in_features: int) -> int:
     return out_features * in_features + out_features * 8
 
 
-def _to_int8(codes: Codes) -> tuple[Tensor, Tensor]:
+def _to_int8(codes: Codes, pool: Workers) -> tuple[Tensor, Tensor]:
     """The 4-bit solution on one 8-bit grid per channel: [out, in] int8 and its step [out] float32."""
-    weight = torch.empty(codes.shape, dtype=torch.int8)
-    scale = torch.empty(codes.shape[0])
-    for rows, block in codes.blocks():
-        values = codes.dequantize_rows(rows, block)
-        scale[rows] = values.abs().amax(1).clamp_(min=TINY) / 127.0
-        weight[rows] = (values / scale[rows, None]).round_().to(torch.int8)
-    return weight, scale
+
+    def convert(rows: slice) -> tuple[Tensor, Tensor]:
+        values = codes.dequantize(rows)
+        step = values.abs().amax(1, keepdim=True).clamp_(min=TINY) / 127.0
+        return values.div_(step).round_().to(torch.int8), step.squeeze(1)
+
+    weight, scale = zip(*pool.map(convert, codes.row_blocks()), strict=True)
+    return torch.cat(weight), torch.cat(scale)

@@ -21,6 +21,7 @@ from specdecodes.errors import CompileError, QuantError
 from specdecodes.quant.cache import default_folder
 from specdecodes.quant.codes import Codes
 from specdecodes.quant.native import build
+from specdecodes.quant.parallel import Workers, workers
 
 LANES = 16  # output features of a block; the rest of the last one is padding
 VARIANTS = {1: "plain C++", 2: "AVX2", 3: "AVX512-VNNI"}
@@ -100,10 +101,11 @@ class W4A8Linear(nn.Module):
         if not self.variant:
             raise QuantError(f"{name}: {support().note}; choose int4pack or int8.")
         self.out_features, self.in_features = codes.shape
-        scale, offset = codes.scale_and_offset()
-        self.register_buffer("packed", _pack(codes))
-        self.register_buffer("scale", _by_block(scale))
-        self.register_buffer("offset", _by_block(offset - 8.0 * scale))
+        with workers() as pool:
+            scale, offset = codes.scale_and_offset()
+            self.register_buffer("packed", _pack(codes, pool))
+            self.register_buffer("scale", _by_block(scale))
+            self.register_buffer("offset", _by_block(offset - 8.0 * scale))
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,15 +124,16 @@ def w4a8_bytes(out_features: int, in_features: int, group: int) -> int:
     return padded * in_features // 2 + padded * (in_features // group) * 4
 
 
-def _pack(codes: Codes) -> Tensor:
+def _pack(codes: Codes, pool: Workers) -> Tensor:
     """[blocks, in / 8, 16, 4] uint8, made by blocks of rows."""
-    width = codes.shape[1]
-    packed = []
-    for _, block in codes.blocks():
-        # Two outputs' worth of axes: block, lane; and three of inputs: eights, half of the eight, place in the half.
-        parts = F.pad(block, (0, 0, 0, -len(block) % LANES)).view(-1, LANES, width // 8, 2, 4).transpose(1, 2)
-        packed.append((parts[..., 0, :] | parts[..., 1, :] << 4).contiguous())
-    return torch.cat(packed)
+
+    def pack(rows: slice) -> Tensor:
+        block = codes.codes(rows)
+        # Axes: block and lane of the outputs; of the inputs, their eight, the half of it, and the place in the half.
+        parts = F.pad(block, (0, 0, 0, -len(block) % LANES)).view(-1, LANES, block.shape[1] // 8, 2, 4)
+        return (parts[..., 0, :] | parts[..., 1, :] << 4).transpose(1, 2).contiguous()
+
+    return torch.cat(pool.map(pack, codes.row_blocks()))
 
 
 def _by_block(values: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from specdecodes.errors import QuantError
-from specdecodes.quant.codes import Codes, check_group, pack_nibbles, unpack_nibbles
+from specdecodes.quant.codes import Codes, check_group, pack_nibbles, row_blocks, unpack_nibbles
 from specdecodes.quant.hqq import solve
 
 
@@ -16,12 +16,12 @@ def test_nibbles_come_back() -> None:
 
 
 def test_blocks_cover_all_rows_in_order() -> None:
-    codes = solve(torch.randn(600, 64))
-    pieces = list(codes.blocks())
-    assert [rows.start for rows, _ in pieces] == [0, 256, 512]
-    assert torch.equal(torch.cat([block for _, block in pieces]), codes.codes)
-    by_block = torch.cat([codes.dequantize_rows(rows, block) for rows, block in pieces])
-    assert torch.equal(by_block, codes.dequantize())
+    codes = solve(torch.randn(520, 4096))
+    blocks = codes.row_blocks()
+    assert [(rows.start, rows.stop) for rows in blocks] == [(0, 128), (128, 256), (256, 384), (384, 512), (512, 520)]
+    assert torch.equal(torch.cat([codes.codes(rows) for rows in blocks]), codes.codes())
+    assert torch.equal(torch.cat([codes.dequantize(rows) for rows in blocks]), codes.dequantize())
+    assert row_blocks(200, 1 << 20) == [slice(0, 64), slice(64, 128), slice(128, 192), slice(192, 200)]
 
 
 def test_dequantize_is_the_definition() -> None:
@@ -37,7 +37,7 @@ def test_dequantize_is_the_definition() -> None:
 def test_scale_and_offset_say_the_same_weights() -> None:
     codes = solve(torch.randn(32, 256) * 0.02)
     scale, offset = codes.scale_and_offset()
-    weight = (codes.codes.view(32, 4, 64).float() - 8) * scale[..., None] + offset[..., None]
+    weight = (codes.codes().view(32, 4, 64).float() - 8) * scale[..., None] + offset[..., None]
     torch.testing.assert_close(weight.view(32, 256), codes.dequantize(), rtol=0, atol=1e-6)
 
 

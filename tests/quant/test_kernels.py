@@ -161,7 +161,11 @@ def test_threads_do_not_change_the_own_kernel() -> None:
         torch.set_num_threads(1)
 
 
-def test_blocks_pack_like_the_whole() -> None:
-    codes = codes_of(out=528, width=64)
-    whole = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.codes.to(torch.int32), 1)
-    assert torch.equal(Int4Linear(codes).packed, whole)
+@pytest.mark.parametrize("kernel", [Int4Linear, Int8Linear, pytest.param(W4A8Linear, marks=BUILT)])
+def test_blocks_pack_like_the_whole(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = codes_of(out=200, width=64)
+    x = torch.randn(3, 64)
+    whole = kernel(codes, None)(x)
+    monkeypatch.setattr("specdecodes.quant.codes.BLOCK_WEIGHTS", 64 * 64)
+    assert len(codes.row_blocks()) == 4
+    assert torch.equal(kernel(codes, None)(x), whole)
