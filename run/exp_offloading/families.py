@@ -19,7 +19,7 @@ def _plain(model: str, device_memory: str) -> Pipeline:
     return Pipeline(method="vanilla", target=Target(model), tree=tree, memory=Memory(device=device_memory))
 
 
-DEMO = replace(_plain(str(ASSETS / "demo"), "50MiB"), tree=Tree(width=4, depth=16, nodes=64))
+DEMO = replace(_plain(str(ASSETS / "demo"), "56MiB"), tree=Tree(width=4, depth=16, nodes=64))
 LLAMA_8B = _plain("meta-llama/Llama-3.1-8B-Instruct", "8GiB")
 QWEN_7B = _plain("Qwen/Qwen2.5-7B-Instruct", "8GiB")
 QWEN_14B = _plain("Qwen/Qwen2.5-14B-Instruct", "12GiB")

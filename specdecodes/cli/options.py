@@ -4,6 +4,7 @@ Two layers only: the pipeline module, then what is said on the command line.
 """
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,7 +113,11 @@ def pipeline_command(*, optional: bool = False) -> Callable[[Callable[..., None]
         def run(**given: Any) -> None:
             named = {option.name: given.pop(option.name) for option in common}
             nothing = optional and not any(named.values()) and pipelines.clone_root() is None
-            command(None if nothing else resolve(**named), **given)
+            try:
+                command(None if nothing else resolve(**named), **given)
+            except KeyboardInterrupt:
+                print("interrupted", file=sys.stderr)
+                raise typer.Exit(130) from None
 
         # typer reads a function's options from these; functools.wraps would lead it back to `command`.
         run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__

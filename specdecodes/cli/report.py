@@ -32,8 +32,7 @@ def metrics_table(generations: Sequence[Generation], title: str) -> Table:
     for row in rows(summary)[1:]:  # the first counts samples
         table.add_row(*row)
     if summary["accepted_by_depth"]:
-        shares = " ".join(f"{share:.0%}" for share in summary["accepted_by_depth"])
-        table.add_row("accepted at depth", "", f"1, 2, ...: {shares}")
+        table.add_row("accepted at depth", "", "1, 2, ...: " + _shares(summary["accepted_by_depth"]))
     return table
 
 
@@ -62,6 +61,13 @@ def one_line(generation: Generation) -> str:
     kept = f", {generation.cached_tokens} of {generation.prompt_tokens} prompt tokens kept from before"
     ended = {"length": ", stopped at --max-tokens", "context": ", context is full", "interrupted": ", interrupted"}
     return speed + rounds + (kept if generation.cached_tokens else "") + ended.get(generation.finish_reason, "")
+
+
+def _shares(shares: Sequence[float]) -> str:
+    """Percentages by depth; what is nowhere accepted below is said once."""
+    deepest = max((depth for depth, share in enumerate(shares, start=1) if share), default=0)
+    parts = [f"{share:.0%}" for share in shares[:deepest]]
+    return " ".join([*parts, "then none"] if deepest < len(shares) else parts)
 
 
 def _ends(summary: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """`run-test`: one prompt, its answer as it is written, and every metric of it."""
 
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,7 +28,7 @@ def run_test(
     console = Console(stderr=True)
     with opened(pipeline, console) as generator:
         console.rule(f"{generator.method} · {generator.model_name}", align="left")
-        console.print(f"[dim]{prompt}[/dim]", highlight=False)
+        console.print(shorten(prompt, 400, placeholder=" ..."), style="dim", highlight=False, markup=False)
         request = prompt if raw else [{"role": "user", "content": prompt}]
         generation = answer(generator, request, pipeline.sampling)
         console.print(metrics_table([generation], "this answer"))

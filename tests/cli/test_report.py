@@ -51,6 +51,12 @@ def test_an_answer_s_figures():
     assert shown["accepted at depth"].endswith("1, 2, ...: 50% 50%")
 
 
+def test_depths_that_are_never_accepted_are_said_once():
+    deep = Round((1,), 8, 1, (4, 4, 4, 4), 4, {"draft": 0.2, "target": 0.3, "wait": 0.1, "overhead": 0.0}, 10**6)
+    shown = cells(metrics_table([generation(rounds=(deep,))], "this answer"))
+    assert shown["accepted at depth"].endswith("1, 2, ...: 100% then none")
+
+
 def test_endings_of_several_answers_are_counted():
     answers = [generation(), generation(), generation(finish_reason="stop")]
     assert cells(metrics_table(answers, "all"))["new tokens"] == "15 ended by --max-tokens (2), the model's own end"

@@ -74,3 +74,12 @@ def test_a_name_that_means_nothing_is_refused_with_the_list(name: str):
 def test_a_module_without_a_pipeline_is_refused():
     with pytest.raises(ConfigError, match="no Pipeline called 'pipeline'"):
         pipelines.load("run.exp_offloading.families")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_demo_streams_within_its_budget(method: str):
+    from specdecodes.methods import plan_for
+
+    placement = plan_for(pipelines.load(f"run.exp_offloading.{method}_demo"))
+    assert placement.streamed
+    assert sum(placement.device_bytes.values()) <= placement.budgets.device
