@@ -12,6 +12,8 @@ import statistics
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
+
 from specdecodes.errors import SpecDecodesError
 from specdecodes.offload.store import measure_read, probe, read_index
 from specdecodes.units import parse_bytes

@@ -2,8 +2,9 @@
 
     python benchmarks/streamed.py --model DIR --device-memory 1GB --out assets/results/NAME.json
 
-All arms share target, budget, exactness, prompts and clock. Each round of the experiment reads the file directly (the disk's
-speed just then), then lets every arm answer the same prompt. Quoted are medians over the rounds and their ratios.
+All arms share target, budget, exactness, prompts and clock. Each round of the experiment reads the file directly (the
+disk's speed just then), then lets every arm answer the same prompt. Quoted are medians over the rounds and their
+ratios.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
 
 from specdecodes.benchmark.environment import describe
 from specdecodes.benchmark.mt_bench import BUNDLED
@@ -79,17 +82,25 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         for method, generator in arms.items():
             tokens = arguments.plain_tokens if method == "vanilla" else arguments.tokens
             before = measure_read(paths, direct=direct, max_bytes=512 * 10**6)
-            answers[method] = generator.generate([{"role": "user", "content": prompt}], replace(params, max_tokens=tokens))
+            answers[method] = generator.generate(
+                [{"role": "user", "content": prompt}], replace(params, max_tokens=tokens)
+            )
             row[method] = figures(answers[method]) | {"disk_gbps": before}
         row["same_tokens"] = agree([answer.tokens for answer in answers.values()])
-        print(f"prompt {number}: " + ", ".join(f"{m} {row[m]['decode_tokens_per_second']:.2f} tok/s" for m in arms), flush=True)
+        print(
+            f"prompt {number}: " + ", ".join(f"{m} {row[m]['decode_tokens_per_second']:.2f} tok/s" for m in arms),
+            flush=True,
+        )
         if number:  # the first prompt compiles and warms up
             rounds.append(row)
     for generator in arms.values():
         generator.close()
     medians = {method: median_of([row[method] for row in rounds]) for method in arms}
     base = next(iter(arms))
-    ratios = {m: statistics.median(r[m]["decode_tokens_per_second"] / r[base]["decode_tokens_per_second"] for r in rounds) for m in arms}
+    ratios = {
+        m: statistics.median(r[m]["decode_tokens_per_second"] / r[base]["decode_tokens_per_second"] for r in rounds)
+        for m in arms
+    }
     plans = {method: dict(plan=[list(row) for row in arm.placement.rows()]) for method, arm in arms.items()}
     return {"rounds": rounds, "medians": medians, "ratios": ratios, "plans": plans}
 
@@ -114,7 +125,8 @@ def figures(answer: Generation) -> dict[str, Any]:
     summary = summarize([answer])
     names = (
         "new_tokens decode_tokens_per_second tokens_per_second tau tokens_per_round rounds draft_step_s draft_levels "
-        "time_to_first_token_s phase_seconds bytes_per_round bytes_streamed link_gbps link_utilization bound_tokens_per_second"
+        "time_to_first_token_s phase_seconds bytes_per_round bytes_streamed link_gbps link_utilization "
+        "bound_tokens_per_second"
     )
     return {name: summary[name] for name in names.split()}
 

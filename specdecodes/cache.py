@@ -1,8 +1,8 @@
 """Keys and values of all layers, and the one number that says how many of them are committed.
 
 Slots along the sequence axis: [0, draft_nodes) is the draft's tree region, then the committed rows, and directly after
-them the target's tree region, which the next committed rows grow into. Two regions, so that drafting never reads rows that a
-verification has half written.
+them the target's tree region, which the next committed rows grow into. Two regions, so that drafting never reads rows
+that a verification has half written.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class KVCache:
         return self.start + self.length
 
     def keep(self, nodes: Tensor, *, drafted: bool = False) -> None:
-        """Commit tree rows `nodes` [n] (int64, path order) of the target's region, or of the draft's; moves only those."""
+        """Commit tree rows `nodes` [n] (int64, path order) of the target's region, or of the draft's; moves only
+        those."""
         count = nodes.shape[0]
         if self.length + count > self.shape.max_length:
             raise ValueError(f"{self.length} + {count} rows exceed the cache's {self.shape.max_length}")

@@ -24,7 +24,8 @@ LogitsHook = Callable[[torch.Tensor], None]
 def decode(
     target: ModelRunner, drafter: Drafter, sampler: Sampler, root: int, cut: Cut, on_logits: LogitsHook | None = None
 ) -> Iterator[Round]:
-    """Rounds of a request whose prompt is committed and whose first token is `root`, until `cut` gives a reason to stop.
+    """Rounds of a request whose prompt is committed and whose first token is `root`, until `cut` gives a reason to
+    stop.
 
     After every round the cache holds all tokens but the last emitted one. Raises NumericsError on NaN logits.
     """

@@ -15,12 +15,12 @@ from specdecodes.decode import LogitsHook, decode, finite
 from specdecodes.drafters import Drafter
 from specdecodes.engine.compile import CompileLog
 from specdecodes.engine.runner import ModelRunner
-from specdecodes.errors import ContextOverflowError, NumericsError
+from specdecodes.errors import ConfigError, ContextOverflowError, NumericsError
 from specdecodes.offload.plan import Placement
 from specdecodes.sampling import Sampler, SamplingParams
 from specdecodes.stats import Generation, Round
 
-Prompt = str | Sequence[dict[str, str]]
+Prompt = str | Sequence[dict[str, str]] | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Origin:
 class Generator:
     """Answers one request at a time with one target and one drafter.
 
-    A string prompt is text as it is; messages (`[{"role": ..., "content": ...}]`) go through the chat template.
+    A string prompt is text as it is; messages (`[{"role": ..., "content": ...}]`) go through the chat template;
+    integers are token ids.
     """
 
     def __init__(
@@ -68,10 +69,13 @@ class Generator:
         self._committed: list[int] = []  # the tokens whose rows the cache holds
 
     @classmethod
-    def from_pretrained(cls, model: str, *, method: str = "subspec_sd", memory: str | None = None, **fields: Any) -> Generator:
+    def from_pretrained(
+        cls, model: str, *, method: str = "subspec_sd", memory: str | None = None, **fields: Any
+    ) -> Generator:
         """A generator for a checkpoint folder or hub id; `memory` is the device budget ("8GiB").
 
-        `fields` are a pipeline's, by dotted key with underscores doubled or by name: `draft__model=...`, `tree__depth=8`, `exact=True`.
+        `fields` are a pipeline's, by dotted key with underscores doubled or by name: `draft__model=...`,
+        `tree__depth=8`, `exact=True`.
         """
         from specdecodes.config import Memory, Pipeline, Target, override
         from specdecodes.methods import build
@@ -129,10 +133,10 @@ class Generator:
     ) -> Iterator[Chunk]:
         """Answer `prompt` piece by piece.
 
-        `reuse_cache` keeps the rows of the longest prefix that the cache already holds (a chat's next turn); otherwise a
-        request starts from nothing, so answers do not depend on what was asked before. `on_logits` is called with the raw target
-        logits [n, vocab] of each round's emitted tokens. Raises ContextOverflowError, StreamError, NumericsError; the
-        generator stays usable after any of them and after Ctrl-C.
+        `reuse_cache` keeps the rows of the longest prefix that the cache already holds (a chat's next turn);
+        otherwise a request starts from nothing, so answers do not depend on what was asked before. `on_logits` is
+        called with the raw target logits [n, vocab] of each round's emitted tokens. Raises ContextOverflowError,
+        StreamError, NumericsError; the generator stays usable after any of them and after Ctrl-C.
         """
         params = params or SamplingParams()
         started = time.perf_counter()
@@ -178,14 +182,20 @@ class Generator:
         """Token ids of a prompt, as the model will see them. Raises ContextOverflowError when no token could follow."""
         if isinstance(prompt, str):
             ids = self.tokenizer(prompt)["input_ids"]
+        elif all(isinstance(token, int) for token in prompt):
+            ids = prompt
+        elif self.tokenizer.chat_template is None:
+            raise ConfigError(f"{self.model_name} has no chat template; ask with plain text, or use its chat version.")
         else:
-            ids = self.tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, return_dict=True)["input_ids"]
+            encoded = self.tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, return_dict=True)
+            ids = encoded["input_ids"]
         if not ids:
             bos = self.tokenizer.bos_token_id
             ids = [bos if bos is not None else next(iter(self.eos_ids), 0)]
         if len(ids) >= self.context_length:
             raise ContextOverflowError(
-                f"the prompt has {len(ids)} tokens and the context holds {self.context_length}; shorten it or raise max_length."
+                f"the prompt has {len(ids)} tokens and the context holds {self.context_length}; "
+                "shorten it or raise max_length."
             )
         return list(ids)
 
@@ -196,11 +206,14 @@ class Generator:
     def __enter__(self) -> Generator:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _rewind(self, ids: list[int], reuse: bool) -> int:
-        """Cut the cache back to the prefix of `ids` it holds (nothing, unless reused); at least one token is left to run."""
+        """Cut the cache back to the prefix of `ids` it holds (nothing, unless reused); at least one token is left to
+        run."""
         shared = 0
         if reuse:
             for ours, theirs in zip(self._committed, ids[:-1], strict=False):
@@ -238,13 +251,13 @@ class _Answer:
 
     def cut(self, tokens: Sequence[int]) -> tuple[int, str | None]:
         """Take the tokens of a round up to where the answer ends: how many, and why it ends there."""
-        for count, token in enumerate(tokens, start=1):
-            self.tokens.append(token)
-            self.reason = self._ends(token)
-            if self.reason:
-                break
+        taken = 0
+        while self.reason is None and taken < len(tokens):
+            self.tokens.append(tokens[taken])
+            self.reason = self._ends(tokens[taken])
+            taken += 1
         self.text = self._decoded() if self.reason != "stop_string" else self.text
-        return count, self.reason
+        return taken, self.reason
 
     def _ends(self, token: int) -> str | None:
         if token in self._eos:
@@ -261,7 +274,8 @@ class _Answer:
         return self._tokenizer.decode(self.tokens, skip_special_tokens=True)
 
     def new_text(self, last: bool = False) -> str:
-        """What may be shown since the last call: no half characters, nothing that may turn out to begin a stop string."""
+        """What may be shown since the last call: no half characters, nothing that may turn out to begin a stop
+        string."""
         held = 0 if last or self.reason else max((len(stop) - 1 for stop in self._params.stop), default=0)
         end = len(self.text) - held
         if not last and not self.reason and self.text.endswith("\ufffd"):

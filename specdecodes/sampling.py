@@ -1,7 +1,8 @@
 """How a token is chosen from logits, as a pure function of the request and the position.
 
-The token is argmax(processed logits + Gumbel noise), and the noise of a position depends on (seed, position) alone: plain
-and speculative runs throw the same dice, so sampled output is equal token for token. At temperature 0 there is no noise.
+The token is argmax(processed logits + Gumbel noise), and the noise of a position depends on (seed, position) alone:
+plain and speculative runs throw the same dice, so sampled output is equal token for token. At temperature 0 there is
+no noise.
 """
 
 from __future__ import annotations

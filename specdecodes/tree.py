@@ -1,7 +1,7 @@
 """A tree of proposed tokens as flat arrays.
 
-Node 0 is the root, the last committed token; parents precede children; siblings have different tokens. A tree belongs to
-one request, so its arrays have no batch axis. `n` below is `size`, `N` the capacity.
+Node 0 is the root, the last committed token; parents precede children; siblings have different tokens. A tree belongs
+to one request, so its arrays have no batch axis. `n` below is `size`, `N` the capacity.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from torch import Tensor
 
 @dataclass
 class TokenTree:
-    """`tokens`, `parents`, `depths` [N] int64, `scores` [N] fp32 (log-weight of the path from the root), `ancestors` [N, N] bool.
+    """`tokens`, `parents`, `depths` [N] int64, `scores` [N] fp32 (log-weight of the path from the root), `ancestors`
+    [N, N] bool.
 
-    `ancestors[i, j]`: node j lies on the path from the root to i, i itself included. Unused nodes are their own only ancestor.
+    `ancestors[i, j]`: node j lies on the path from the root to i, i itself included. Unused nodes are their own only
+    ancestor.
     """
 
     tokens: Tensor

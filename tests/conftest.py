@@ -46,7 +46,8 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`tiny_checkpoint(family, dtype="fp32", seed=0, **config)`: the folder of a random checkpoint, made once a session."""
+    """`tiny_checkpoint(family, dtype="fp32", seed=0, **config)`: the folder of a random checkpoint, made once a
+    session."""
     made: dict[Any, Path] = {}
 
     def make(family: str = "llama", dtype: str = "fp32", seed: int = 0, **options: Any) -> Path:
@@ -68,7 +69,9 @@ def write_tiny(folder: Path, family: str, dtype: str, seed: int, options: dict[s
     model = getattr(transformers, f"{name}ForCausalLM")(config)
     with torch.no_grad():
         for parameter in model.parameters():  # Large enough that argmax has an opinion, biases and norms included.
-            parameter.copy_(torch.randn_like(parameter) * 0.15 if parameter.ndim > 1 else 1 + 0.2 * torch.randn_like(parameter))
+            parameter.copy_(
+                torch.randn_like(parameter) * 0.15 if parameter.ndim > 1 else 1 + 0.2 * torch.randn_like(parameter)
+            )
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     model.to(dtypes[dtype]).save_pretrained(folder, max_shard_size=shards)
     write_tokenizer(folder, config.vocab_size)

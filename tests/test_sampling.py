@@ -91,7 +91,15 @@ def test_repetition_penalty_sees_history_and_path():
 
 @pytest.mark.parametrize(
     "options",
-    [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.1}, {"min_p": 1}, {"top_k": -1}, {"max_tokens": 0}, {"stop": ("",)}],
+    [
+        {"temperature": -1},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"min_p": 1},
+        {"top_k": -1},
+        {"max_tokens": 0},
+        {"stop": ("",)},
+    ],
 )
 def test_settings_that_cannot_hold_are_refused(options):
     with pytest.raises(ConfigError):

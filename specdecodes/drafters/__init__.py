@@ -21,8 +21,8 @@ class Drafter(Protocol):
         ...
 
     def begin(self, prompt: Tensor, kept: int, sampler: Sampler, scores: Scores) -> None:
-        """A request starts. `prompt` [n]: all its tokens, now committed in the target's cache, of which the first `kept` were
-        already there; `scores`: the target's on the last one."""
+        """A request starts. `prompt` [n]: all its tokens, now committed in the target's cache, of which the first
+        `kept` were already there; `scores`: the target's on the last one."""
         ...
 
     def propose(self, root: int) -> TokenTree:

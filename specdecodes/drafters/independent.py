@@ -13,8 +13,8 @@ from specdecodes.verify import Verdict
 
 
 class IndependentDrafter:
-    """Its cache follows the target's: accepted nodes are kept from its own region, and what it never ran is run first thing
-    in the next proposal."""
+    """Its cache follows the target's: accepted nodes are kept from its own region, and what it never ran is run first
+    thing in the next proposal."""
 
     def __init__(self, runner: ModelRunner, grower: LevelGrower) -> None:
         self._runner, self._grower = runner, grower

@@ -17,7 +17,8 @@ class LevelGrower:
     """Grows trees of `tree.width` nodes a level and prunes them to the best `tree.nodes`.
 
     A level's nodes are the likeliest continuations of the level before, by cumulative log-probability at the draft
-    `temperature`. Sampled requests rank by the same dice as the target's choice, so they are accepted nearly as often as greedy ones.
+    `temperature`. Sampled requests rank by the same dice as the target's choice, so they are accepted nearly as often
+    as greedy ones.
     """
 
     def __init__(self, runner: ModelRunner, tree: Tree, temperature: float, vocab_size: int) -> None:

@@ -8,8 +8,8 @@ import time
 class Pace:
     """Decides, level by level, from measured times and from how far past drafts were accepted.
 
-    A draft's own probability that a level is reached is off by a power that depends on model and text; `sharpness` is that
-    power, learned online so that predicted and actual accepted tokens agree.
+    A draft's own probability that a level is reached is off by a power that depends on model and text; `sharpness` is
+    that power, learned online so that predicted and actual accepted tokens agree.
     """
 
     def __init__(self, depth: int, adaptive: bool) -> None:
@@ -27,7 +27,8 @@ class Pace:
         self._mark = time.perf_counter()
 
     def more(self, reach: float) -> bool:
-        """A level was drafted that the accepted path reaches with probability `reach`, as the draft sees it: draft another?"""
+        """A level was drafted that the accepted path reaches with probability `reach`, as the draft sees it: draft
+        another?"""
         now = time.perf_counter()
         self._level_seconds = _blend(self._level_seconds, now - self._mark)
         self._mark = now

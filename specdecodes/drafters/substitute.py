@@ -1,4 +1,5 @@
-"""SubSpec: the target's own weights, those that stream replaced by quantized substitutes, draft on the target's cache."""
+"""SubSpec: the target's own weights, those that stream replaced by quantized substitutes, draft on the target's
+cache."""
 
 from __future__ import annotations
 

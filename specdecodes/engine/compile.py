@@ -1,7 +1,8 @@
 """The steps of a pass, eager and compiled.
 
-Both are plain functions of modules and tensors. The compiled ones have static shapes and take weights as arguments, so one
-layer graph serves every layer of its kind; a new shape or kind is a new graph, anything else is an error, never a slow path.
+Both are plain functions of modules and tensors. The compiled ones have static shapes and take weights as arguments,
+so one layer graph serves every layer of its kind; a new shape or kind is a new graph, anything else is an error,
+never a slow path.
 """
 
 from __future__ import annotations

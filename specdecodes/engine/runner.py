@@ -17,8 +17,9 @@ from specdecodes.tree import TokenTree
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one step: `tokens`, `positions` [B, M], cache `slots` [M] to write, `window` [start, stop) of slots to see
-    through the first columns of `mask` [B, M, all slots], and the position that each seen slot holds, `seen` [S]."""
+    """The rows of one step: `tokens`, `positions` [B, M], cache `slots` [M] to write, `window` [start, stop) of slots
+    to see through the first columns of `mask` [B, M, all slots], and the position that each seen slot holds, `seen`
+    [S]."""
 
     tokens: Tensor
     positions: Tensor
@@ -45,11 +46,20 @@ class Scores:
 
 
 class ModelRunner:
-    """`prefill` commits a prompt in chunks of `chunk` rows; `score` runs a whole tree, padded to `width` rows; `level` runs one
-    level of a draft tree. A model that streams is read once per call, however many chunks there are."""
+    """`prefill` commits a prompt in chunks of `chunk` rows; `score` runs a whole tree, padded to `width` rows;
+    `level` runs one level of a draft tree. A model that streams is read once per call, however many chunks there
+    are."""
 
     def __init__(
-        self, decoder: Decoder, layers: LayerSource, cache: KVCache, steps: Steps, *, width: int, chunk: int, exact: bool
+        self,
+        decoder: Decoder,
+        layers: LayerSource,
+        cache: KVCache,
+        steps: Steps,
+        *,
+        width: int,
+        chunk: int,
+        exact: bool,
     ) -> None:
         self.decoder, self.cache, self.steps = decoder, cache, steps
         self.width, self.chunk, self.exact = width, chunk, exact
@@ -78,7 +88,8 @@ class ModelRunner:
         return Scores(self.steps.logits(self.decoder, hidden)[0, last : last + 1], hidden[0, last : last + 1])
 
     def score(self, tree: TokenTree) -> Scores:
-        """Scores of every node of `tree`, whose capacity is `width`. Its cache rows lie in the target's region, uncommitted."""
+        """Scores of every node of `tree`, whose capacity is `width`. Its cache rows lie in the target's region,
+        uncommitted."""
         length, width = self.cache.length, self.width
         mask = self._mask(width)
         mask[0, :, :length] = True
@@ -100,7 +111,9 @@ class ModelRunner:
         mask[0, :, region : region + length] = True
         positions = length + tree.depths
         seen = torch.cat((positions, self._index[:length]))
-        step = Rows(tree.tokens[None, nodes], positions[None, nodes], self._index[nodes], mask, (0, region + length), seen)
+        step = Rows(
+            tree.tokens[None, nodes], positions[None, nodes], self._index[nodes], mask, (0, region + length), seen
+        )
         hidden = self._run([step])[0]
         return Scores(self.steps.logits(self.decoder, hidden)[0], hidden[0])
 

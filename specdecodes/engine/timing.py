@@ -10,7 +10,8 @@ import torch
 
 
 class PhaseClock:
-    """Adds up seconds by phase. On a CUDA device each phase ends with a sync, so its work is counted where it was asked for."""
+    """Adds up seconds by phase. On a CUDA device each phase ends with a sync, so its work is counted where it was
+    asked for."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -9,7 +9,8 @@ from specdecodes.config import Pipeline
 from specdecodes.errors import ConfigError, suggest
 from specdecodes.generator import Generator
 from specdecodes.methods import classic, subspec, vanilla
-from specdecodes.methods.assembly import Progress, Site
+from specdecodes.methods.assembly import Progress
+from specdecodes.methods.site import Site
 from specdecodes.offload.plan import Placement
 
 

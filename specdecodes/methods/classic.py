@@ -11,7 +11,8 @@ from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
 from specdecodes.generator import Generator
-from specdecodes.methods.assembly import Progress, Site, load_target, place
+from specdecodes.methods.assembly import Progress, load_target
+from specdecodes.methods.site import DraftNeeds, Site, place
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_layers, load_outer, load_tokenizer
 from specdecodes.offload.plan import Placement
@@ -19,7 +20,8 @@ from specdecodes.offload.plan import Placement
 
 def plan(site: Site) -> Placement:
     draft = _draft_site(site)
-    return place(site, levels=site.pipeline.tree.depth, draft=draft.checkpoint, draft_cache=_draft_cache(site, draft))
+    needs = DraftNeeds(levels=site.pipeline.tree.depth, model=draft.checkpoint, cache=_draft_cache(site, draft))
+    return place(site, needs)
 
 
 def build(site: Site, placement: Placement, progress: Progress) -> Generator:
@@ -31,7 +33,7 @@ def build(site: Site, placement: Placement, progress: Progress) -> Generator:
     decoder = Decoder(spec, draft.dtype)
     load_outer(decoder, draft.checkpoint, device)
     load_layers(decoder, draft.checkpoint, range(spec.layers), device)
-    layers = ResidentLayers(list(decoder.layers))
+    layers = ResidentLayers(decoder.stack)
     cache = KVCache(_draft_cache(site, draft), draft.dtype, device)
     runner = ModelRunner(decoder, layers, cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False)
     grower = LevelGrower(runner, tree, site.pipeline.draft.temperature, site.checkpoint.spec.vocab_size)
@@ -47,7 +49,9 @@ def _draft_site(site: Site) -> Site:
 
 def _draft_cache(site: Site, draft: Site) -> CacheShape:
     tree = site.pipeline.tree
-    return site.cache_shape(draft.checkpoint.spec, draft_nodes=region_nodes(tree), target_nodes=max(tree.width, site.chunk))
+    return site.cache_shape(
+        draft.checkpoint.spec, draft_nodes=region_nodes(tree), target_nodes=max(tree.width, site.chunk)
+    )
 
 
 def _check_tokenizers(site: Site, draft: Site) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -16,10 +16,9 @@ from specdecodes.offload.store import measure_read, probe
 _SAMPLE = 128 * 2**20  # bytes read from disk: a tenth of a second or so
 
 
-@cache
-def measure(paths: Sequence[Path], device: torch.device) -> Machine:
-    """Disk, memory and link speed here; measured once a process."""
-    disk = measure_read(list(paths), direct=probe(paths[0]).direct, max_bytes=_SAMPLE)
+def measure(files: tuple[Path, ...], device: torch.device) -> Machine:
+    """Disk, memory and link speed here; each measured once a process."""
+    disk = _disk_gbps(files)
     if device.type != "cuda":
         return Machine(disk_gbps=disk, memory_gbps=_read_gbps(device))
     return Machine(disk_gbps=disk, memory_gbps=_read_gbps(device), host_gbps=_link_gbps(device))
@@ -31,6 +30,12 @@ def free_bytes(device: torch.device) -> int:
     return free * 9 // 10
 
 
+@cache
+def _disk_gbps(files: tuple[Path, ...]) -> float:
+    return measure_read(list(files), direct=probe(files[0]).direct, max_bytes=_SAMPLE)
+
+
+@cache
 def _read_gbps(device: torch.device) -> float:
     """Reading weights: a matrix-vector product over 64 MiB of them, the best of five."""
     weights = torch.ones(8192, 4096, dtype=torch.bfloat16, device=device)
@@ -38,6 +43,7 @@ def _read_gbps(device: torch.device) -> float:
     return weights.nbytes / _best(lambda: torch.nn.functional.linear(vector, weights), device) / 1e9
 
 
+@cache
 def _link_gbps(device: torch.device) -> float:
     """Host to device, from pinned memory."""
     host = torch.ones(64 * 2**20, dtype=torch.uint8).pin_memory()
@@ -45,11 +51,11 @@ def _link_gbps(device: torch.device) -> float:
     return host.nbytes / _best(lambda: landing.copy_(host, non_blocking=True), device) / 1e9
 
 
-def _best(work: object, device: torch.device) -> float:
+def _best(work: Callable[[], object], device: torch.device) -> float:
     seconds = []
     for _ in range(5):
         started = time.perf_counter()
-        work()  # type: ignore[operator]
+        work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - started)

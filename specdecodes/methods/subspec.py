@@ -12,7 +12,8 @@ from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import BudgetError
 from specdecodes.generator import Generator
-from specdecodes.methods.assembly import LoadedTarget, Progress, Site, load_target, place
+from specdecodes.methods.assembly import LoadedTarget, Progress, load_target
+from specdecodes.methods.site import DraftNeeds, Site, place
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_tensors
 from specdecodes.offload.plan import Placement
@@ -27,8 +28,10 @@ def build(site: Site, placement: Placement, progress: Progress) -> Generator:
     pipeline, tree, kernel = site.pipeline, site.pipeline.tree, _plan(site)[1]
     target = load_target(site, placement, progress, width=tree.nodes, draft_nodes=region_nodes(tree))
     decoder = draft_of(target, kernel, progress)
-    layers = ResidentLayers(list(decoder.layers))
-    runner = ModelRunner(decoder, layers, target.runner.cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False)
+    layers = ResidentLayers(decoder.stack)
+    runner = ModelRunner(
+        decoder, layers, target.runner.cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False
+    )
     grower = LevelGrower(runner, tree, pipeline.draft.temperature, site.checkpoint.spec.vocab_size)
     return target.generator(SubstituteDrafter(grower), kernel=kernel)
 
@@ -48,7 +51,9 @@ def draft_of(target: LoadedTarget, kernel: str, progress: Progress) -> Decoder:
         _fill(draft, site, index, kernel, cache, done)
     solved = sum(not layer.cached for layer in done)
     seconds = time.perf_counter() - started
-    progress(f"{len(done)} substitutes on {kernel} in {seconds:.1f} s; {solved} solved anew, the rest from {cache.root}")
+    progress(
+        f"{len(done)} substitutes on {kernel} in {seconds:.1f} s; {solved} solved anew, the rest from {cache.root}"
+    )
     return draft
 
 
@@ -71,25 +76,27 @@ def _fill(draft: Decoder, site: Site, index: int, kernel: str, cache: Substitute
         device=site.device,
         on_layer=done.append,
     )
-    layer = draft.layers[index]
+    layer = draft.stack[index]
     kept = {name: span for name, span in spans.items() if name.rpartition(".")[0] not in modules}
     for name, module in modules.items():
         layer.set_submodule(name, module)
-    layer.put(load_tensors(kept, site.dtype, site.device))  # type: ignore[operator]
+    layer.put(load_tensors(kept, site.dtype, site.device))
 
 
 def _plan(site: Site) -> tuple[Placement, str]:
-    """The placement and the kernel of the substitutes: the one that suits the level's width, else the smallest that fits."""
+    """The placement and the kernel of the substitutes: the one that suits the level's width, else the smallest that
+    fits."""
     tree, spec, options = site.pipeline.tree, site.checkpoint.spec, site.pipeline.draft
     kernels = dict.fromkeys((kernel_for(tree.width, device=site.device), kernel_for(1, device=site.device)))
     refusal: BudgetError | None = None
     for kernel in kernels:
         layer = sum(
-            packed_bytes(*shape, scheme=options.scheme, group=options.group, kernel=kernel) for shape in spec.linears().values()
+            packed_bytes(*shape, scheme=options.scheme, group=options.group, kernel=kernel)
+            for shape in spec.linears().values()
         )
-        packed = (layer,) * spec.layers
+        needs = DraftNeeds(tree.depth, region_nodes(tree), (layer,) * spec.layers)
         try:
-            return place(site, draft_nodes=region_nodes(tree), levels=tree.depth, substitute_bytes=packed), kernel
+            return place(site, needs), kernel
         except BudgetError as error:
             refusal = error
     assert refusal is not None, "there is at least one kernel"

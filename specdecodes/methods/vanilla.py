@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from specdecodes.drafters.none import NoDrafter
 from specdecodes.generator import Generator
-from specdecodes.methods.assembly import Progress, Site, load_target, place
+from specdecodes.methods.assembly import Progress, load_target
+from specdecodes.methods.site import DraftNeeds, Site, place
 from specdecodes.offload.plan import Placement
 
 
 def plan(site: Site) -> Placement:
-    return place(site)
+    return place(site, DraftNeeds())
 
 
 def build(site: Site, placement: Placement, progress: Progress) -> Generator:

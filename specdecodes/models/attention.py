@@ -1,7 +1,7 @@
 """Attention over cache slots: writes a pass's keys and values, then attends through an explicit mask.
 
-An operator of its own, so that compiled layers call it as it is: its window follows the live length without recompiling,
-and exact mode can pin its arithmetic.
+An operator of its own, so that compiled layers call it as it is: its window follows the live length without
+recompiling, and exact mode can pin its arithmetic.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def attend(
 ) -> Tensor:
     """Write `key`, `value` [B, M, kv_heads, D] at `slots` [M] of `keys`, `values` [B, kv_heads, slots, D]; attend.
 
-    `query` [B, M, heads, D]; `window` [2] int64 on the host: the slots [start, stop) looked at; `mask` [B, M, >= stop - start]
-    bool, True to attend, every row with at least one True. Returns [B, M, heads, D].
+    `query` [B, M, heads, D]; `window` [2] int64 on the host: the slots [start, stop) looked at; `mask` [B, M, >= stop
+    - start] bool, True to attend, every row with at least one True. Returns [B, M, heads, D].
 
-    `exact` accumulates scores, softmax and value sum in fp64 and rounds once: the result no longer depends on where in the
-    window a row's keys lie.
+    `exact` accumulates scores, softmax and value sum in fp64 and rounds once: the result no longer depends on where
+    in the window a row's keys lie.
     """
     start, stop = window.tolist()
     keys.index_copy_(2, slots, key.transpose(1, 2))

@@ -1,7 +1,7 @@
 """Our own decoder: explicit cache slots, explicit mask, weights that may arrive late.
 
-Module and tensor names are the checkpoint's. Weights are buffers, on the meta device until something is put there, so a layer's
-tensors can be a view into a streaming ring for the length of one pass.
+Module and tensor names are the checkpoint's. Weights are buffers, on the meta device until something is put there, so
+a layer's tensors can be a view into a streaming ring for the length of one pass.
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions."""
 
+    q_proj: nn.Module
+    k_proj: nn.Module
+    v_proj: nn.Module
+    o_proj: nn.Module
+
     def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
         super().__init__()
         for name, (out_features, in_features) in spec.linears().items():
@@ -74,11 +79,17 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """SwiGLU. A family with another feed-forward part fills this slot of the layer."""
 
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
+
     def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
         super().__init__()
         for name, (out_features, in_features) in spec.linears().items():
             if name.startswith("mlp."):
-                self.add_module(name.removeprefix("mlp."), Linear(out_features, in_features, spec.has_bias(name), dtype))
+                self.add_module(
+                    name.removeprefix("mlp."), Linear(out_features, in_features, spec.has_bias(name), dtype)
+                )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -87,8 +98,8 @@ class FeedForward(nn.Module):
 class LayerStep(NamedTuple):
     """What a layer needs besides its weights and the hidden state; tensors only, so that one graph serves all layers.
 
-    `cos`, `sin` [B, M, 1, head_dim]; `keys`, `values` [B, kv_heads, slots, head_dim], this layer's cache; `slots` [M], `mask`
-    [B, M, S] and `window` [2] as in `attend`.
+    `cos`, `sin` [B, M, 1, head_dim]; `keys`, `values` [B, kv_heads, slots, head_dim], this layer's cache; `slots`
+    [M], `mask` [B, M, S] and `window` [2] as in `attend`.
     """
 
     cos: Tensor
@@ -135,6 +146,11 @@ class Decoder(nn.Module):
         self.head = Linear(spec.vocab_size, spec.hidden_size, False, dtype)
 
     embedding: Tensor
+
+    @property
+    def stack(self) -> list[DecoderLayer]:
+        """The layers in order."""
+        return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
 
     @property
     def device(self) -> torch.device:

@@ -62,7 +62,12 @@ class ModelSpec:
 
     def linears(self) -> dict[str, tuple[int, int]]:
         """Linears of one layer: name -> (out_features, in_features)."""
-        q, kv, hidden, ffn = self.heads * self.head_dim, self.kv_heads * self.head_dim, self.hidden_size, self.intermediate_size
+        q, kv, hidden, ffn = (
+            self.heads * self.head_dim,
+            self.kv_heads * self.head_dim,
+            self.hidden_size,
+            self.intermediate_size,
+        )
         return {
             "self_attn.q_proj": (q, hidden),
             "self_attn.k_proj": (kv, hidden),
@@ -98,7 +103,9 @@ def spec_of(config: Any) -> ModelSpec:
     architectures = config.architectures or []
     name = architectures[0] if architectures else type(config).__name__.replace("Config", "ForCausalLM")
     if name not in FAMILIES:
-        raise UnsupportedModelError(f"architecture {name} is not supported; supported are {', '.join(sorted(FAMILIES))}.")
+        raise UnsupportedModelError(
+            f"architecture {name} is not supported; supported are {', '.join(sorted(FAMILIES))}."
+        )
     family, fields = FAMILIES[name], config.to_dict()
     activation = fields.get("hidden_act", "silu")
     if activation != "silu":
@@ -108,7 +115,9 @@ def spec_of(config: Any) -> ModelSpec:
     head_dim = fields.get("head_dim") or hidden // heads
     kv_heads = fields.get("num_key_value_heads") or heads
     if heads % kv_heads:
-        raise CheckpointError(f"config.json is inconsistent: {heads} attention heads are no multiple of {kv_heads} key heads.")
+        raise CheckpointError(
+            f"config.json is inconsistent: {heads} attention heads are no multiple of {kv_heads} key heads."
+        )
     inv_freq, rope_scale = rope_frequencies(config, head_dim)
     return ModelSpec(
         architecture=name,
@@ -141,7 +150,8 @@ def _windows(fields: dict[str, Any], family: Family) -> tuple[int | None, ...]:
 
 
 def rope_frequencies(config: Any, head_dim: int) -> tuple[Tensor, float]:
-    """Rotary inverse frequencies [head_dim / 2] in fp32 and the factor on cos and sin, for the types listed in `ROPE_TYPES`.
+    """Rotary inverse frequencies [head_dim / 2] in fp32 and the factor on cos and sin, for the types listed in
+    `ROPE_TYPES`.
 
     The scaled types are computed by Transformers from the config.
     """

@@ -66,7 +66,9 @@ def locate(model: str, revision: str | None = None) -> Path:
     if path.is_file():
         raise CheckpointError(f"{model} is a file; give the folder that holds config.json and the safetensors.")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith((".", "assets/")):
-        raise CheckpointError(f"there is no folder {model}; give a checkpoint folder or a hub id such as Qwen/Qwen2.5-7B-Instruct.")
+        raise CheckpointError(
+            f"there is no folder {model}; give a checkpoint folder or a hub id such as Qwen/Qwen2.5-7B-Instruct."
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -85,7 +87,9 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise CheckpointError(f"{folder} has no tokenizer (tokenizer.json); copy the tokenizer files of the model into it.")
+        raise CheckpointError(
+            f"{folder} has no tokenizer (tokenizer.json); copy the tokenizer files of the model into it."
+        )
     try:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
@@ -124,11 +128,17 @@ def _check_shapes(folder: Path, spec: ModelSpec, spans: dict[str, TensorSpan]) -
         wanted |= {f"model.layers.{index}.{name}": shape for name, shape in spec.layer_tensors().items()}
     for name, shape in wanted.items():
         if name not in spans:
-            raise CheckpointError(f"{folder} lacks the tensor {name} that config.json calls for; download the checkpoint again.")
+            raise CheckpointError(
+                f"{folder} lacks the tensor {name} that config.json calls for; download the checkpoint again."
+            )
         if tuple(spans[name].shape) != shape:
-            raise CheckpointError(f"{name} in {folder} has shape {list(spans[name].shape)}; config.json calls for {list(shape)}.")
+            raise CheckpointError(
+                f"{name} in {folder} has shape {list(spans[name].shape)}; config.json calls for {list(shape)}."
+            )
         if not spans[name].dtype.is_floating_point or spans[name].dtype.itemsize < 2:
-            raise CheckpointError(f"{name} in {folder} is {spans[name].dtype}; quantized checkpoints are not read as targets yet.")
+            raise CheckpointError(
+                f"{name} in {folder} is {spans[name].dtype}; quantized checkpoints are not read as targets yet."
+            )
 
 
 def load_outer(decoder: Decoder, checkpoint: Checkpoint, device: torch.device) -> None:
@@ -144,8 +154,7 @@ def load_outer(decoder: Decoder, checkpoint: Checkpoint, device: torch.device) -
 def load_layers(decoder: Decoder, checkpoint: Checkpoint, layers: Iterable[int], device: torch.device) -> None:
     """Load the named layers, one at a time."""
     for index in layers:
-        layer: Any = decoder.layers[index]
-        layer.put(load_tensors(checkpoint.layer(index), decoder.dtype, device))
+        decoder.stack[index].put(load_tensors(checkpoint.layer(index), decoder.dtype, device))
 
 
 def load_tensors(spans: Mapping[str, TensorSpan], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:

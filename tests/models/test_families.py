@@ -21,7 +21,9 @@ from tests.conftest import FAMILY_OPTIONS
 REAL = Path(__file__).parents[3] / "shared" / "data" / "models"
 
 
-def runner_for(folder: Path, dtype: torch.dtype, *, width: int = 8, exact: bool = False, max_length: int = 256) -> ModelRunner:
+def runner_for(
+    folder: Path, dtype: torch.dtype, *, width: int = 8, exact: bool = False, max_length: int = 256
+) -> ModelRunner:
     checkpoint = open_checkpoint(str(folder))
     spec, device = checkpoint.spec, torch.device("cpu")
     decoder = Decoder(spec, dtype)
@@ -63,7 +65,12 @@ def test_greedy_text_of_real_checkpoints(name):
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     prompt = torch.tensor([1])
     wanted = reference.generate(
-        prompt[None], attention_mask=torch.ones(1, 1), do_sample=False, max_new_tokens=200, min_new_tokens=200, pad_token_id=0
+        prompt[None],
+        attention_mask=torch.ones(1, 1),
+        do_sample=False,
+        max_new_tokens=200,
+        min_new_tokens=200,
+        pad_token_id=0,
     )[0, 1:].tolist()
     runner = runner_for(folder, torch.float32, width=1)
     token = runner.prefill(prompt).logits.argmax(-1)

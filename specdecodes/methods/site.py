@@ -1,0 +1,137 @@
+"""Where and how a pipeline runs, found out before anything is loaded; and the plan of its memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from specdecodes.cache import CacheShape
+from specdecodes.config import Pipeline
+from specdecodes.engine.compile import Steps, compiled_steps, eager_steps
+from specdecodes.errors import ConfigError
+from specdecodes.methods.machine import free_bytes, measure
+from specdecodes.models.families import ModelSpec
+from specdecodes.models.loading import DTYPES, Checkpoint, open_checkpoint
+from specdecodes.offload.layout import lay_out
+from specdecodes.offload.plan import Budgets, ModelShape, Placement, plan
+from specdecodes.offload.predict import Workload
+from specdecodes.offload.store import TensorSpan, probe
+from specdecodes.offload.working import Widths, working_bytes
+
+PROMPT_ROWS = 64
+"""Rows of a prompt chunk at least: enough to keep a core's arithmetic busy, and the width of the usual tree."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where and how a pipeline runs, found out before anything is loaded."""
+
+    pipeline: Pipeline
+    checkpoint: Checkpoint
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> Site:
+        checkpoint = open_checkpoint(pipeline.target.model, pipeline.target.revision)
+        device = find_device(pipeline.target.device)
+        dtype = checkpoint.dtype if pipeline.target.dtype == "auto" else DTYPES[pipeline.target.dtype]
+        return cls(pipeline, checkpoint, device, dtype)
+
+    def cache_shape(self, spec: ModelSpec, *, draft_nodes: int, target_nodes: int) -> CacheShape:
+        return CacheShape(
+            spec.layers, spec.kv_heads, spec.head_dim, self.pipeline.max_length, draft_nodes, target_nodes
+        )
+
+    @property
+    def chunk(self) -> int:
+        """Rows of a prompt chunk and of the widest pass: the same for every method, as exactness asks."""
+        return max(PROMPT_ROWS, self.pipeline.tree.nodes)
+
+    def steps(self) -> Steps:
+        return compiled_steps() if self.pipeline.compile else eager_steps()
+
+
+def find_device(name: str) -> torch.device:
+    """`auto` is the first CUDA device, else the CPU. Raises ConfigError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"target.device '{name}' is no device; write auto, cpu, cuda or cuda:1.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"target.device is {name}, but no CUDA device was found; write cpu, or install the CUDA build of torch."
+        )
+    return device
+
+
+@dataclass(frozen=True)
+class DraftNeeds:
+    """What a method's draft adds to the plan: `levels` of drafting at most, tree rows in the target's cache,
+    substitutes of the target's layers (packed bytes each), or a model and a cache of its own."""
+
+    levels: int = 0
+    nodes: int = 0
+    substitute_bytes: tuple[int, ...] = ()
+    model: Checkpoint | None = None
+    cache: CacheShape | None = None
+
+
+def place(site: Site, draft: DraftNeeds) -> Placement:
+    """Plan the memory of a target and its draft. Raises BudgetError when the budget cannot work.
+
+    Budgets are for the model: weights, ring, caches, working memory. Python and torch come on top.
+    """
+    memory, checkpoint = site.pipeline.memory, site.checkpoint
+    cache = site.cache_shape(checkpoint.spec, draft_nodes=draft.nodes, target_nodes=site.chunk)
+    workload = Workload(
+        cache_rows=cache.slots,
+        rows=site.pipeline.tree.nodes if draft.levels else 1,
+        levels=draft.levels,
+        adaptive=site.pipeline.tree.adaptive,
+        draft_cache_rows=draft.cache.slots if draft.cache else 0,
+    )
+    budgets = Budgets(memory.device_bytes or free_bytes(site.device), memory.host_bytes)
+    machine, storage = measure(checkpoint.files, site.device), probe(checkpoint.files[0]).reason
+    return plan(model_shape(site, cache, draft), budgets, machine, workload, storage=storage)
+
+
+def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds) -> ModelShape:
+    """Bytes of every part, from headers alone."""
+    spec, checkpoint, itemsize = site.checkpoint.spec, site.checkpoint, site.dtype.itemsize
+    layers = [checkpoint.layer(index) for index in range(spec.layers)]
+    layer_bytes = tuple(elements(spans.values()) * itemsize for spans in layers)
+    widths = Widths(spec.hidden_size, spec.intermediate_size, spec.heads, spec.kv_heads, spec.head_dim, spec.vocab_size)
+    working = working_bytes(
+        widths,
+        rows=site.chunk,
+        prompt=site.pipeline.max_length,
+        slots=cache.slots,
+        itemsize=itemsize,
+        exact=site.pipeline.exact is not False,
+        masks=len(set(spec.windows)),
+    )
+    kv_token, draft_itemsize = cache.nbytes(itemsize) // cache.slots, draft.model.dtype.itemsize if draft.model else 0
+    return ModelShape(
+        layer_bytes=layer_bytes,
+        embedding_bytes=elements(checkpoint.outer().values()) * itemsize,
+        head_bytes=spec.vocab_size * spec.hidden_size * itemsize,
+        kv_bytes_per_token=kv_token,
+        working_bytes=working,
+        itemsize=itemsize,
+        slot_bytes=tuple(lay_out(spans).nbytes for spans in layers),
+        conversion_bytes=0 if site.dtype == checkpoint.dtype else max(layer_bytes),
+        substitute_bytes=draft.substitute_bytes,
+        draft_bytes=elements(draft.model.spans.values()) * draft_itemsize if draft.model else 0,
+        draft_kv_bytes_per_token=draft.cache.nbytes(draft_itemsize) // draft.cache.slots if draft.cache else 0,
+    )
+
+
+def elements(spans: Iterable[TensorSpan]) -> int:
+    """Elements of all tensors together; one that two names share (a tied head) counts once."""
+    return sum(math.prod(span.shape) for span in {(span.path, span.offset): span for span in spans}.values())
