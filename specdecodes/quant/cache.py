@@ -89,7 +89,8 @@ class SubstituteCache:
         path = self.path(layer, rules, group)
         try:
             with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+                # Copies: what is checked below is what is used, whatever becomes of the mapped file.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
                 expected = (file.metadata() or {}).get("digest")
         except FileNotFoundError:
             return None

@@ -2,7 +2,7 @@
 
 Activations are rounded to 8 bits per row and group, so a huge activation coarsens its group alone. Codes and levels are
 multiplied as integers (w4a8.cpp: AVX512-VNNI or AVX2, chosen when it runs); scales and offsets are fp16, which moves a
-weight by less than 1/100 of the 4-bit step. The layout is the same on all machines.
+weight by about a hundredth of the 4-bit step. The layout is the same on all machines.
 """
 
 from __future__ import annotations
@@ -53,8 +53,11 @@ def support() -> Support:
     """Whether the kernel builds and is fast here. The first call on a machine compiles for about two seconds."""
     try:
         variant = _library().w4a8_best()
-    except (CompileError, OSError) as error:
-        return Support(0, f"the fast 4-bit kernel could not be built: {error}")
+    except CompileError as error:
+        return Support(0, f"the fast 4-bit kernel could not be built: {str(error).rstrip('.')}")
+    except OSError as error:
+        cure = "set SPECDECODES_CACHE to a folder that can be written"
+        return Support(0, f"the fast 4-bit kernel could not be kept or loaded ({error}): {cure}")
     if variant == PLAIN:
         return Support(0, "the fast 4-bit kernel needs a processor with AVX2")
     return Support(variant, f"built for {VARIANTS[variant]}")
