@@ -34,6 +34,7 @@ def run_doctor(
             "Software": list(machine.software()),
             "Processor": list(machine.processor()),
             "Accelerators": list(machine.accelerators()),
+            "Kept": list(machine.kept()),
         }
     for title, findings in sections.items():
         console.print(_table(title, findings))
