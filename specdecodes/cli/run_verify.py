@@ -101,11 +101,11 @@ def describe(divergence: "Divergence", decode: Callable[[list[int]], str]) -> st
 
 def _table(questions: tuple[str, ...], results: "list[Comparison]", exact: bool) -> Table:
     table = Table(title=f"plain against speculative, exact mode {'on' if exact else 'off'}", title_justify="left")
-    table.add_column("prompt", max_width=44, no_wrap=True, overflow="ellipsis")
-    for title in ("tokens", "logit rows", "rows that differ", "bits that differ", "first divergence"):
-        table.add_column(title, justify="right")
+    table.add_column("prompt", max_width=30, no_wrap=True, overflow="ellipsis")
+    for title in ("tokens", "rows", "rows differ", "bits differ", "parts at"):
+        table.add_column(title, justify="right", no_wrap=True)
     for question, result in zip(questions, results, strict=True):
-        where = "none" if result.divergence is None else f"token {result.divergence.index}"
+        where = "" if result.divergence is None else f"token {result.divergence.index}"
         counts = (result.tokens, result.rows, result.differing_rows, result.differing_bits)
         table.add_row(question, *(f"{count:,}" for count in counts), where)
     return table
