@@ -1,0 +1,84 @@
+"""Assembly: what a plan says before anything is loaded, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from specdecodes.config import Memory, Target
+from specdecodes.errors import BudgetError, ConfigError
+from specdecodes.methods import METHODS, build, plan_for
+from tests.conftest import write_tokenizer
+from tests.test_lossless import GREEDY, PROMPTS, pipeline_for, smallest_budget
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_smallest_budget_works_and_one_byte_less_does_not(method, tiny_checkpoint):
+    folder = tiny_checkpoint("llama")
+    pipeline = pipeline_for(method, folder, folder, exact=True)
+    least = smallest_budget(pipeline)
+    placement = plan_for(replace(pipeline, memory=Memory(least)))
+    assert len(placement.streamed) == 4
+    assert sum(placement.device_bytes.values()) <= least
+    with pytest.raises(BudgetError, match="--device-memory") as refused:
+        plan_for(replace(pipeline, memory=Memory(least - 1)))
+    assert refused.value.shortfall_bytes == 1
+
+
+def test_every_spare_byte_is_used(tiny_checkpoint):
+    folder = tiny_checkpoint("llama", hidden_size=128, num_hidden_layers=8)
+    pipeline = pipeline_for("vanilla", folder, None, exact=True)
+    least = smallest_budget(pipeline)
+    layer = plan_for(pipeline).device_bytes["8 resident layers"] // 8
+    resident = [len(plan_for(replace(pipeline, memory=Memory(least + spare * layer))).resident) for spare in range(5)]
+    assert resident == [0, 1, 2, 3, 4]
+
+
+def test_budgets_and_sizes_can_be_written_as_text(tiny_checkpoint):
+    pipeline = pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True)
+    assert plan_for(replace(pipeline, memory=Memory("1GiB"))).tier == "resident"
+
+
+def test_unknown_method_is_named(tiny_checkpoint):
+    pipeline = replace(pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True), method="subspek_sd")
+    with pytest.raises(ConfigError, match="subspek_sd.*subspec_sd"):
+        build(pipeline)
+
+
+def test_classic_needs_a_draft_with_the_same_tokenizer(tiny_checkpoint, tmp_path):
+    folder = tiny_checkpoint("llama")
+    with pytest.raises(ConfigError, match="--draft-model"):
+        plan_for(replace(pipeline_for("vanilla", folder, None, exact=True), method="classic_sd"))
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in folder.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    write_tokenizer(other, 90)
+    with pytest.raises(ConfigError, match="different vocabularies"):
+        build(pipeline_for("classic_sd", folder, other, exact=True), progress=lambda text: None)
+
+
+def test_a_device_that_is_not_there(tiny_checkpoint):
+    import torch
+
+    pipeline = pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True)
+    with pytest.raises(ConfigError, match="is no device"):
+        build(replace(pipeline, target=replace(pipeline.target, device="gpu0")))
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="no CUDA device"):
+            build(replace(pipeline, target=replace(pipeline.target, device="cuda")))
+
+
+def test_other_dtype_on_arrival(tiny_checkpoint):
+    """A bf16 checkpoint run in fp32, streamed: what arrives is converted, and equals what is resident."""
+    folder = tiny_checkpoint("llama", "bf16")
+    answers = []
+    for streamed in (False, True):
+        pipeline = pipeline_for("vanilla", folder, None, exact=True)
+        pipeline = replace(pipeline, target=Target(str(folder), dtype="fp32", device="cpu"))
+        if streamed:
+            pipeline = replace(pipeline, memory=Memory(smallest_budget(pipeline)))
+        with build(pipeline, progress=lambda text: None) as made:
+            answers.append(made.generate(PROMPTS[0], GREEDY).tokens)
+    assert answers[0] == answers[1]
