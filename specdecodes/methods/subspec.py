@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from torch import Tensor
 from tqdm import tqdm
 
 from specdecodes.drafters.level import LevelGrower, region_nodes
@@ -17,7 +18,7 @@ from specdecodes.methods.site import DraftNeeds, Site, place
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_tensors
 from specdecodes.offload.plan import Placement
-from specdecodes.quant import LayerDone, SubstituteCache, kernel_for, packed_bytes, substitute
+from specdecodes.quant import LayerDone, SubstituteCache, choose_kernel, packed_bytes, substitute
 
 
 def plan(site: Site) -> Placement:
@@ -26,6 +27,8 @@ def plan(site: Site) -> Placement:
 
 def build(site: Site, placement: Placement, progress: Progress) -> Generator:
     pipeline, tree, kernel = site.pipeline, site.pipeline.tree, _plan(site)[1]
+    choice = choose_kernel(tree.width, device=site.device)
+    progress(f"draft kernel {kernel}: {choice.note if kernel == choice.kernel else 'the faster int8 does not fit'}")
     target = load_target(site, placement, progress, width=tree.nodes, draft_nodes=region_nodes(tree))
     decoder = draft_of(target, kernel, progress)
     layers = ResidentLayers(decoder.stack)
@@ -62,8 +65,9 @@ def _fill(draft: Decoder, site: Site, index: int, kernel: str, cache: Substitute
     spec, spans, options = site.checkpoint.spec, site.checkpoint.layer(index), site.pipeline.draft
     linears = spec.linears()
 
-    def weights() -> dict:
-        tensors = load_tensors(spans, site.dtype, site.device)
+    def weights() -> dict[str, tuple[Tensor, Tensor | None]]:
+        """As the file has them, whatever dtype the target runs in: the cached solution serves all."""
+        tensors = load_tensors(spans, site.checkpoint.dtype, site.device)
         return {name: (tensors[f"{name}.weight"], tensors.get(f"{name}.bias")) for name in linears}
 
     modules = substitute(
@@ -84,20 +88,20 @@ def _fill(draft: Decoder, site: Site, index: int, kernel: str, cache: Substitute
 
 
 def _plan(site: Site) -> tuple[Placement, str]:
-    """The placement and the kernel of the substitutes: the one that suits the level's width, else the smallest that
-    fits."""
+    """The placement and the kernel: the fastest for a level's width, or packed int4 where that one is too big."""
+    try:
+        kernel = choose_kernel(site.pipeline.tree.width, device=site.device).kernel
+        return _place_on(site, kernel), kernel
+    except BudgetError:
+        if kernel != "int8":
+            raise
+        return _place_on(site, "int4pack"), "int4pack"
+
+
+def _place_on(site: Site, kernel: str) -> Placement:
     tree, spec, options = site.pipeline.tree, site.checkpoint.spec, site.pipeline.draft
-    kernels = dict.fromkeys((kernel_for(tree.width, device=site.device), kernel_for(1, device=site.device)))
-    refusal: BudgetError | None = None
-    for kernel in kernels:
-        layer = sum(
-            packed_bytes(*shape, scheme=options.scheme, group=options.group, kernel=kernel)
-            for shape in spec.linears().values()
-        )
-        needs = DraftNeeds(tree.depth, region_nodes(tree), (layer,) * spec.layers)
-        try:
-            return place(site, needs), kernel
-        except BudgetError as error:
-            refusal = error
-    assert refusal is not None, "there is at least one kernel"
-    raise refusal
+    layer = sum(
+        packed_bytes(*shape, scheme=options.scheme, group=options.group, kernel=kernel)
+        for shape in spec.linears().values()
+    )
+    return place(site, DraftNeeds(tree.depth, region_nodes(tree), (layer,) * spec.layers))
