@@ -1,0 +1,119 @@
+"""The commands on a tiny random model and the real engine, eager: what a user sees from the first word to the last."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from specdecodes.cli import main
+
+COMMON = "--eager --exact --device-memory 2GiB --max-length 128 --max-tokens 20 --set draft.group=32 --set tree.depth=4"
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SPECDECODES_CACHE", str(tmp_path / "cache"))
+    return tiny_checkpoint("llama", "bf16")
+
+
+def run(arguments: str, model: Path) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments.split(), "--model", str(model), *COMMON.split()])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_run_test_answers_and_measures(checkpoint: Path, capsys: pytest.CaptureFixture[str]):
+    assert run("run-test --prompt w5", checkpoint) == 0
+    captured = capsys.readouterr()
+    assert "w" in captured.out
+    steps = ("plan: subspec_sd", "predicted speed", "loading", "this answer", "new tokens", "plan and measurement")
+    places = [captured.err.index(step) for step in steps]
+    assert places == sorted(places), "the plan before the loading, what was measured after the answer"
+
+
+def test_run_plan_loads_nothing(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    bare = tmp_path / "bare"
+    shutil.copytree(checkpoint, bare)
+    (bare / "tokenizer.json").unlink()
+    assert run("run-plan", bare) == 0
+    assert "predicted speed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("temp", ["0", "1"])
+def test_run_verify_finds_no_difference(checkpoint: Path, temp: str, capsys: pytest.CaptureFixture[str]):
+    assert run(f"run-verify --prompt w5 --prompt w6 --temp {temp}", checkpoint) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "No divergence" in out and "in every bit" in out
+
+
+def test_run_chat_keeps_the_conversation(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("sys.stdin", io.StringIO("w5\nw6\n/stats\n/exit\nw7\n"))
+    assert run("run-chat --set sampling.ignore_eos=true", checkpoint) == 0
+    captured = capsys.readouterr()
+    assert "> w6" in captured.out and "> w7" not in captured.out
+    assert "prompt tokens kept from before" in " ".join(captured.err.split())
+    assert "all 2 answers" in captured.err
+
+
+def test_run_benchmark_writes_results_and_goes_on(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    questions = tmp_path / "data" / "mt-bench" / "question.jsonl"
+    questions.parent.mkdir(parents=True)
+    rows = [{"question_id": n, "category": "words", "turns": [f"w{n}", "w9"]} for n in (3, 4)]
+    questions.write_text("\n".join(json.dumps(row) for row in rows))
+    command = f"run-benchmark --data-dir {tmp_path / 'data'} --out-dir {tmp_path / 'out'} --set warmup=0"
+    assert run(command, checkpoint) == 0
+    assert "tokens/s" in capsys.readouterr().out
+    results = tmp_path / "out" / "mt-bench"
+    assert len((results / "samples.jsonl").read_text().splitlines()) == 2
+    assert json.loads((results / "summary.json").read_text())["samples"] == 2
+    before = (results / "samples.jsonl").read_bytes()
+    assert run(command, checkpoint) == 0
+    assert (results / "samples.jsonl").read_bytes() == before
+    assert "--restart" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: shutil.rmtree(folder), "there is no folder"),
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "truncated"),
+    ],
+)
+def test_a_broken_checkpoint_is_one_line(
+    checkpoint: Path,
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+):
+    broken = tmp_path / "broken"
+    shutil.copytree(checkpoint, broken)
+    spoil(broken)
+    assert run("run-test", broken) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and words in last and str(broken) in last
+
+
+def test_a_prompt_longer_than_the_context_is_one_line(checkpoint: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["run-test", "--model", str(checkpoint), *COMMON.split(), "--prompt", " ".join(["w5"] * 200)])
+    assert ended.value.code == 2
+    assert "the context holds 128" in capsys.readouterr().err
+
+
+def test_an_impossible_budget_says_what_is_short(checkpoint: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["run-plan", "--model", str(checkpoint), *COMMON.split(), "--device-memory", "4KiB"])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert "4 KiB" in error and "Give at least --device-memory" in error
