@@ -64,6 +64,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--exact", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--eager", action="store_true")
     parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--repetition-penalty", type=float, default=1.2, help="keeps a small model out of loops")
     parser.add_argument("--out", type=Path, required=True, help="the receipt, a JSON file")
     return parser.parse_args()
 
@@ -73,7 +74,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     paths = sorted({span.path for span in read_index(Path(arguments.model)).values()})
     direct = probe(paths[0]).direct
     arms = {method: open_arm(arguments, method) for method in arguments.arms.split(",")}
-    params = SamplingParams(max_tokens=arguments.tokens, temperature=arguments.temperature)
+    params = SamplingParams(
+        max_tokens=arguments.tokens,
+        temperature=arguments.temperature,
+        repetition_penalty=arguments.repetition_penalty,
+        ignore_eos=True,
+    )
     prompts = [sample.turns[0] for sample in read_questions(BUNDLED)][: arguments.rounds + 1]
     rounds: list[dict[str, Any]] = []
     for number, prompt in enumerate(prompts):

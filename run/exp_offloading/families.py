@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
+from specdecodes.sampling import SamplingParams
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
@@ -19,7 +20,11 @@ def _plain(model: str, device_memory: str) -> Pipeline:
     return Pipeline(method="vanilla", target=Target(model), tree=tree, memory=Memory(device=device_memory))
 
 
-DEMO = replace(_plain(str(ASSETS / "demo"), "56MiB"), tree=Tree(width=4, depth=16, nodes=64))
+DEMO = replace(
+    _plain(str(ASSETS / "demo"), "56MiB"),
+    tree=Tree(width=4, depth=16, nodes=64),
+    sampling=SamplingParams(repetition_penalty=1.2),  # a model this small falls into loops without one
+)
 LLAMA_8B = _plain("meta-llama/Llama-3.1-8B-Instruct", "8GiB")
 QWEN_7B = _plain("Qwen/Qwen2.5-7B-Instruct", "8GiB")
 QWEN_14B = _plain("Qwen/Qwen2.5-14B-Instruct", "12GiB")

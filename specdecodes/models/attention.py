@@ -43,13 +43,21 @@ def attend(
             queries, seen_keys, seen_values, attn_mask=visible, scale=scale, enable_gqa=True
         )
         return attended.transpose(1, 2).contiguous()
-    batch, rows, heads, dim = query.shape
-    groups = heads // keys.shape[1]
-    wide = (queries.to(torch.float64) * scale).reshape(batch, keys.shape[1], groups * rows, dim)
-    scores = wide @ seen_keys.to(torch.float64).transpose(-1, -2)
-    scores = scores.view(batch, -1, rows, stop - start).masked_fill_(~visible, float("-inf")).softmax(-1)
-    attended = scores.view(batch, keys.shape[1], groups * rows, stop - start) @ seen_values.to(torch.float64)
-    return attended.view(batch, heads, rows, dim).transpose(1, 2).to(query.dtype, memory_format=torch.contiguous_format)
+    attended = torch.empty_like(query, memory_format=torch.contiguous_format)
+    groups = query.shape[2] // keys.shape[1]
+    for head in range(keys.shape[1]):  # one at a time: fp64 scores of all heads would be large, and leave the cache
+        mine = slice(head * groups, (head + 1) * groups)
+        scores = _scores(queries[:, mine], seen_keys[:, head], scale)
+        weights = scores.masked_fill_(~visible, float("-inf")).softmax(-1)
+        sums = weights.flatten(1, 2) @ seen_values[:, head].to(torch.float64)
+        attended[:, :, mine] = sums.unflatten(1, weights.shape[1:3]).transpose(1, 2).to(query.dtype)
+    return attended
+
+
+def _scores(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
+    """`queries` [B, groups, M, D] on one head's `keys` [B, S, D], in fp64: [B, groups, M, S]."""
+    wide = (queries.to(torch.float64) * scale).flatten(1, 2)
+    return (wide @ keys.to(torch.float64).transpose(-1, -2)).unflatten(1, queries.shape[1:3])
 
 
 @attend.register_fake
