@@ -44,7 +44,7 @@ def test_phases_add_up_to_the_wall_clock(generator):
 
 @pytest.mark.parametrize("method", ["vanilla", "subspec_sd"])
 def test_answers_end_where_they_should(method, folder):
-    """The same place for every method: at an end token, at a stop string, at the last token allowed, at a full context."""
+    """The same place for every method: an end token, a stop string, the last token allowed, a full context."""
     with build(pipeline_for(method, folder, None, exact=True), progress=lambda text: None) as made:
         free = made.generate(PROMPTS[0], GREEDY)
         middle = free.tokens[31]
