@@ -48,7 +48,7 @@ def _compile(generator: Generator) -> str:
     log = generator.compile_log
     graphs, seconds = log.graphs, log.seconds
     generator.generate("Hello", SamplingParams(max_tokens=COMPILING_TOKENS, ignore_eos=True))
-    return f"compiled {log.graphs - graphs} steps in {log.seconds - seconds:.1f} s"
+    return f"compiled in {log.seconds - seconds:.1f} s (graphs: {log.graphs - graphs})"
 
 
 def answer(
