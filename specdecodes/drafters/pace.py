@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import deque
+
+MEMORY = 15
+"""Times remembered of each kind. Their median decides: a first step that compiles, or one slow read, does not count."""
 
 
 class Pace:
@@ -16,8 +21,8 @@ class Pace:
         self.depth = depth
         self.adaptive = adaptive
         self.sharpness = 1.0
-        self._level_seconds: float | None = None
-        self._rest_seconds: float | None = None
+        self._level_seconds: deque[float] = deque(maxlen=MEMORY)
+        self._rest_seconds: deque[float] = deque(maxlen=MEMORY)
         self._reach: list[float] = []
         self._mark = 0.0
 
@@ -30,19 +35,19 @@ class Pace:
         """A level was drafted that the accepted path reaches with probability `reach`, as the draft sees it: draft
         another?"""
         now = time.perf_counter()
-        self._level_seconds = _blend(self._level_seconds, now - self._mark)
+        self._level_seconds.append(now - self._mark)
         self._mark = now
         self._reach.append(min(reach, 1.0))
         if len(self._reach) >= self.depth:
             return False
-        if not self.adaptive or self._rest_seconds is None:
+        if not self.adaptive or not self._rest_seconds:
             return True
         expected = [share**self.sharpness for share in self._reach]
-        tokens = 1.0 + sum(expected)
-        seconds = self._rest_seconds + self._level_seconds * len(expected)
+        tokens, level_seconds = 1.0 + sum(expected), statistics.median(self._level_seconds)
+        seconds = statistics.median(self._rest_seconds) + level_seconds * len(expected)
         # The next level is reached from this one about as often as each level was reached from the one before.
         following = expected[-1] * expected[-1] ** (1.0 / len(expected))
-        return following * seconds > tokens * self._level_seconds
+        return following * seconds > tokens * level_seconds
 
     def stop(self) -> None:
         """The proposal is done; the rest of the round starts."""
@@ -50,14 +55,7 @@ class Pace:
 
     def learn(self, accepted: int) -> None:
         """The round is over and `accepted` draft tokens were kept."""
-        self._rest_seconds = _blend(self._rest_seconds, time.perf_counter() - self._mark)
+        self._rest_seconds.append(time.perf_counter() - self._mark)
         predicted = sum(share**self.sharpness for share in self._reach)
         error = (predicted - accepted) / max(predicted, 1.0)
         self.sharpness = min(max(self.sharpness * (1.0 + 0.1 * error), 0.05), 20.0)
-
-
-def _blend(average: float | None, sample: float) -> float:
-    """A running average that forgets over about ten samples and that one slow sample cannot carry away."""
-    if average is None:
-        return sample
-    return average + 0.1 * (min(sample, 3 * average) - average)

@@ -11,8 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-@torch.library.custom_op("specdecodes::attend", mutates_args=("keys", "values"))
-def attend(
+torch.library.define(  # a plain definition: torch's decorator for operators costs more than a small attention does
+    "specdecodes::attend",
+    "(Tensor query, Tensor key, Tensor value, Tensor(a!) keys, Tensor(b!) values, Tensor slots, Tensor mask, Tensor window, "
+    "float scale, bool exact) -> Tensor",
+)
+
+
+@torch.library.impl("specdecodes::attend", "CompositeExplicitAutograd")
+def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -60,6 +67,9 @@ def _scores(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
     return (wide @ keys.to(torch.float64).transpose(-1, -2)).unflatten(1, queries.shape[1:3])
 
 
-@attend.register_fake
-def _(query, key, value, keys, values, slots, mask, window, scale, exact):  # type: ignore[no-untyped-def]
+@torch.library.register_fake("specdecodes::attend")
+def _attend_shape(query, key, value, keys, values, slots, mask, window, scale, exact):  # type: ignore[no-untyped-def]
     return torch.empty_like(query, memory_format=torch.contiguous_format)
+
+
+attend = torch.ops.specdecodes.attend
