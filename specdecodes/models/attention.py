@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 torch.library.define(  # a plain definition: torch's decorator for operators costs more than a small attention does
     "specdecodes::attend",
-    "(Tensor query, Tensor key, Tensor value, Tensor(a!) keys, Tensor(b!) values, Tensor slots, Tensor mask, Tensor window, "
-    "float scale, bool exact) -> Tensor",
+    "(Tensor query, Tensor key, Tensor value, Tensor(a!) keys, Tensor(b!) values, Tensor slots, Tensor mask, "
+    "Tensor window, float scale, bool exact) -> Tensor",
 )
 
 
