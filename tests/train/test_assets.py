@@ -1,0 +1,49 @@
+"""The demo models that come with the project load offline, fit, and answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+MODELS = ("demo", "demo-draft")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_weights_file_below_16_mb_and_a_card(name: str) -> None:
+    weights = list((ASSETS / name).glob("*.safetensors"))
+    assert len(weights) == 1
+    assert weights[0].stat().st_size < 16_000_000
+    card = (ASSETS / name / "README.md").read_text(encoding="utf-8")
+    assert all(word in card for word in ("Data", "Command", "Held-out loss", "Samples", "CC BY"))
+
+
+def test_the_models_share_a_tokenizer() -> None:
+    one, other = (AutoTokenizer.from_pretrained(ASSETS / name) for name in MODELS)
+    assert one.get_vocab() == other.get_vocab()
+    assert one.chat_template == other.chat_template
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_answers_and_stops_by_itself(name: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / name)
+    model = AutoModelForCausalLM.from_pretrained(ASSETS / name, dtype=torch.float32).eval()
+    question = [{"role": "user", "content": "Tom has 3 apples and buys 5 more. How many apples does he have?"}]
+    prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt")
+    with torch.inference_mode():
+        tokens = model.generate(**prompt, max_new_tokens=200, do_sample=False)[0]
+    assert tokens[-1] == tokenizer.eos_token_id
+    answer = tokenizer.decode(tokens[prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert len(answer.split()) > 4
