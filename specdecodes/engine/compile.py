@@ -66,7 +66,8 @@ def compiled_steps() -> Steps:
     if shutil.which(os.environ.get("CXX", "g++")) is None and not torch.cuda.is_available():
         raise CompileError("compiled steps need a C++ compiler (g++), and none was found; install one or pass --eager.")
     cache_root = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "specdecodes" / "inductor"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_root))
+    if not os.environ.get("TORCHINDUCTOR_CACHE_DIR"):  # an empty value would mean the current folder
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_root)
     # One graph per (kind of layer, shape); a dozen pairs of draft and target in one process stay below this.
     torch._dynamo.config.recompile_limit = 64
     log = CompileLog()
