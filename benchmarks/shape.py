@@ -85,7 +85,7 @@ def read_shape(source: Path) -> tuple[Shape, dict[str, Any]]:
 
 
 def choose_shape(source: Shape, size: int, itemsize: int = 2) -> Shape:
-    """The shape of about `size` bytes, of many layers rather than huge ones. Raises ConfigError when there is none."""
+    """Many layers rather than huge ones, in `size` bytes or a few percent more. Raises ConfigError when it is too small."""
     if size < source.parameters() * itemsize:
         needed = format_bytes(source.parameters() * itemsize)
         raise ConfigError(f"a size of {format_bytes(size)} is less than the source's own {needed}; ask for more.")
@@ -100,7 +100,7 @@ def choose_shape(source: Shape, size: int, itemsize: int = 2) -> Shape:
     one = replace(best, layers=1).parameters() - replace(best, layers=0).parameters()
     layers = max(source.layers, round((size / itemsize - replace(best, layers=0).parameters()) / one))
     best = replace(best, layers=layers)
-    return replace(best, intermediate=max(source.intermediate, round(fill(best, size, itemsize) / GROUP) * GROUP))
+    return replace(best, intermediate=max(source.intermediate, math.ceil(fill(best, size, itemsize) / GROUP) * GROUP))
 
 
 def scaled(source: Shape, factor: int) -> Shape:

@@ -205,7 +205,7 @@ def main() -> int:
         description="Write a larger checkpoint that computes the same function as a small one."
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write, empty or new")
-    parser.add_argument("--size", required=True, help="bytes of weights, like 1.5GB or 3GiB")
+    parser.add_argument("--size", required=True, help="bytes of weights at least, like 1.5GB or 3GiB")
     parser.add_argument(
         "--source", type=Path, default=Path("assets/demo"), help="checkpoint to widen (default: the demo model)"
     )
