@@ -85,7 +85,7 @@ def read_shape(source: Path) -> tuple[Shape, dict[str, Any]]:
 
 
 def choose_shape(source: Shape, size: int, itemsize: int = 2) -> Shape:
-    """Many layers rather than huge ones, in `size` bytes or a few percent more. Raises ConfigError when it is too small."""
+    """Many layers rather than huge ones, in `size` bytes or a few percent more. Raises ConfigError when too few."""
     if size < source.parameters() * itemsize:
         needed = format_bytes(source.parameters() * itemsize)
         raise ConfigError(f"a size of {format_bytes(size)} is less than the source's own {needed}; ask for more.")
