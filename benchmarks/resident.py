@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1)
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--nodes", type=int, default=8)
+    parser.add_argument("--compiled-peer", action=argparse.BooleanOptionalAction, default=True, help="slow to compile")
     parser.add_argument("--out", type=Path, required=True, help="the receipt, a JSON file")
     arguments = parser.parse_args()
     tree = Tree(arguments.width, arguments.depth, arguments.nodes)
@@ -51,7 +52,8 @@ def main() -> None:
     arms: dict[str, Arm] = {method: ours(generator) for method, generator in generators.items()}
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.bfloat16)
     arms["transformers eager"] = theirs(model, {})
-    arms["transformers compiled"] = theirs(model, {"cache_implementation": "static"}, torch.compile(model.forward))
+    if arguments.compiled_peer:
+        arms["transformers compiled"] = theirs(model, {"cache_implementation": "static"}, torch.compile(model.forward))
     questions = [sample.turns[0] for sample in read_questions(BUNDLED)][: arguments.rounds + 1]
     rounds: list[dict[str, Any]] = []
     for number, question in enumerate(questions):
