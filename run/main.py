@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 
-from specdecodes.cli import fail, main, pipelines
+from specdecodes import pipelines
+from specdecodes.cli import fail, main
 from specdecodes.errors import ConfigError
 
 USAGE = "bash run.sh PIPELINE COMMAND [OPTIONS]"

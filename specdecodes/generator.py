@@ -16,6 +16,7 @@ from specdecodes.drafters import Drafter
 from specdecodes.engine.compile import CompileLog
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError, ContextOverflowError, NumericsError
+from specdecodes.likelihood import Likelihood, ScoreRequest, batches, likelihoods, shared_length
 from specdecodes.offload.plan import Placement
 from specdecodes.sampling import Sampler, SamplingParams
 from specdecodes.stats import Generation, Round
@@ -66,7 +67,8 @@ class Generator:
         self.tokenizer, self.origin, self.placement = tokenizer, origin, placement
         self.eos_ids = frozenset(eos_ids)
         self._target, self._drafter, self._on_close = target, drafter, on_close
-        self._committed: list[int] = []  # the tokens whose rows the cache holds
+        self._committed: list[int] = []  # the tokens whose rows the cache holds, the drafter's too
+        self._scored: tuple[int, ...] = ()  # the same after `score`, which the drafter hears nothing of
         self._sampler: Sampler | None = None  # of the last request
 
     @classmethod
@@ -142,7 +144,7 @@ class Generator:
         params = params or SamplingParams()
         started = time.perf_counter()
         ids = self.encode(prompt)
-        kept = self._rewind(ids, reuse_cache)
+        kept = self._rewind(shared_length(self._committed, ids[:-1]) if reuse_cache else 0)
         answer = _Answer(self.tokenizer, params, self.eos_ids, self.context_length - len(ids))
         target, traffic = self._target, self._target.traffic
         sampler = self._sampler_of(params)
@@ -178,6 +180,37 @@ class Generator:
             prefill_read_seconds=streamed.read_seconds,
         )
         yield Chunk(answer.new_text(last=True), (), None, generation)
+
+    @torch.no_grad()
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        batch: int | None = 1,
+        on_logits: LogitsHook | None = None,
+        watch: Callable[[int], None] = lambda done: None,
+    ) -> list[Likelihood]:
+        """How likely the target finds given tokens, in the order of `requests`.
+
+        `batch` of them at most (None: as many as the context has room for) share one pass over the weights. Tokens that
+        neighbours begin with alike are run once. `on_logits` is called with the raw target logits [n, vocab] of the
+        rows that are run; `watch` with the number of requests done since its last call. Raises ContextOverflowError,
+        StreamError, NumericsError.
+        """
+        found: dict[int, Likelihood] = {}
+        for places in batches(requests, batch, self.context_length):
+            # Backwards: the last one stays in the cache, and begins most like the first of the next batch.
+            chosen = [requests[place] for place in reversed(places)]
+            kept = min(min(shared_length(self._scored, one.inputs), one.first - 1) for one in chosen)
+            self._rewind(kept)
+            try:
+                found |= zip(reversed(places), likelihoods(self._target, chosen, on_logits), strict=True)
+            except NumericsError:
+                self._target.cache.clear()
+                raise
+            self._scored = chosen[0].inputs
+            watch(len(places))
+        return [found[place] for place in range(len(requests))]
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, as the model will see them. Raises ContextOverflowError when no token could follow."""
@@ -220,16 +253,10 @@ class Generator:
         self._sampler.forget()
         return self._sampler
 
-    def _rewind(self, ids: list[int], reuse: bool) -> int:
-        """Cut the cache back to the prefix of `ids` it holds (nothing, unless reused); at least one token is left to
-        run."""
-        shared = 0
-        if reuse:
-            for ours, theirs in zip(self._committed, ids[:-1], strict=False):
-                if ours != theirs:
-                    break
-                shared += 1
-        self._target.cache.truncate(min(shared, self._target.cache.length))
+    def _rewind(self, length: int) -> int:
+        """Cut the cache back to `length` rows or fewer; what is left is the caller's to describe."""
+        self._target.cache.truncate(min(length, self._target.cache.length))
+        self._committed, self._scored = [], ()
         return self._target.cache.length
 
     def _prefill(self, tokens: Tensor, kept: int, sampler: Sampler, on_logits: LogitsHook | None) -> int:

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from run.main import WITHOUT_PIPELINE
-from specdecodes.cli import pipelines
+from specdecodes import pipelines
 from specdecodes.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from specdecodes.cli import pipelines
+from specdecodes import pipelines
 from specdecodes.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from specdecodes.cache import KVCache
 from specdecodes.engine.compile import Steps
@@ -48,8 +50,8 @@ class Scores:
 
 class ModelRunner:
     """`prefill` commits a prompt in chunks of `chunk` rows; `score` runs a whole tree, padded to `width` rows;
-    `level` runs one level of a draft tree. A model that streams is read once per call, however many chunks there
-    are."""
+    `level` runs one level of a draft tree; `branches` scores texts that begin alike. A model that streams is read once
+    per call, however many chunks there are."""
 
     def __init__(
         self,
@@ -117,6 +119,28 @@ class ModelRunner:
         step = Rows(tree.tokens[None, nodes], positions[None, nodes], nodes, mask, window, seen)
         hidden = self._run([step], "draft layer")[0]
         return Scores(self.steps.logits(self.decoder, hidden)[0], hidden[0])
+
+    def branches(self, tokens: Tensor, depths: Tensor, ancestors: Tensor) -> Iterator[Scores]:
+        """Scores of all `tokens` [n], chunk by chunk. Each lies `depths` [n] behind the committed rows and sees those
+        and its `ancestors` [n, n] bool, which come before it. Rows lie behind the committed ones, uncommitted."""
+        count, length = tokens.shape[0], self.cache.length
+        chunk = self.width if count <= self.width else self.chunk
+        extra = -count % chunk
+        tokens, positions = F.pad(tokens, (0, extra)), length + F.pad(depths, (0, extra))
+        own = torch.eye(count + extra, dtype=torch.bool, device=self._device)  # padding sees itself, and nobody else
+        own[:count, :count] |= ancestors
+        seen = torch.cat((self._index[:length], positions))
+        passes = []
+        for start in range(0, count, chunk):
+            rows, stop = slice(start, start + chunk), self.cache.end + start + chunk
+            mask = self._mask(chunk)
+            mask[0, :, :length] = True
+            mask[0, :, length : length + count + extra] = own[rows]
+            slots = self._index[self.cache.end + start : stop]
+            passes.append(Rows(tokens[None, rows], positions[None, rows], slots, mask, self._window(stop), seen))
+        for place, hidden in enumerate(self._run(passes)):
+            rows = slice(min(chunk, count - place * chunk))
+            yield Scores(self.steps.logits(self.decoder, hidden)[0, rows], hidden[0, rows])
 
     def _prompt_rows(self, tokens: Tensor, start: int, chunk: int) -> Rows:
         """Rows of one prompt chunk, padded to `chunk`; padding comes last, so no real row sees it."""

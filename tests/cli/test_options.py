@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from specdecodes.cli import pipelines
+from specdecodes import pipelines
 from specdecodes.cli.options import resolve
 from specdecodes.errors import ConfigError
 

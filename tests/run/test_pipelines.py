@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from specdecodes.cli import pipelines
+from specdecodes import pipelines
 from specdecodes.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ DEMO = "run.exp_offloading.subspec_sd_demo"
 
 def clone_root() -> Path | None:
     """The folder that holds both this package and `run/`, or None when the package is installed without them."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[1]
     return root if (root / "run" / "exp_offloading").is_dir() else None
 
 
