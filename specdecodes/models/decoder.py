@@ -145,6 +145,8 @@ class LayerStep(NamedTuple):
 class DecoderLayer(nn.Module):
     """One pre-norm transformer layer: [B, M, hidden] -> [B, M, hidden]."""
 
+    input_layernorm: nn.Module
+
     def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(spec.hidden_size, spec.norm_eps, dtype)
@@ -184,6 +186,8 @@ class Decoder(nn.Module):
         self.head = Linear(spec.vocab_size, spec.hidden_size, False, dtype)
 
     embedding: Tensor
+    norm: nn.Module
+    head: nn.Module
 
     @property
     def stack(self) -> list[DecoderLayer]:
@@ -194,8 +198,8 @@ class Decoder(nn.Module):
     def device(self) -> torch.device:
         return self.embedding.device
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Token ids [B, M] -> [B, M, hidden]."""
+    def embed(self, tokens: Tensor, features: Tensor | None = None) -> Tensor:
+        """Token ids [B, M] -> what enters the first layer [B, M, hidden]; `features` are for heads, see `eagle`."""
         return F.embedding(tokens, self.embedding)
 
     def logits(self, hidden: Tensor) -> Tensor:

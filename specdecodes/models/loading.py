@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from specdecodes.models.families import ModelSpec, spec_of
 from specdecodes.offload.store import TensorSpan, load_tensor, read_index
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"]
+_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt")
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     return Checkpoint(folder, spec, spans["model.embed_tokens.weight"].dtype, _eos_ids(folder, config), spans)
 
 
-def locate(model: str, revision: str | None = None) -> Path:
-    """The folder of a local path or of a hub id (downloaded, or taken from the hub's cache)."""
+def locate(model: str, revision: str | None = None, patterns: Sequence[str] = _FILES) -> Path:
+    """The folder of a local path or of a hub id (its files of `patterns` downloaded, or taken from the hub's cache)."""
     path = Path(model).expanduser()
     if path.is_dir():
         return path
@@ -73,7 +73,7 @@ def locate(model: str, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=_FILES))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
