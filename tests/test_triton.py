@@ -17,6 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from specdecodes.models import tree_attention
 from specdecodes.models.tree_attention import choose_cut
+from specdecodes.offload import codec_kernel
 from specdecodes.quant import w4a16_kernel
 from specdecodes.quant.tiling import choose_splits, choose_tiling
 
@@ -36,10 +37,12 @@ cut = choose_cut(56, 4, 2400, 128, 2, 128)
 cache = {name: "*bf16" for name in ("query", "key", "value", "keys", "values", "out")}
 cache |= {"mask": "*i1", "window": "*i64", "slots": "*i64", "parts": "*fp32", "levels": "*fp32", "scale": "fp32"}
 piece = {"SPLITS": cut.splits, "ROWS": cut.rows, "SLOTS": cut.slots, "D": 128, "OPERAND": tl.bfloat16}
+block = {"block": "*u8", "numbers": "*i32", "out": "*i16"}
 for capability in map(int, sys.argv[1:]):
     build(capability, w4a16_kernel._kernel, matrix, tile, tiling.warps, tiling.stages)
     build(capability, tree_attention._attend, cache, piece, cut.warps, 2)
     build(capability, tree_attention._store, cache, {"D": 128}, 1, 2)
+    build(capability, codec_kernel._kernel, block, {"FLOAT16": False, "GROUP": 4096, "HEADER": 16, "ENTRY": 24}, 8, 2)
     build(capability, tree_attention._combine, cache, {"SPLITS": cut.splits, "D": 128}, 1, 2)
 """
 
@@ -49,4 +52,4 @@ def test_kernels_compile_for_ampere_and_hopper() -> None:
     command = [sys.executable, "-c", COMPILE, "80", "90"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == 8
+    assert len(done.stdout.splitlines()) == 10
