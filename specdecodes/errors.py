@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import NoReturn
 
 
 class SpecDecodesError(Exception):
@@ -56,3 +58,10 @@ def suggest(kind: str, name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else "."
     return f"unknown {kind} '{name}'{hint} Known: {', '.join(names)}."
+
+
+def fail(error: SpecDecodesError) -> NoReturn:
+    """Say in one line what went wrong and leave with 2."""
+    sys.stdout.flush()
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from specdecodes.cli.app import app
-from specdecodes.errors import SpecDecodesError
+from specdecodes.errors import SpecDecodesError, fail
 
 __all__ = ["fail", "main"]
 
@@ -19,10 +19,3 @@ def main(arguments: Sequence[str] | None = None, program: str = "specdecodes") -
     except SpecDecodesError as error:
         fail(error)
     sys.exit(0)
-
-
-def fail(error: SpecDecodesError) -> NoReturn:
-    """Say in one line what went wrong and leave with 2."""
-    sys.stdout.flush()
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)

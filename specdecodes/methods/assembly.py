@@ -30,6 +30,7 @@ class LoadedTarget:
     site: Site
     decoder: Decoder
     runner: ModelRunner
+    layers: LayerSource
     placement: Placement
     tokenizer: Any
     stream: LayerStream | None
@@ -74,7 +75,7 @@ def load_target(
     shape = site.cache_shape(checkpoint.spec, draft_nodes=draft_nodes, target_nodes=site.chunk)
     cache = KVCache(shape, site.dtype, device)
     runner = ModelRunner(decoder, layers, cache, site.steps(), width=width, chunk=site.chunk, exact=exact)
-    return LoadedTarget(site, decoder, runner, placement, tokenizer, stream)
+    return LoadedTarget(site, decoder, runner, layers, placement, tokenizer, stream)
 
 
 def _sources(
