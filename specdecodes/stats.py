@@ -125,6 +125,7 @@ def summarize(generations: Sequence[Generation]) -> dict[str, Any]:
         "draft_step_s": phases["draft"] / levels if levels else 0.0,
         "draft_levels": levels,
         "rounds": len(rounds),
+        "plain_rounds": sum(not r.proposed for r in rounds),
         "phase_seconds": phases,
         "wall_seconds": total,
         "bytes_streamed": streamed,

@@ -97,6 +97,9 @@ def _streaming(summary: Mapping[str, Any]) -> Iterator[Row]:
     if summary["draft_levels"]:
         drafted = f"{summary['draft_levels'] / summary['rounds']:.1f} levels a round"
         yield "draft step", f"{summary['draft_step_s'] * 1e3:.1f} ms", drafted
+    plain = summary.get("plain_rounds", 0)
+    if summary["draft_levels"] and plain:
+        yield "drafting paused", f"{plain} rounds", "of all: plain decoding was faster there"
     if summary["bytes_streamed"]:
         reading = f"{summary['link_utilization']:.0%} of the time"
         per_round = f"{format_bytes(summary['bytes_per_round'])} a round, reading {reading}"

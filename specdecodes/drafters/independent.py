@@ -20,7 +20,6 @@ class IndependentDrafter:
         self._runner, self._grower = runner, grower
         self._sampler: Sampler | None = None
         self._pending: list[int] = []
-        self._slots = torch.zeros(0, dtype=torch.int64)
 
     @property
     def levels(self) -> int:
@@ -34,15 +33,16 @@ class IndependentDrafter:
 
     def propose(self, root: int) -> TokenTree:
         assert self._sampler is not None, "begin() comes first"
+        return self._grower.propose(root, self._sampler, self._catch_up)
+
+    def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
+        path = torch.tensor(verdict.path, device=tree.depths.device)
+        ran = tree.depths[path] < self._grower.levels  # the last level was proposed, not run
+        self._runner.cache.keep(self._grower.slots[path[ran]], drafted=True)
+        self._pending += tree.tokens[path[~ran]].tolist()
+        self._grower.learn(verdict)
+
+    def _catch_up(self) -> None:
         if self._pending:
             self._runner.prefill(torch.tensor(self._pending, device=self._runner.device))
             self._pending = []
-        tree, self._slots = self._grower.grow(root, self._sampler)
-        return tree
-
-    def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
-        path = torch.tensor(verdict.path, device=self._slots.device)
-        ran = tree.depths[path] < self._grower.levels  # the last level was proposed, not run
-        self._runner.cache.keep(self._slots[path[ran]], drafted=True)
-        self._pending = tree.tokens[path[~ran]].tolist()
-        self._grower.pace.learn(verdict.accepted)

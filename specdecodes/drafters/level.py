@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,10 +16,11 @@ from specdecodes.engine.runner import ModelRunner
 from specdecodes.sampling import Sampler
 from specdecodes.spans import span
 from specdecodes.tree import TokenTree
+from specdecodes.verify import Verdict
 
 
 class LevelGrower:
-    """Grows trees of `tree.width` nodes a level and prunes them to the best `tree.nodes`.
+    """Grows trees of `tree.width` nodes a level, or fewer if `pace` says so, and prunes them to the best.
 
     A level's nodes are the likeliest continuations of the level before, by cumulative log-probability at the draft
     `temperature`. Sampled requests rank by the same dice as the target's choice, so they are accepted nearly as often
@@ -24,48 +28,71 @@ class LevelGrower:
     on one level late, and the device never waits for it.
     """
 
-    def __init__(self, runner: ModelRunner, tree: Tree, temperature: float, vocab_size: int) -> None:
+    def __init__(self, runner: ModelRunner, tree: Tree, temperature: float, vocab_size: int, pace: Pace) -> None:
         device = runner.device
-        self.pace = Pace(tree.depth, tree.adaptive)
+        self.pace = pace
         self.levels = 0
         self._runner, self._shape = runner, tree
         self._temperature, self._vocab_size = temperature, vocab_size
         self._tree = TokenTree.rooted(torch.zeros(1, dtype=torch.int64, device=device), region_nodes(tree))
-        # Every level runs `width` rows; at the root all but one are padding that no path goes through.
-        self._tree.scores[1 : tree.width] = float("-inf")
-        self._lanes = torch.arange(tree.width, device=device)
-        self._nodes = self._lanes.clone()  # of the level to run next
+        self._nodes: dict[int, Tensor] = {}  # by width: of the level to run next
+        self._steps: dict[int, Recorded] = {}  # by width: made with the sampler whose tensors they read
         self._reach = torch.zeros((), device=device)
         self._late = 1 if device.type == "cuda" else 0
         self._reaches = Readback(self._late + 1, device)
         self._sampler: Sampler | None = None
-        self._step: Recorded | None = None  # made with the sampler whose tensors it reads
+        self.slots = torch.zeros(1, dtype=torch.int64, device=device)  # of the last tree's nodes
 
-    def grow(self, root: int, sampler: Sampler) -> tuple[TokenTree, Tensor]:
-        """A tree of capacity `tree.nodes`, and for each of its nodes the slot of the draft's region that holds it."""
-        if self._step is None or sampler is not self._sampler:
-            self._sampler, self._step = sampler, Recorded(self._level, self._runner.device)
-        self._tree.tokens[0] = root
-        self._nodes.copy_(self._lanes)
-        self.levels, more = 0, True
+    def propose(self, root: int, sampler: Sampler, catch_up: Callable[[], None] = lambda: None) -> TokenTree:
+        """A tree, which is its root alone when drafting does not pay. `catch_up` is called before the draft runs."""
         self.pace.start()
+        if not self.pace.drafts:
+            self.levels = 0
+            return TokenTree.rooted(torch.tensor(root, device=self._runner.device), self.pace.plain())
+        catch_up()
+        return self.grow(root, sampler)
+
+    def grow(self, root: int, sampler: Sampler) -> TokenTree:
+        """A tree; `slots` then tells where the draft's region holds its nodes."""
+        width = self.pace.ready()
+        step = self._begin(root, sampler, width)
+        more = True
         while more and self.levels < self._shape.depth:
             with span(f"draft level {self.levels + 1}"):
-                self._step()
+                step()
             self._reaches.push(self._reach)
             self.levels += 1
             if len(self._reaches) > self._late:
                 more = self.pace.more(self._reaches.pop())
         while len(self._reaches):
             self.pace.more(self._reaches.pop())
-        self.pace.stop()
-        self._tree.size = self._shape.width * (self.levels + 1)
-        return self._tree.best(self._shape.nodes)
+        self._tree.size = width * (self.levels + 1)
+        tree, self.slots = self._tree.best(self.pace.verify(self._chances()))
+        return tree
 
-    def _level(self) -> None:
-        """Runs the level `self._nodes` and writes the next one behind it."""
+    def learn(self, verdict: Verdict) -> None:
+        """What became of the last tree."""
+        places = self.slots[torch.tensor(verdict.path[1:], dtype=torch.int64, device=self.slots.device)]
+        self.pace.learn(verdict.accepted, (places % self.pace.width).tolist())
+
+    def _begin(self, root: int, sampler: Sampler, width: int) -> Recorded:
+        """Set the tree to its root; the step of a level of `width`."""
+        if sampler is not self._sampler:
+            self._sampler, self._steps = sampler, {}
+        if width not in self._steps:
+            self._nodes.setdefault(width, torch.arange(width, device=self._runner.device))
+            self._steps[width] = Recorded(partial(self._level, width), self._runner.device)
+        self.levels = 0
+        self._tree.tokens[0] = root
+        # Every level runs `width` rows; at the root all but one are padding that no path goes through.
+        self._tree.scores[1:width] = float("-inf")
+        self._nodes[width].copy_(torch.arange(width, device=self._runner.device))
+        return self._steps[width]
+
+    def _level(self, width: int) -> None:
+        """Runs the level `self._nodes[width]` and writes the next one behind it."""
         assert self._sampler is not None, "grow() comes first"
-        tree, width, nodes = self._tree, self._shape.width, self._nodes
+        tree, nodes = self._tree, self._nodes[width]
         logits = self._fit(self._runner.level(tree, nodes).logits)
         scores = self._sampler.node_scores(logits, tree, nodes, self._runner.cache.count)
         top = F.log_softmax(scores / self._temperature, dim=-1).topk(width)
@@ -74,6 +101,12 @@ class LevelGrower:
         nodes += width
         tree.put(nodes, parents, top.indices.flatten()[best.indices], best.values)
         self._reach.copy_(best.values.exp().sum())
+
+    def _chances(self) -> list[float]:
+        """Of every node but the root, highest first; nothing if nobody asks."""
+        if not self.pace.chooses_rows:
+            return []
+        return self._tree.scores[1 : self._tree.size].exp().sort(descending=True).values.tolist()
 
     def _fit(self, logits: Tensor) -> Tensor:
         """Logits over the target's vocabulary; padded vocabularies of one tokenizer differ in length."""

@@ -28,7 +28,7 @@ class SubstituteDrafter:
 
     def propose(self, root: int) -> TokenTree:
         assert self._sampler is not None, "begin() comes first"
-        return self._grower.grow(root, self._sampler)[0]
+        return self._grower.propose(root, self._sampler)
 
     def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
-        self._grower.pace.learn(verdict.accepted)
+        self._grower.learn(verdict)

@@ -52,7 +52,7 @@ class Scores:
 
 
 class ModelRunner:
-    """`prefill` commits a prompt in chunks of `chunk` rows; `score` runs a whole tree, padded to `width` rows;
+    """`prefill` commits a prompt in chunks of `chunk` rows; `score` runs a whole tree, padding included;
     `level` runs one level of a draft tree; `branches` scores texts that begin alike. A model that streams is read once
     per call, however many chunks there are.
 
@@ -106,9 +106,9 @@ class ModelRunner:
         return Scores(logits, hidden[-1][0, last : last + 1], kept)
 
     def score(self, tree: TokenTree) -> Scores:
-        """Scores of every node of `tree`, whose capacity is `width`. Its cache rows lie in the target's region,
+        """Scores of every node of `tree`, in a pass of its capacity. Its cache rows lie in the target's region,
         uncommitted."""
-        length, width = self.cache.length, self.width
+        length, width = self.cache.length, tree.capacity
         mask = self._mask(width)
         mask[0, :, :length] = True
         mask[0, :, length : length + width] = tree.ancestors

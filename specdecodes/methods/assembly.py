@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from specdecodes.cache import KVCache
 from specdecodes.drafters import Drafter
+from specdecodes.drafters.pace import Costs, Pace
 from specdecodes.engine.layers import LayerSource, ResidentLayers, StreamedLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.generator import Generator, Origin
@@ -21,6 +22,7 @@ from specdecodes.offload.stream import LayerStream
 from specdecodes.offload.stream_cuda import CudaLayerStream
 
 Progress = Callable[[str], None]
+STEP = 4  # between the sizes of a pass that a draft may choose from
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,28 @@ class LoadedTarget:
             placement=self.placement,
             on_close=self.stream.close if self.stream is not None else lambda: None,
         )
+
+
+def pace_of(target: LoadedTarget) -> Pace:
+    """Of a method that drafts: what there is to choose from, and what the plan expects it to cost.
+
+    A pass may verify fewer nodes than the tree has at most, but in exact mode, where all passes have one width.
+    """
+    tree, plan, times = target.site.pipeline.tree, target.placement.predicted, target.placement.times
+    sizes, widths = [tree.nodes], {tree.width}
+    if tree.adaptive:
+        widths.add(1)
+        while sizes[-1] > 1 and not target.runner.exact:
+            sizes.append(max(1, sizes[-1] // STEP))
+
+    def share(least: float, size: int, most: int) -> float:
+        return 1.0 if size == most else least + (1.0 - least) * (size - 1) / (most - 1)
+
+    levels = {width: plan.draft_step_s * share(times.one_lane, width, tree.width) for width in widths}
+    passes = {
+        rows: max(plan.stream_s, plan.compute_s * share(times.one_row, rows, tree.nodes)) for rows in sizes if rows
+    }
+    return Pace(tree, Costs(levels, passes))
 
 
 def load_target(

@@ -11,7 +11,7 @@ from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
 from specdecodes.generator import Generator
-from specdecodes.methods.assembly import Progress, load_target
+from specdecodes.methods.assembly import Progress, load_target, pace_of
 from specdecodes.methods.site import DraftNeeds, Site, place
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_layers, load_outer, load_tokenizer
@@ -36,7 +36,9 @@ def build(site: Site, placement: Placement, progress: Progress) -> Generator:
     layers = ResidentLayers(decoder.stack)
     cache = KVCache(_draft_cache(site, draft), draft.dtype, device)
     runner = ModelRunner(decoder, layers, cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False)
-    grower = LevelGrower(runner, tree, site.pipeline.draft.temperature, site.checkpoint.spec.vocab_size)
+    grower = LevelGrower(
+        runner, tree, site.pipeline.draft.temperature, site.checkpoint.spec.vocab_size, pace_of(target)
+    )
     return target.generator(IndependentDrafter(runner, grower))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from specdecodes.config import Pipeline
@@ -15,7 +15,8 @@ ENOUGH = 32
 """New tokens from which on a run says something."""
 
 _STEPS = ("streamed_pass", "resident_pass", "level")
-_NAMES = (*(f"{step}.{part}" for step in _STEPS for part in ("layer", "rest")), "substitute", "draft_model")
+_FIGURES = ("substitute", "draft_model", "one_row", "one_lane")
+_NAMES = (*(f"{step}.{part}" for step in _STEPS for part in ("layer", "rest")), *_FIGURES)
 
 
 def learn(pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any]) -> None:
@@ -28,7 +29,7 @@ def learn(pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any]) 
     times, shares = placement.times.scaled(draft, target), summary["accepted_by_depth"]
     figures: Figures = {f"{name}.layer": step.layer for name, step in _steps(times).items()}
     figures |= {f"{name}.rest": step.rest for name, step in _steps(times).items()}
-    figures |= {"substitute": times.substitute, "draft_model": times.draft_model, "tokens": summary["new_tokens"]}
+    figures |= {name: asdict(times)[name] for name in _FIGURES} | {"tokens": summary["new_tokens"]}
     figures |= {"acceptance": acceptance_of(1.0 + sum(shares), len(shares)) if shares else 0.0}
     keep(_key(pipeline, placement.kernel), figures)
 
@@ -38,12 +39,9 @@ def known_times(pipeline: Pipeline, kernel: str) -> StepTimes | None:
     kept = recall(_key(pipeline, kernel), (*_NAMES, "tokens"))
     if kept is None:
         return None
-    return StepTimes(
-        **{name: Step(kept[f"{name}.layer"], kept[f"{name}.rest"]) for name in _STEPS},
-        substitute=kept["substitute"],
-        draft_model=kept["draft_model"],
-        source=_last_run(kept),
-    )
+    known: dict[str, Any] = {name: kept[name] for name in _FIGURES}
+    known |= {name: Step(kept[f"{name}.layer"], kept[f"{name}.rest"]) for name in _STEPS}
+    return StepTimes(**known, source=_last_run(kept))
 
 
 def known_acceptance(pipeline: Pipeline, kernel: str) -> tuple[float, str] | None:

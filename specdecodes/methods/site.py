@@ -139,26 +139,42 @@ def _step_times(site: Site, draft: DraftNeeds, budgets: Budgets) -> StepTimes:
     pipeline, tree = site.pipeline, site.pipeline.tree
     room = min(COLD_BYTES, (budgets.device or COLD_BYTES) // 4)
     target = Timed(site.checkpoint.spec, site.dtype, "", pipeline.draft.group, room, site.device)
-
-    def passed(exact: bool) -> Step:
-        return time_pass(target, tree.nodes if exact or draft.levels else 1, exact)
-
-    level, substitute, draft_model = Step(0.0), 0.0, 0.0
-    if draft.model is not None:
-        spec = draft.model.spec
-        step = time_level(replace(target, spec=spec, dtype=draft.model.dtype), tree.width)
-        draft_model = spec.layers * step.layer + step.rest
-    elif draft.kernel:
-        level = time_level(target, tree.width)
-        substitute = time_level(replace(target, kernel=draft.kernel), tree.width).layer
-    return StepTimes(
-        streamed_pass=passed(pipeline.exact is not False),
-        resident_pass=passed(pipeline.exact is True),
-        level=level,
-        substitute=substitute,
-        draft_model=draft_model,
+    rows = tree.nodes if pipeline.exact or draft.levels else 1
+    times = StepTimes(
+        streamed_pass=time_pass(
+            target, tree.nodes if pipeline.exact is not False else rows, pipeline.exact is not False
+        ),
+        resident_pass=time_pass(target, rows, pipeline.exact is True),
         source=f"timed here on layers of this shape, {'uncompiled, ' if pipeline.compile else ''}context {CONTEXT}",
     )
+    if not draft.levels:
+        return times
+    if pipeline.exact is not True:
+        times = replace(times, one_row=_ratio(target, time_pass(target, 1, False), times.resident_pass))
+    if draft.model is not None:
+        model = replace(target, spec=draft.model.spec, dtype=draft.model.dtype)
+        step = time_level(model, tree.width)
+        return replace(times, draft_model=_whole(model, step), one_lane=_ratio(model, time_level(model, 1), step))
+    if not draft.kernel:
+        return times
+    model = replace(target, kernel=draft.kernel)
+    step = time_level(model, tree.width)
+    return replace(
+        times,
+        level=time_level(target, tree.width),
+        substitute=step.layer,
+        one_lane=_ratio(model, time_level(model, 1), step),
+    )
+
+
+def _whole(model: Timed, step: Step) -> float:
+    """Seconds of a step through all layers."""
+    return model.spec.layers * step.layer + step.rest
+
+
+def _ratio(model: Timed, narrow: Step, wide: Step) -> float:
+    """What a narrow step takes of a wide one's time; timing is too noisy for more than 1."""
+    return min(_whole(model, narrow) / _whole(model, wide), 1.0)
 
 
 def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds) -> ModelShape:

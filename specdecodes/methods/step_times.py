@@ -15,6 +15,7 @@ import torch
 from specdecodes.cache import CacheShape, KVCache
 from specdecodes.config import Tree
 from specdecodes.drafters.level import LevelGrower, region_nodes
+from specdecodes.drafters.pace import Costs, Pace
 from specdecodes.engine.compile import eager_steps
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
@@ -80,7 +81,8 @@ def _time_level(model: Timed, width: int) -> Step:
 
     def work(runner: ModelRunner) -> Callable[[], object]:
         vocab = runner.decoder.spec.vocab_size
-        grower, sampler = LevelGrower(runner, tree, 1.0, vocab), Sampler(SamplingParams(), vocab, runner.device)
+        pace = Pace(tree, Costs({tree.width: 1.0}, {tree.nodes: 1.0}))
+        grower, sampler = LevelGrower(runner, tree, 1.0, vocab, pace), Sampler(SamplingParams(), vocab, runner.device)
         return lambda: grower.grow(0, sampler)
 
     step = _step(model, width, False, region_nodes(tree), work)

@@ -13,7 +13,7 @@ from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import BudgetError
 from specdecodes.generator import Generator
-from specdecodes.methods.assembly import LoadedTarget, Progress, load_target
+from specdecodes.methods.assembly import LoadedTarget, Progress, load_target, pace_of
 from specdecodes.methods.site import DraftNeeds, Site, place
 from specdecodes.models.decoder import JOINED, Decoder
 from specdecodes.models.loading import load_tensors
@@ -40,7 +40,7 @@ def build(site: Site, placement: Placement, progress: Progress) -> Generator:
     runner = ModelRunner(
         decoder, layers, target.runner.cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False
     )
-    grower = LevelGrower(runner, tree, pipeline.draft.temperature, site.checkpoint.spec.vocab_size)
+    grower = LevelGrower(runner, tree, pipeline.draft.temperature, site.checkpoint.spec.vocab_size, pace_of(target))
     return target.generator(SubstituteDrafter(grower))
 
 

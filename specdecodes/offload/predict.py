@@ -44,8 +44,8 @@ class StepTimes:
     """Seconds of the steps that a round is made of.
 
     A draft level costs `substitute` for a layer that has one and `level.layer` for one that has not. A pass has two
-    widths: one when layers stream, where exact mode sets it, and one when all are resident. `source` says how the
-    figures came about, for the plan's table.
+    widths: one when layers stream, where exact mode sets it, and one when all are resident. A pass of one row and a
+    level of one lane take shares of these. `source` says how the figures came about, for the plan's table.
     """
 
     streamed_pass: Step
@@ -53,6 +53,8 @@ class StepTimes:
     level: Step = Step(0.0)
     substitute: float = 0.0
     draft_model: float = 0.0  # a level of an independent draft
+    one_row: float = 1.0
+    one_lane: float = 1.0
     source: str = ""
 
     def draft_step(self, layers: int, substituted: int) -> float:

@@ -1,11 +1,12 @@
-"""When drafting stops, by arithmetic: a clock that only moves when told to."""
+"""How much is drafted, by arithmetic: a clock that only moves when told to."""
 
 from __future__ import annotations
 
 import pytest
 
+from specdecodes.config import Tree
 from specdecodes.drafters import pace as module
-from specdecodes.drafters.pace import Pace
+from specdecodes.drafters.pace import PATIENCE, Costs, Pace, Seconds
 
 
 class Clock:
@@ -22,76 +23,123 @@ def clock(monkeypatch):
     return clock
 
 
-def draft(pace, clock, *, level_seconds, reach):
-    """Levels drafted when the k-th is reached with probability reach(k)."""
-    pace.start()
-    levels = 0
-    more = True
-    while more:
-        levels += 1
-        clock.now += level_seconds
-        more = pace.more(reach(levels))
-    pace.stop()
-    return levels
+class World:
+    """Rounds as they would go: `reach(k)` is the truth, `claimed(k)` what the draft says of it, `seconds` of a pass by
+    rows and `level` of a level by width; `rank` is the lane of every accepted token."""
+
+    def __init__(self, clock, *, depth=64, width=1, nodes=8, adaptive=True, wrong=1.0, levels=None, passes=None):
+        self.clock, self.level, self.passes = clock, levels or {width: 0.05}, passes or {nodes: 1.0}
+        costs = Costs({w: s * wrong for w, s in self.level.items()}, {r: s * wrong for r, s in self.passes.items()})
+        self.pace = Pace(Tree(width, depth, nodes, adaptive), costs)
+        self.rounds = []
+
+    def turn(self, reach, claimed=None, ranks=None, chances=()):
+        pace, levels, width, claimed = self.pace, 0, None, claimed or reach
+        pace.start()
+        started = self.clock.now
+        if pace.drafts:
+            width, more = pace.ready(), True
+            while more:
+                levels += 1
+                self.clock.now += self.level[width]
+                more = pace.more(claimed(levels))
+            rows = pace.verify(chances)
+        else:
+            rows = pace.plain()
+        self.clock.now += self.passes[rows]
+        accepted = round(sum(reach(k) for k in range(1, levels + 1))) if ranks is not None else None
+        if accepted is None:
+            pace.learn(sum(reach(k) for k in range(1, levels + 1)), (0,) * levels)
+        else:
+            pace.learn(accepted, ranks(accepted))
+        self.rounds.append((levels, width, rows, self.clock.now - started))
+
+    def play(self, count, *arguments, **options):
+        for _ in range(count):
+            self.turn(*arguments, **options)
+        return self.rounds[-1]
 
 
-def finish(pace, clock, seconds, accepted):
-    clock.now += seconds
-    pace.learn(accepted)
+def rate(depth, reach, rest, level):
+    return (1 + sum(reach(k) for k in range(1, depth + 1))) / (rest + depth * level)
 
 
-def settled(clock, *, rest, level, reach, depth=64):
-    pace = Pace(depth, adaptive=True)
-    levels = 0
-    for _ in range(30):
-        levels = draft(pace, clock, level_seconds=level, reach=reach)
-        finish(pace, clock, rest, sum(reach(k) for k in range(1, levels + 1)))
-    return levels
-
-
-def best_depth(rest, level, reach, depth=64):
-    """The depth of most tokens per second, by trying all."""
-    rates = [(1 + sum(reach(k) for k in range(1, d + 1))) / (rest + d * level) for d in range(1, depth + 1)]
-    return 1 + rates.index(max(rates))
-
-
+@pytest.mark.parametrize("wrong", [1.0, 0.1, 10.0])
 @pytest.mark.parametrize("acceptance", [0.5, 0.8, 0.9, 0.97])
-@pytest.mark.parametrize(("rest", "level"), [(2.0, 0.05), (0.2, 0.05), (0.05, 0.05)])
-def test_settles_near_the_best_depth(clock, acceptance, rest, level):
+@pytest.mark.parametrize(("rest", "level"), [(2.0, 0.05), (0.2, 0.05), (0.05, 0.01)])
+def test_settles_near_the_best_depth_however_wrong_the_plan(clock, acceptance, rest, level, wrong):
     def reach(k):
         return acceptance**k
 
-    levels = settled(clock, rest=rest, level=level, reach=reach)
-    best = best_depth(rest, level, reach)
-
-    def rate(depth):
-        return (1 + sum(reach(k) for k in range(1, depth + 1))) / (rest + depth * level)
-
-    assert rate(levels) >= 0.97 * rate(best)
+    levels, *_ = World(clock, levels={1: level}, passes={8: rest}, wrong=wrong).play(30, reach)
+    best = max(rate(depth, reach, rest, level) for depth in range(1, 65))
+    assert rate(levels, reach, rest, level) >= 0.97 * best
 
 
 def test_fixed_depth_is_fixed(clock):
-    pace = Pace(7, adaptive=False)
-    for _ in range(3):
-        assert draft(pace, clock, level_seconds=1.0, reach=lambda k: 1e-6) == 7
-        finish(pace, clock, 0.1, 0)
+    world = World(clock, depth=7, adaptive=False, levels={1: 1.0}, passes={8: 0.1})
+    world.play(40, lambda k: 1e-6)
+    assert {levels for levels, *_ in world.rounds} == {7}
 
 
 def test_never_deeper_than_the_tree(clock):
-    assert settled(clock, rest=100.0, level=0.001, reach=lambda k: 1.0, depth=9) == 9
+    assert World(clock, depth=9, levels={1: 0.001}, passes={8: 100.0}).play(30, lambda k: 1.0)[0] == 9
 
 
 @pytest.mark.parametrize(("claimed", "true"), [(0.99, 0.8), (0.6, 0.9)])
 def test_a_wrong_draft_is_learned(clock, claimed, true):
     """A draft that is too sure, or not sure enough, ends near the depth that the truth asks for."""
-    pace = Pace(64, adaptive=True)
-    taken = []
-    for _ in range(200):
-        levels = draft(pace, clock, level_seconds=0.05, reach=lambda k: claimed**k)
-        finish(pace, clock, 1.0, sum(true**k for k in range(1, levels + 1)))
-        taken.append(levels)
+    levels, *_ = World(clock).play(200, lambda k: true**k, claimed=lambda k: claimed**k)
+    best = max(rate(depth, lambda k: true**k, 1.0, 0.05) for depth in range(1, 65))
+    assert rate(levels, lambda k: true**k, 1.0, 0.05) >= 0.95 * best
 
-    def rate(depth):
-        return (1 + sum(true**k for k in range(1, depth + 1))) / (1.0 + depth * 0.05)
 
-    assert rate(taken[-1]) >= 0.95 * rate(best_depth(1.0, 0.05, lambda k: true**k))
+def test_a_draft_that_never_helps_is_given_up_and_tried_again(clock):
+    """At most one round in PATIENCE[1] is spent on it, so that it costs little against plain decoding."""
+    world = World(clock, levels={1: 0.5}, passes={8: 1.0, 1: 1.0})
+    world.play(400, lambda k: 0.0, claimed=lambda k: 0.9**k)
+    late = [levels > 0 for levels, *_ in world.rounds[200:]]
+    assert 1 <= sum(late) <= 1 + 200 // PATIENCE[1]
+    seconds = sum(seconds for *_, seconds in world.rounds[200:])
+    assert seconds <= 1.03 * 200 * world.passes[1]
+
+
+def test_a_draft_that_helps_again_is_taken_up_again(clock):
+    world = World(clock, levels={1: 0.05}, passes={8: 1.0, 1: 1.0})
+    world.play(60, lambda k: 0.0, claimed=lambda k: 0.9**k)
+    assert world.rounds[-1][0] == 0 or world.rounds[-2][0] == 0
+    world.play(600, lambda k: 0.9**k)
+    assert all(levels for levels, *_ in world.rounds[-20:])
+
+
+def test_as_many_nodes_are_verified_as_pay(clock):
+    """Of 64 rows that cost what they compute, a draft whose first nodes hold nearly all chances asks for few."""
+    passes = {1: 0.2, 4: 0.23, 16: 0.35, 64: 0.8}
+    sure = World(clock, width=4, nodes=64, levels={4: 0.02}, passes=passes)
+    sure.play(20, lambda k: 0.7**k, chances=[0.7, 0.49, 0.34] + [0.001] * 60)
+    assert sure.rounds[-1][2] == 4
+    flat = World(clock, width=4, nodes=64, levels={4: 0.001}, passes=passes)
+    flat.play(20, lambda k: 0.95**k, chances=[0.5] * 63)
+    assert flat.rounds[-1][2] == 64
+
+
+def test_narrow_levels_where_the_first_lane_does_as_well(clock):
+    levels = {1: 0.03, 4: 0.05}
+    first = World(clock, width=4, levels=levels)
+    first.play(40, lambda k: 0.9**k, ranks=lambda n: (0,) * n)
+    assert [width for _, width, *_ in first.rounds[-20:]].count(1) >= 18
+    spread = World(clock, width=4, levels=levels)
+    spread.play(40, lambda k: 0.9**k, ranks=lambda n: tuple(k % 4 for k in range(1, n + 1)))
+    assert {width for _, width, *_ in spread.rounds} == {4}
+
+
+def test_seconds_scale_what_was_not_measured_by_what_was():
+    seconds = Seconds({1: 1.0, 4: 2.0})
+    assert seconds.of(4) == 2.0
+    seconds.add(1, 50.0)  # it compiled
+    assert seconds.of(1) == 1.0
+    seconds.add(1, 3.0)
+    assert (seconds.of(1), seconds.of(4)) == (3.0, 6.0)
+    seconds.add(4, 9.0)
+    seconds.add(4, 5.0)
+    assert seconds.of(4) == 5.0
