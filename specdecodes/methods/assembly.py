@@ -22,7 +22,7 @@ from specdecodes.offload.stream import LayerStream
 from specdecodes.offload.stream_cuda import CudaLayerStream
 
 Progress = Callable[[str], None]
-STEP = 4  # between the sizes of a pass that a draft may choose from
+STEP = 2  # between the sizes of a pass that a draft may choose from
 
 
 @dataclass(frozen=True)

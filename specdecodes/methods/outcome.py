@@ -35,23 +35,23 @@ def learn(pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any]) 
 
 
 def known_times(pipeline: Pipeline, kernel: str) -> StepTimes | None:
-    """The step times of the last run of this setting on this machine."""
+    """The step times of the last runs of this setting on this machine."""
     kept = recall(_key(pipeline, kernel), (*_NAMES, "tokens"))
     if kept is None:
         return None
     known: dict[str, Any] = {name: kept[name] for name in _FIGURES}
     known |= {name: Step(kept[f"{name}.layer"], kept[f"{name}.rest"]) for name in _STEPS}
-    return StepTimes(**known, source=_last_run(kept))
+    return StepTimes(**known, source=_last_runs(kept))
 
 
 def known_acceptance(pipeline: Pipeline, kernel: str) -> tuple[float, str] | None:
-    """The acceptance a level in that run, and the words for it."""
+    """The acceptance a level in those runs, and the words for it."""
     kept = recall(_key(pipeline, kernel), ("acceptance", "tokens"))
-    return None if kept is None else (kept["acceptance"], _last_run(kept))
+    return None if kept is None else (kept["acceptance"], _last_runs(kept))
 
 
-def _last_run(kept: Figures) -> str:
-    return f"measured in the last run of this setting, {kept['tokens']:.0f} tokens"
+def _last_runs(kept: Figures) -> str:
+    return f"measured in the last runs of this setting, {kept['tokens']:.0f} tokens each"
 
 
 def _steps(times: StepTimes) -> dict[str, Step]:

@@ -37,11 +37,11 @@ def test_the_next_plan_expects_what_the_last_run_showed(method, tiny_checkpoint)
     after = plan_for(pipeline)
     assert after.predicted.compute_s == pytest.approx(2 * before.predicted.compute_s)
     assert after.predicted.draft_step_s == pytest.approx(2 * before.predicted.draft_step_s)
-    assert any("measured in the last run" in where and "60 tokens" in where for _, where, _ in after.notes)
+    assert any("measured in the last runs" in where and "60 tokens" in where for _, where, _ in after.notes)
     if method != "vanilla":
         assert after.predicted.tokens_per_round == pytest.approx(3.0, rel=1e-4)
     other = replace(pipeline, tree=replace(pipeline.tree, width=2))
-    assert not any("last run" in where for _, where, _ in plan_for(other).notes)
+    assert not any("last runs" in where for _, where, _ in plan_for(other).notes)
 
 
 def test_a_run_too_short_to_say_something_is_forgotten(tiny_checkpoint):
@@ -72,3 +72,12 @@ def test_a_broken_or_forbidden_ledger_is_an_empty_one(tmp_path, monkeypatch):
     monkeypatch.setenv("SPECDECODES_CACHE", str(tmp_path / "measured.json"))  # a file, not a folder
     ledger.keep("c", {"x": 3.0})
     assert ledger.recall("c", ("x",)) is None
+
+
+def test_one_run_beside_a_busy_neighbour_is_outvoted():
+    for seconds in (1.0, 1.1, 9.0):
+        ledger.keep("d", {"x": seconds})
+    assert ledger.recall("d", ("x",)) == {"x": 1.1}
+    for _ in range(ledger.REMEMBERED):
+        ledger.keep("d", {"x": 2.0})
+    assert ledger.recall("d", ("x",)) == {"x": 2.0}
