@@ -17,7 +17,8 @@ from specdecodes.offload.store import ALIGNMENT, TensorSpan
 class Block:
     """One read: `length` bytes (aligned) of `path` from `start` into the slot at `slot_offset`.
 
-    Only the first `needed` bytes must arrive; the rest may lie behind the end of the file.
+    Only the first `needed` bytes must arrive; the rest may lie behind the end of the file. Bytes that are compressed
+    fill `expands_to` bytes of the slot; 0: they are stored as they are.
     """
 
     path: Path
@@ -25,6 +26,7 @@ class Block:
     length: int
     needed: int
     slot_offset: int
+    expands_to: int = 0
 
 
 @dataclass(frozen=True)

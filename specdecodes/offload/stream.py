@@ -20,7 +20,9 @@ from threading import Condition, Lock, Thread
 import torch
 
 from specdecodes.errors import StreamError
+from specdecodes.offload.compressed import CompressedLayer
 from specdecodes.offload.counters import StreamCounters
+from specdecodes.offload.expander import Expander
 from specdecodes.offload.files import WeightFiles
 from specdecodes.offload.layout import Block
 from specdecodes.offload.ring import Ring
@@ -42,6 +44,7 @@ class LayerStream:
         readers: int = 2,
         block_bytes: int = BLOCK_BYTES,
         dtype: torch.dtype | None = None,
+        compressed: Mapping[int, CompressedLayer] | None = None,
     ) -> None:
         """Allocates the ring; reading begins with the first layer asked for.
 
@@ -51,17 +54,21 @@ class LayerStream:
             readers: threads; with two the disk has work while one of them waits for the interpreter.
             block_bytes: bytes of a read, a multiple of 4096.
             dtype: what floating-point tensors are converted to, in one extra layer of memory; None keeps the file's.
+            compressed: layers to be read from their compressed files, by their place in `layers`; the readers expand.
 
         Raises:
             CheckpointError: a file cannot be opened.
         """
         if not layers or slots < 2 or readers < 1 or block_bytes < 1 or block_bytes % ALIGNMENT:
             raise ValueError(f"a stream needs a layer, two slots, a reader and blocks of whole {ALIGNMENT} bytes")
-        self._files = WeightFiles({span.path for spans in layers for span in spans.values()})
         self._ring = self._make_ring(layers, slots, dtype)
         self._blocks = [tuple(layout.blocks(block_bytes)) for layout in self._ring.layouts]
+        for place, layer in (compressed or {}).items():
+            self._blocks[place] = layer.blocks
         if not all(self._blocks):
             raise ValueError("a streamed layer without bytes cannot be waited for")
+        self._files = WeightFiles({block.path for blocks in self._blocks for block in blocks})
+        self._expander = Expander((block for blocks in self._blocks for block in blocks), readers)
         self._slots = [Slot(index) for index in range(slots)]
         self._readers = readers
         self._process = os.getpid()
@@ -85,8 +92,8 @@ class LayerStream:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the ring, conversion included."""
-        return self._ring.nbytes
+        """Memory of the ring, conversion and compressed bytes included."""
+        return self._ring.nbytes + self._expander.nbytes
 
     @property
     def bytes_per_pass(self) -> int:
@@ -152,7 +159,10 @@ class LayerStream:
 
     def _fill(self, slot: Slot, block: Block) -> int:
         """Brings `block` into `slot`, in a reader's thread; returns its bytes, which are there. Raises StreamError."""
-        return self._files.read(block, self._ring.memory[slot.index])
+        if not block.expands_to:
+            return self._files.read(block, self._ring.memory[slot.index])
+        start = slot.index * self._ring.slot_bytes + block.slot_offset
+        return self._expander.read(self._files, block, self._ring.bytes[start : start + block.expands_to])
 
     def _begin_use(self, slot: int) -> None:
         """Called in the caller's thread before the tensors in slot `slot` are handed out."""

@@ -92,9 +92,8 @@ def test_any_changed_byte_is_seen(dtype: str) -> None:
     for place in places:
         damaged = block.clone()
         damaged[place] ^= 0x41
-        for way in ways():
-            restored = codec.expand(damaged, out, way=way)
-            assert not restored or place in unused or out.equal(raw), (way, place)
+        for way in (ways()[0], ways()[-1]):
+            assert not codec.expand(damaged, out, way=way), (way, place)
 
 
 def test_what_is_no_block_of_this_size_is_refused() -> None:
