@@ -10,6 +10,7 @@ from specdecodes.cli.run_chat import run_chat
 from specdecodes.cli.run_compare import run_compare
 from specdecodes.cli.run_doctor import run_doctor
 from specdecodes.cli.run_grid_search import run_grid_search
+from specdecodes.cli.run_perplexity import run_perplexity
 from specdecodes.cli.run_plan import run_plan
 from specdecodes.cli.run_profile import run_profile
 from specdecodes.cli.run_report import run_report
@@ -35,6 +36,7 @@ for command in (
     run_report,
     run_grid_search,
     run_profile,
+    run_perplexity,
     run_doctor,
 ):
     app.command()(command)

@@ -29,6 +29,7 @@ OPTIONAL = {
     "gemlite": "fused low-bit kernels, CUDA only",
     "datasets": "benchmark data from the hub",
     "matplotlib": "figures of results",
+    "lm_eval": "lm-evaluation-harness on a pipeline",
 }
 DISK_SAMPLE = 256 * 2**20
 MEMORY_SAMPLE = 256 * 2**20
