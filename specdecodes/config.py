@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from specdecodes.errors import ConfigError, suggest
+from specdecodes.quant.spec import FULL, Rules
 from specdecodes.sampling import SamplingParams
 from specdecodes.units import parse_bytes
 
@@ -25,36 +26,58 @@ def _require(holds: bool, rule: str) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """The model whose answers are wanted: a hub id or a folder, run in its own dtype unless told otherwise."""
+    """The model whose answers are wanted: a hub id or a folder, run in its own dtype unless told otherwise.
+
+    `quant` says which of its linears are quantized and how, in the words of `quant.spec`: `none`, `int8`,
+    `hqq4:g128+down_proj=hqq8`. A quantized target is resident, and its own plain decoding is what drafts must equal.
+    """
 
     model: str
     dtype: str = "auto"
     device: str = "auto"
     revision: str | None = None
+    quant: str = FULL
 
     def __post_init__(self) -> None:
         _require(bool(self.model.strip()), "target.model is empty; give a hub id or the path of a checkpoint folder.")
         _require(self.dtype in DTYPES, suggest("target.dtype", self.dtype, DTYPES))
         _require(bool(self.device), "target.device is empty; write auto, cpu or cuda.")
+        Rules.parse(self.quant)
+
+    @property
+    def rules(self) -> Rules:
+        """`quant`, taken apart."""
+        return Rules.parse(self.quant)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """Who proposes: a second `model`, or the target's own weights packed by `scheme` in groups of `group`.
+    """Who proposes: a second `model`, or the target's own weights; either quantized as `quant` says.
 
+    `quant` is spelled as the target's; `auto` is hqq4 for the target's own weights and none for a second model.
     `temperature` sharpens (below 1) or flattens the scores by which the draft tree is grown.
     """
 
     model: str | None = None
-    scheme: str = "hqq4"
-    group: int = 64
+    quant: str = "auto"
     temperature: float = 0.2
 
     def __post_init__(self) -> None:
         _require(self.model is None or bool(self.model.strip()), "draft.model is empty; write none or a model.")
-        _require(bool(self.scheme), "draft.scheme is empty; write hqq4.")
-        _require(self.group >= 1, f"draft.group must be 1 or more, not {self.group}.")
+        Rules.parse(self.spelled)
         _require(self.temperature > 0, f"draft.temperature must be above 0, not {self.temperature}.")
+
+    @property
+    def spelled(self) -> str:
+        """`quant` with `auto` spelled out."""
+        if self.quant != "auto":
+            return self.quant
+        return "hqq4" if self.model is None else FULL
+
+    @property
+    def rules(self) -> Rules:
+        """`quant`, taken apart."""
+        return Rules.parse(self.spelled)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def pipeline_for(method, folder, draft, *, exact, streamed=False, compiled=False
     pipeline = Pipeline(
         method=method,
         target=Target(str(folder), device="cpu"),
-        draft=Draft(model=str(draft) if method == "classic_sd" else None, group=32),
+        draft=Draft(str(draft)) if method == "classic_sd" else Draft(quant="hqq4:g32"),
         tree=Tree(width=3, depth=depth, nodes=12, adaptive=False),
         memory=Memory(device="4GiB"),
         max_length=256,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from specdecodes.drafters.pace import Costs, Pace
 from specdecodes.engine.layers import LayerSource, ResidentLayers, StreamedLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.generator import Generator, Origin
+from specdecodes.methods.quantized import Progress, load_quantized
 from specdecodes.methods.site import Site
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_layers, load_outer, load_tokenizer
@@ -21,7 +22,6 @@ from specdecodes.offload.plan import Placement
 from specdecodes.offload.stream import LayerStream
 from specdecodes.offload.stream_cuda import CudaLayerStream
 
-Progress = Callable[[str], None]
 STEP = 2  # between the sizes of a pass that a draft may choose from
 
 
@@ -88,18 +88,25 @@ def load_target(
     exact."""
     checkpoint, pipeline, device = site.checkpoint, site.pipeline, site.device
     tokenizer = load_tokenizer(checkpoint.folder)
-    exact = bool(placement.streamed) if pipeline.exact is None else pipeline.exact
+    exact = site.exact(streamed=bool(placement.streamed))
     width = pipeline.tree.nodes if exact else width
     decoder = Decoder(checkpoint.spec, site.dtype)
     progress(f"loading {len(placement.resident)} of {checkpoint.spec.layers} layers of {checkpoint.folder.name}")
     load_outer(decoder, checkpoint, device)
-    resident = tqdm(placement.resident, desc="resident layers", unit="layer", leave=False, disable=None)
-    load_layers(decoder, checkpoint, resident, device)
+    load_resident(decoder, site, placement.resident, progress)
     layers, stream = _sources(site, decoder, placement, progress)
     shape = site.cache_shape(checkpoint.spec, draft_nodes=draft_nodes, target_nodes=site.chunk)
     cache = KVCache(shape, site.dtype, device)
     runner = ModelRunner(decoder, layers, cache, site.steps(), width=width, chunk=site.chunk, exact=exact)
     return LoadedTarget(site, decoder, runner, layers, placement, tokenizer, stream)
+
+
+def load_resident(decoder: Decoder, site: Site, layers: Sequence[int], progress: Progress) -> None:
+    """Load layers to stay, quantized as the site's target says."""
+    if site.rules:
+        return load_quantized(decoder, site, site.rules, site.execution, layers, progress)
+    counted = tqdm(layers, desc="resident layers", unit="layer", leave=False, disable=None)
+    return load_layers(decoder, site.checkpoint, counted, site.device)
 
 
 def _sources(

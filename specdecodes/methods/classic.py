@@ -11,16 +11,16 @@ from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
 from specdecodes.generator import Generator
-from specdecodes.methods.assembly import Progress, load_target, pace_of
+from specdecodes.methods.assembly import Progress, load_resident, load_target, pace_of
 from specdecodes.methods.site import DraftNeeds, Site, place
 from specdecodes.models.decoder import Decoder
-from specdecodes.models.loading import load_layers, load_outer, load_tokenizer
+from specdecodes.models.loading import load_outer, load_tokenizer
 from specdecodes.offload.plan import Placement
 
 
 def plan(site: Site) -> Placement:
     draft = _draft_site(site)
-    needs = DraftNeeds(levels=site.pipeline.tree.depth, model=draft.checkpoint, cache=_draft_cache(site, draft))
+    needs = DraftNeeds(levels=site.pipeline.tree.depth, model=draft, cache=_draft_cache(site, draft))
     return place(site, needs)
 
 
@@ -32,7 +32,7 @@ def build(site: Site, placement: Placement, progress: Progress) -> Generator:
     progress(f"loading the draft {draft.checkpoint.folder.name}")
     decoder = Decoder(spec, draft.dtype)
     load_outer(decoder, draft.checkpoint, device)
-    load_layers(decoder, draft.checkpoint, range(spec.layers), device)
+    load_resident(decoder, draft, range(spec.layers), progress)
     layers = ResidentLayers(decoder.stack)
     cache = KVCache(_draft_cache(site, draft), draft.dtype, device)
     runner = ModelRunner(decoder, layers, cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False)
@@ -46,7 +46,8 @@ def _draft_site(site: Site) -> Site:
     model = site.pipeline.draft.model
     if model is None:
         raise ConfigError("classic_sd needs a second model; name it with --draft-model or draft.model.")
-    return Site.of(replace(site.pipeline, target=replace(site.pipeline.target, model=model, revision=None)))
+    target = replace(site.pipeline.target, model=model, revision=None, quant=site.pipeline.draft.spelled)
+    return Site.of(replace(site.pipeline, target=target), drafts=True)
 
 
 def _draft_cache(site: Site, draft: Site) -> CacheShape:

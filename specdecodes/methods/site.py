@@ -23,6 +23,7 @@ from specdecodes.offload.plan import Placement, plan
 from specdecodes.offload.predict import Step, StepTimes, Workload
 from specdecodes.offload.store import TensorSpan, probe
 from specdecodes.offload.working import Widths, working_bytes
+from specdecodes.quant import Execution, Rules, Scheme, choose_kernels, main_scheme, packed_bytes
 from specdecodes.units import format_bytes
 
 PROMPT_ROWS = 64
@@ -37,13 +38,14 @@ class Site:
     checkpoint: Checkpoint
     device: torch.device
     dtype: torch.dtype
+    drafts: bool = False  # an independent draft's, whose target is the draft
 
     @classmethod
-    def of(cls, pipeline: Pipeline) -> Site:
+    def of(cls, pipeline: Pipeline, *, drafts: bool = False) -> Site:
         checkpoint = open_checkpoint(pipeline.target.model, pipeline.target.revision)
         device = find_device(pipeline.target.device)
         dtype = checkpoint.dtype if pipeline.target.dtype == "auto" else DTYPES[pipeline.target.dtype]
-        return cls(pipeline, checkpoint, device, dtype)
+        return cls(pipeline, checkpoint, device, dtype, drafts)
 
     def cache_shape(self, spec: ModelSpec, *, draft_nodes: int, target_nodes: int) -> CacheShape:
         return CacheShape(
@@ -54,6 +56,23 @@ class Site:
     def chunk(self) -> int:
         """Rows of a prompt chunk and of the widest pass: the same for every method, as exactness asks."""
         return max(PROMPT_ROWS, self.pipeline.tree.nodes)
+
+    @property
+    def rules(self) -> Rules:
+        """How the target's linears are quantized."""
+        return self.pipeline.target.rules
+
+    @property
+    def execution(self) -> Execution:
+        """Where the target's quantized linears run."""
+        rows = self.pipeline.tree.width if self.drafts else self.pipeline.tree.nodes
+        return Execution(str(self.device), rows, draft=self.drafts)
+
+    def exact(self, *, streamed: bool) -> bool:
+        """Whether the target computes in exact mode: as the pipeline says; unsaid, where a target is streamed, and
+        where it rounds activations, since a last bit that differs may move one of those by a whole step."""
+        rounds = any(scheme.activations for scheme in self.rules.schemes)
+        return (streamed or rounds) if self.pipeline.exact is None else self.pipeline.exact
 
     def steps(self) -> Steps:
         return compiled_steps() if self.pipeline.compile else eager_steps()
@@ -77,14 +96,18 @@ def find_device(name: str) -> torch.device:
 @dataclass(frozen=True)
 class DraftNeeds:
     """What a method's draft adds to the plan: `levels` of drafting at most, tree rows in the target's cache,
-    substitutes of the target's layers (packed bytes each) on a kernel, or a model and a cache of its own."""
+    substitutes of the target's layers (packed bytes each) on a kernel, or a model (a site of its own) and a cache."""
 
     levels: int = 0
     nodes: int = 0
     substitute_bytes: tuple[int, ...] = ()
+    substitute_all: bool = False
+    rules: Rules = Rules(())
+    scheme: Scheme | None = None  # under which most of their weights come
+    execution: Execution = Execution()
     kernel: str = ""
     kernel_note: str = ""
-    model: Checkpoint | None = None
+    model: Site | None = None
     cache: CacheShape | None = None
 
 
@@ -114,7 +137,16 @@ def place(site: Site, draft: DraftNeeds) -> Placement:
         storage=probe(checkpoint.files[0]).reason,
         kernel=draft.kernel,
         kernel_note=draft.kernel_note,
+        notes=[
+            *_kernel_row("target kernel", site),
+            *(_kernel_row("draft model's kernel", draft.model) if draft.model else ()),
+        ],
     )
+
+
+def _kernel_row(what: str, site: Site) -> list[tuple[str, str, str]]:
+    choice = choose_kernels(site.rules, site.execution)
+    return [(what, choice.note, f"{site.rules}: {choice.kernel}")] if site.rules else []
 
 
 def _budgets(site: Site) -> Budgets:
@@ -138,26 +170,26 @@ def _step_times(site: Site, draft: DraftNeeds, budgets: Budgets) -> StepTimes:
     """The steps of this pipeline, timed at the widths at which they will run."""
     pipeline, tree = site.pipeline, site.pipeline.tree
     room = min(COLD_BYTES, (budgets.device or COLD_BYTES) // 4)
-    target = Timed(site.checkpoint.spec, site.dtype, "", pipeline.draft.group, room, site.device)
-    rows = tree.nodes if pipeline.exact or draft.levels else 1
+    full = Timed(site.checkpoint.spec, site.dtype, room, site.device)
+    target, exact = _timed(full, site), site.exact(streamed=False)
+    rows = tree.nodes if exact or draft.levels else 1
+    streams = not site.rules and pipeline.exact is not False
     times = StepTimes(
-        streamed_pass=time_pass(
-            target, tree.nodes if pipeline.exact is not False else rows, pipeline.exact is not False
-        ),
-        resident_pass=time_pass(target, rows, pipeline.exact is True),
+        streamed_pass=time_pass(target, tree.nodes if streams else rows, streams),
+        resident_pass=time_pass(target, rows, exact),
         source=f"timed here on layers of this shape, {'uncompiled, ' if pipeline.compile else ''}context {CONTEXT}",
     )
     if not draft.levels:
         return times
-    if pipeline.exact is not True:
+    if not exact:
         times = replace(times, one_row=_ratio(target, time_pass(target, 1, False), times.resident_pass))
     if draft.model is not None:
-        model = replace(target, spec=draft.model.spec, dtype=draft.model.dtype)
+        model = _timed(replace(full, spec=draft.model.checkpoint.spec, dtype=draft.model.dtype), draft.model)
         step = time_level(model, tree.width)
         return replace(times, draft_model=_whole(model, step), one_lane=_ratio(model, time_level(model, 1), step))
     if not draft.kernel:
         return times
-    model = replace(target, kernel=draft.kernel)
+    model = replace(full, scheme=draft.scheme, execution=draft.execution, kernel=draft.kernel)
     step = time_level(model, tree.width)
     return replace(
         times,
@@ -177,11 +209,19 @@ def _ratio(model: Timed, narrow: Step, wide: Step) -> float:
     return min(_whole(model, narrow) / _whole(model, wide), 1.0)
 
 
+def _timed(model: Timed, site: Site) -> Timed:
+    """`model` quantized as most of the site's weights are."""
+    spec = site.checkpoint.spec
+    scheme = main_scheme(site.rules, spec.linears(), (f"layers.{index}" for index in range(spec.layers)))
+    kernel = choose_kernels(site.rules, site.execution).kernel
+    return replace(model, scheme=scheme, execution=site.execution, kernel=kernel)
+
+
 def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds) -> ModelShape:
     """Bytes of every part, from headers alone."""
     spec, checkpoint, itemsize = site.checkpoint.spec, site.checkpoint, site.dtype.itemsize
     layers = [checkpoint.layer(index) for index in range(spec.layers)]
-    layer_bytes = tuple(elements(spans.values()) * itemsize for spans in layers)
+    layer_bytes = layers_bytes(site, site.rules, site.execution)
     widths = Widths(spec.hidden_size, spec.intermediate_size, spec.heads, spec.kv_heads, spec.head_dim, spec.vocab_size)
     working = working_bytes(
         widths,
@@ -193,6 +233,7 @@ def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds) -> ModelShape:
         masks=len(set(spec.windows)),
     )
     kv_token, draft_itemsize = cache.nbytes(itemsize) // cache.slots, draft.model.dtype.itemsize if draft.model else 0
+    quantized = ((site, site.rules, site.execution), (site, draft.rules, draft.execution))
     return ModelShape(
         layer_bytes=layer_bytes,
         embedding_bytes=elements(checkpoint.outer().values()) * itemsize,
@@ -201,9 +242,35 @@ def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds) -> ModelShape:
         slot_bytes=tuple(lay_out(spans).nbytes for spans in layers),
         conversion_bytes=0 if site.dtype == checkpoint.dtype else max(layer_bytes),
         substitute_bytes=draft.substitute_bytes,
-        draft_bytes=elements(draft.model.spans.values()) * draft_itemsize if draft.model else 0,
+        draft_bytes=_model_bytes(draft.model) if draft.model else 0,
         draft_kv_bytes_per_token=draft.cache.nbytes(draft_itemsize) // draft.cache.slots if draft.cache else 0,
+        rebuilt_bytes=max(_rebuilt_bytes(*one) for one in quantized),
+        can_stream=not site.rules,
+        substitute_all=draft.substitute_all,
     )
+
+
+def layers_bytes(site: Site, rules: Rules, execution: Execution) -> tuple[int, ...]:
+    """Bytes of each layer with its linears quantized by `rules` and the rest in the dtype that it runs in."""
+    spec, sizes = site.checkpoint.spec, []
+    for index in range(spec.layers):
+        spans, layer = site.checkpoint.layer(index), f"layers.{index}"
+        packed = {f"{path}.weight" for path in spec.linears() if rules.scheme_of(f"{layer}.{path}") is not None}
+        rest = elements(span for name, span in spans.items() if name not in packed)
+        sizes.append(packed_bytes(spec.linears(), rules, execution, layer=layer) + rest * site.dtype.itemsize)
+    return tuple(sizes)
+
+
+def _model_bytes(site: Site) -> int:
+    outer = elements(site.checkpoint.outer().values()) * site.dtype.itemsize
+    return outer + sum(layers_bytes(site, site.rules, site.execution))
+
+
+def _rebuilt_bytes(site: Site, rules: Rules, execution: Execution) -> int:
+    """Of the largest linear, in float32 and with its codes beside it, if some scheme has no fused kernel here."""
+    if all(execution.choose(scheme).kernel != "reference" for scheme in rules.schemes):
+        return 0
+    return max(out * width for out, width in site.checkpoint.spec.linears().values()) * 3 * 4
 
 
 def elements(spans: Iterable[TensorSpan]) -> int:

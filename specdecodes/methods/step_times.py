@@ -23,7 +23,7 @@ from specdecodes.methods.ledger import keep, key_of, recall
 from specdecodes.models.decoder import Decoder, joined
 from specdecodes.models.families import ModelSpec
 from specdecodes.offload.predict import Step
-from specdecodes.quant import specimen
+from specdecodes.quant import Execution, Rules, Scheme, packed_bytes, specimen
 from specdecodes.sampling import Sampler, SamplingParams
 from specdecodes.tree import TokenTree
 
@@ -37,14 +37,16 @@ _REPEATS, _PATIENCE = 20, 0.15  # the best of so many runs, or of as many as the
 
 @dataclass(frozen=True)
 class Timed:
-    """A model to time: its layers, their kernel (empty: full precision in `dtype`) and bytes to spare for it."""
+    """A model to time: its layers, what their linears are quantized as (None: full precision in `dtype`), where those
+    run, on which `kernel`, and bytes to spare for it."""
 
     spec: ModelSpec
     dtype: torch.dtype
-    kernel: str
-    group: int
     room: int
     device: torch.device
+    scheme: Scheme | None = None
+    execution: Execution = Execution()
+    kernel: str = ""
 
 
 def time_pass(model: Timed, rows: int, exact: bool) -> Step:
@@ -114,8 +116,10 @@ def _small(spec: ModelSpec) -> ModelSpec:
 
 def _copies(model: Timed, spec: ModelSpec) -> int:
     """Layers enough that weights come from memory, not from a cache, as they will; as the room allows."""
-    weights = sum(out * width for out, width in spec.linears().values())
-    nbytes = weights * model.dtype.itemsize if not model.kernel else weights * 5 // 8
+    if model.scheme is None:
+        nbytes = sum(out * width for out, width in spec.linears().values()) * model.dtype.itemsize
+    else:
+        nbytes = packed_bytes(spec.linears(), Rules((("*", model.scheme),)), model.execution, layer="layers")
     return max(1, min(spec.layers, -(-COLD_BYTES // nbytes), model.room // nbytes))
 
 
@@ -124,10 +128,11 @@ def _runner(model: Timed, spec: ModelSpec, rows: int, exact: bool, draft_nodes: 
     decoder = Decoder(spec, model.dtype)
     decoder.embedding = _weight(model, spec.vocab_size, spec.hidden_size)
     decoder.norm.weight, decoder.head.weight = _weight(model, spec.hidden_size), decoder.embedding
-    linears = spec.linears() if model.kernel and spec.layers else {}
+    linears = spec.linears() if model.scheme is not None and spec.layers else {}
     packed = {
-        name: specimen(*shape, group=model.group, kernel=model.kernel, device=model.device)
+        name: specimen(*shape, model.scheme, model.execution)
         for name, shape in joined(linears).items()
+        if model.scheme is not None
     }
     for layer in decoder.stack:
         layer.substitute(copy.deepcopy(packed))  # weights of its own, which no cache holds

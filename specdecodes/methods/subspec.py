@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import time
-
-from torch import Tensor
-from tqdm import tqdm
-
 from specdecodes.drafters.level import LevelGrower, region_nodes
 from specdecodes.drafters.substitute import SubstituteDrafter
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
-from specdecodes.errors import BudgetError
+from specdecodes.errors import BudgetError, ConfigError
 from specdecodes.generator import Generator
-from specdecodes.methods.assembly import LoadedTarget, Progress, load_target, pace_of
-from specdecodes.methods.site import DraftNeeds, Site, place
-from specdecodes.models.decoder import JOINED, Decoder
-from specdecodes.models.loading import load_tensors
+from specdecodes.methods.assembly import LoadedTarget, load_target, pace_of
+from specdecodes.methods.quantized import Progress, load_quantized
+from specdecodes.methods.site import DraftNeeds, Site, layers_bytes, place
+from specdecodes.models.decoder import Decoder
 from specdecodes.offload.plan import Placement
-from specdecodes.quant import KernelChoice, LayerDone, SubstituteCache, choose_kernel, packed_bytes, substitute
+from specdecodes.quant import Execution, choose_kernels, main_scheme
 
 
-def plan(site: Site) -> Placement:
-    """On the kernel that suits a level's width, or on packed int4 where int8 is too big for the budget."""
-    choice = choose_kernel(site.pipeline.tree.width, device=site.device)
+def plan(site: Site, *, substitute_all: bool = False) -> Placement:
+    """On the kernels that suit a level's width, or on smaller ones where those are too big for the budget."""
+    wide = Execution(str(site.device), site.pipeline.tree.width)
+    small = Execution(wide.device, wide.rows, compact=True)
+    rules = site.pipeline.draft.rules
+    if not rules:
+        raise ConfigError(
+            f"draft.quant is {rules}, so draft and target would be the same; name a scheme such as hqq4, or decode "
+            "plainly with --set method=vanilla."
+        )
     try:
-        return _plan_on(site, choice)
+        return _plan_on(site, wide, substitute_all)
     except BudgetError:
-        if choice.kernel != "int8":
+        if choose_kernels(rules, wide) == choose_kernels(rules, small):
             raise
-        return _plan_on(site, KernelChoice("int4pack", f"the faster int8 does not fit; {choice.note}"))
+        return _plan_on(site, small, substitute_all)
 
 
 def build(site: Site, placement: Placement, progress: Progress) -> Generator:
     pipeline, tree = site.pipeline, site.pipeline.tree
     target = load_target(site, placement, progress, width=tree.nodes, draft_nodes=region_nodes(tree))
-    decoder = draft_of(target, placement.kernel, progress)
+    decoder = draft_of(target, progress)
     layers = ResidentLayers(decoder.stack)
     runner = ModelRunner(
         decoder, layers, target.runner.cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False
@@ -44,60 +46,33 @@ def build(site: Site, placement: Placement, progress: Progress) -> Generator:
     return target.generator(SubstituteDrafter(grower))
 
 
-def draft_of(target: LoadedTarget, kernel: str, progress: Progress) -> Decoder:
+def draft_of(target: LoadedTarget, progress: Progress) -> Decoder:
     """The target with quantized linears where the placement says so; everything else is shared, not copied."""
-    site, decoder = target.site, target.decoder
+    site, decoder, placement = target.site, target.decoder, target.placement
     draft = Decoder(site.checkpoint.spec, site.dtype)
     draft.embedding, draft.norm, draft.head = decoder.embedding, decoder.norm, decoder.head
-    cache = SubstituteCache(site.checkpoint.files, notice=progress)
-    substituted = target.placement.substituted
-    for index in set(range(len(decoder.layers))) - set(substituted):
+    for index in set(range(len(decoder.layers))) - set(placement.substituted):
         draft.layers[index] = decoder.layers[index]
-    done: list[LayerDone] = []
-    started = time.perf_counter()
-    for index in tqdm(substituted, desc="quantized substitutes", unit="layer", leave=False, disable=None):
-        _fill(draft, site, index, kernel, cache, done)
-    solved = sum(not layer.cached for layer in done)
-    seconds = time.perf_counter() - started
-    progress(
-        f"{len(done)} substitutes on {kernel} in {seconds:.1f} s; {solved} solved anew, the rest from {cache.root}"
-    )
+    rules, wide = site.pipeline.draft.rules, Execution(str(site.device), site.pipeline.tree.width)
+    # The plan has made its choice; it names the kernels that it counted.
+    compact = choose_kernels(rules, wide).kernel != placement.kernel
+    execution = Execution(wide.device, wide.rows, compact=compact)
+    load_quantized(draft, site, rules, execution, placement.substituted, progress)
     return draft
 
 
-def _fill(draft: Decoder, site: Site, index: int, kernel: str, cache: SubstituteCache, done: list[LayerDone]) -> None:
-    """Give a draft layer quantized linears and its own copy of the small rest (norms)."""
-    spec, spans, options = site.checkpoint.spec, site.checkpoint.layer(index), site.pipeline.draft
-    linears = spec.linears()
-
-    def weights() -> dict[str, tuple[Tensor, Tensor | None]]:
-        """As the file has them, whatever dtype the target runs in: the cached solution serves all."""
-        tensors = load_tensors(spans, site.checkpoint.dtype, site.device)
-        return {name: (tensors[f"{name}.weight"], tensors.get(f"{name}.bias")) for name in linears}
-
-    modules = substitute(
-        weights,
-        scheme=options.scheme,
-        group=options.group,
-        kernel=kernel,
-        cache=cache,
-        layer=f"layers.{index}",
-        device=site.device,
-        joined=JOINED,
-        on_layer=done.append,
+def _plan_on(site: Site, execution: Execution, substitute_all: bool) -> Placement:
+    tree, spec, rules = site.pipeline.tree, site.checkpoint.spec, site.pipeline.draft.rules
+    choice = choose_kernels(rules, execution)
+    needs = DraftNeeds(
+        tree.depth,
+        region_nodes(tree),
+        layers_bytes(site, rules, execution),
+        substitute_all,
+        rules,
+        main_scheme(rules, spec.linears(), (f"layers.{index}" for index in range(spec.layers))),
+        execution,
+        choice.kernel,
+        choice.note,
     )
-    layer = draft.stack[index]
-    layer.substitute(modules)
-    replaced = {part for path in modules for part in JOINED.get(path, (path,))}
-    kept = {name: span for name, span in spans.items() if name.rpartition(".")[0] not in replaced}
-    layer.put(load_tensors(kept, site.dtype, site.device))
-
-
-def _plan_on(site: Site, choice: KernelChoice) -> Placement:
-    tree, spec, options = site.pipeline.tree, site.checkpoint.spec, site.pipeline.draft
-    layer = sum(
-        packed_bytes(*shape, scheme=options.scheme, group=options.group, kernel=choice.kernel)
-        for shape in spec.linears().values()
-    )
-    substitutes = (layer,) * spec.layers
-    return place(site, DraftNeeds(tree.depth, region_nodes(tree), substitutes, choice.kernel, choice.note))
+    return place(site, needs)

@@ -31,6 +31,9 @@ class ModelShape:
     substitute_bytes: tuple[int, ...] = ()  # packed draft layers; empty: the method needs none
     draft_bytes: int = 0  # an independent draft model
     draft_kv_bytes_per_token: int = 0
+    rebuilt_bytes: int = 0  # the largest weight that a linear without a fused kernel rebuilds at every call
+    can_stream: bool = True
+    substitute_all: bool = False  # resident layers too, whatever that costs
 
     def slot(self, layer: int) -> int:
         return self.slot_bytes[layer] if self.slot_bytes else -(-self.layer_bytes[layer] // 4096) * 4096 + 8192
@@ -66,16 +69,16 @@ class Candidate:
 
 
 def candidates(shape: ModelShape, budgets: Budgets, machine: Machine, workload: Workload) -> Iterator[Candidate]:
-    """Every count of resident layers, with no and with as many of their substitutes as fit."""
+    """Every count of resident layers that may be, with no and with as many of their substitutes as fit."""
     layers = range(len(shape.layer_bytes))
-    for count in range(len(layers) + 1):
+    for count in range(0 if shape.can_stream else len(layers), len(layers) + 1):
         resident = spread(count, len(layers))
         streamed = tuple(layer for layer in layers if layer not in set(resident))
         pinned, host = _host_side(shape, budgets, machine, streamed)
-        needed = streamed if shape.substitute_bytes else ()
+        needed = tuple(layers) if shape.substitute_all else streamed if shape.substitute_bytes else ()
         device = _device_side(shape, workload, resident, streamed, needed)
         yield Candidate(resident, streamed, pinned, needed, device, host)
-        if not shape.substitute_bytes or not resident:
+        if not shape.substitute_bytes or not resident or shape.substitute_all:
             continue
         for kept in range(count, 0, -1):
             both = tuple(sorted({*streamed, *(resident[place] for place in spread(kept, count))}))
@@ -120,6 +123,7 @@ def _device_side(
         "draft model": shape.draft_bytes,
         "key-value cache": shape.kv_bytes_per_token * workload.cache_rows,
         "draft's key-value cache": shape.draft_kv_bytes_per_token * workload.draft_cache_rows,
+        "weight rebuilt for a product": shape.rebuilt_bytes,
         "working memory": shape.working_bytes,
     }
 

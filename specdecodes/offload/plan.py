@@ -7,7 +7,7 @@ finer than that, and a resident layer cannot disappoint.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from specdecodes.errors import BudgetError
@@ -93,9 +93,10 @@ def plan(
     storage: str = "",
     kernel: str = "",
     kernel_note: str = "",
+    notes: Sequence[tuple[str, str, str]] = (),
 ) -> Placement:
     """The fastest placement that fits. `storage` says how the disk is read, `kernel_note` why the substitutes run on
-    `kernel`, both for the table.
+    `kernel`, both for the table; `notes` are further rows of it.
 
     Raises BudgetError with the bytes that are short, when even the smallest placement does not fit.
     """
@@ -129,7 +130,7 @@ def plan(
         storage=storage,
         times=workload.times,
         kernel=kernel,
-        notes=tuple(_notes(machine, workload, kernel if chosen.substituted else "", kernel_note)),
+        notes=(*notes, *_notes(machine, workload, kernel if chosen.substituted else "", kernel_note)),
         rejected=(*others, *other_rounds(_work(shape, chosen, workload.times), machine, workload, best.levels)),
     )
 

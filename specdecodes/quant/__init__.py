@@ -1,28 +1,25 @@
-"""Low-bit substitutes of linears: `substitute` makes those of one layer, `packed_bytes` tells the planner their size.
+"""Linears of few bits: `substitute` makes those of one layer, `packed_bytes` tells the planner their size.
 
-`choose_kernel` names what they run on. Depends on torch and the errors alone. One file a kernel; `codes.py` is the form
-that they share and `hqq.py` solves for it.
+Depends on torch and the errors alone. `spec.py` names the schemes and says which linear gets which; `solving.py` goes
+from a weight to `codes.py`, the form that all share; one file a kernel, and `kernels.py` chooses among them.
 """
 
-from specdecodes.quant.apply import (
-    KernelChoice,
-    LayerDone,
-    choose_kernel,
-    kernel_for,
-    packed_bytes,
-    specimen,
-    substitute,
-)
+from specdecodes.quant.apply import LayerDone, choose_kernels, main_scheme, packed_bytes, specimen, substitute
 from specdecodes.quant.cache import SubstituteCache
-from specdecodes.quant.spec import Rules
+from specdecodes.quant.kernels import Execution, KernelChoice
+from specdecodes.quant.spec import FULL, SCHEMES, Rules, Scheme
 
 __all__ = [
+    "FULL",
+    "SCHEMES",
+    "Execution",
     "KernelChoice",
     "LayerDone",
     "Rules",
+    "Scheme",
     "SubstituteCache",
-    "choose_kernel",
-    "kernel_for",
+    "choose_kernels",
+    "main_scheme",
     "packed_bytes",
     "specimen",
     "substitute",

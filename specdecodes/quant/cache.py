@@ -1,7 +1,7 @@
 """Quantized weights kept on disk, so that a model is solved once.
 
 One safetensors file a layer, in a folder named by a digest of everything the result depends on: the checkpoint's files,
-the scheme, the group and this format. Entries hold codes, not a kernel's layout: packing takes seconds for a billion
+the schemes of all paths and this format. Entries hold codes, not a kernel's layout: packing takes seconds for a billion
 weights, layouts differ between machines and kernels, and one entry serves them all. Scales are kept in float32, so what
 is loaded equals what was solved, bit for bit.
 """
@@ -27,7 +27,7 @@ from specdecodes.folders import cache_folder
 from specdecodes.quant.codes import Codes, Solved
 from specdecodes.quant.spec import Rules
 
-FORMAT = "1"
+FORMAT = "2"
 SAMPLES = 64  # blocks of a checkpoint file that take part in its identity
 SAMPLE_BYTES = 4096
 
@@ -72,14 +72,14 @@ class SubstituteCache:
         self._notice = notice or logging.getLogger(__name__).warning
         self._writable = True
 
-    def path(self, layer: str, rules: Rules, group: int) -> Path:
-        """The file that holds this layer under this scheme, present or not."""
-        key = "\0".join([FORMAT, self.identity, repr(rules.rules), str(group)])
+    def path(self, layer: str, rules: Rules) -> Path:
+        """The file that holds this layer under these rules, present or not."""
+        key = "\0".join([FORMAT, self.identity, rules.weights])
         return self.root / hashlib.sha256(key.encode()).hexdigest()[:24] / f"{layer}.safetensors"
 
-    def load(self, layer: str, rules: Rules, group: int) -> dict[str, Solved] | None:
+    def load(self, layer: str, rules: Rules) -> dict[str, Solved] | None:
         """The layer's solved linears on the CPU; None when they are absent, cut or altered."""
-        path = self.path(layer, rules, group)
+        path = self.path(layer, rules)
         try:
             with safe_open(path, framework="pt") as file:
                 # Copies: what is checked below is what is used, whatever becomes of the mapped file.
@@ -95,11 +95,11 @@ class SubstituteCache:
             return None
         return _to_solved(tensors)
 
-    def store(self, layer: str, rules: Rules, group: int, linears: Mapping[str, Solved]) -> None:
+    def store(self, layer: str, rules: Rules, linears: Mapping[str, Solved]) -> None:
         """Write the layer's entry whole or not at all. After a failed write the run goes on without storing."""
         if not self._writable:
             return
-        path = self.path(layer, rules, group)
+        path = self.path(layer, rules)
         tensors = _to_tensors(linears)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,21 +148,17 @@ def _write_whole(path: Path, content: bytes) -> None:
 def _to_tensors(linears: Mapping[str, Solved]) -> dict[str, Tensor]:
     tensors = {}
     for name, linear in linears.items():
-        codes = linear.codes
-        parts = {"nibbles": codes.nibbles, "scale": codes.scale, "zero": codes.zero, "bias": linear.bias}
+        parts = linear.codes.tensors() | {"bias": linear.bias}
         tensors.update({f"{name}.{key}": part.cpu().contiguous() for key, part in parts.items() if part is not None})
     return tensors
 
 
 def _to_solved(tensors: Mapping[str, Tensor]) -> dict[str, Solved]:
-    names = [key.removesuffix(".nibbles") for key in tensors if key.endswith(".nibbles")]
-    return {
-        name: Solved(
-            Codes(tensors[f"{name}.nibbles"], tensors[f"{name}.scale"], tensors[f"{name}.zero"]),
-            tensors.get(f"{name}.bias"),
-        )
-        for name in names
-    }
+    linears: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, part = key.rpartition(".")
+        linears.setdefault(name, {})[part] = tensor
+    return {name: Solved(Codes.from_tensors(parts), parts.get("bias")) for name, parts in linears.items()}
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -1,35 +1,41 @@
-"""Weights on a 4-bit grid, in the one form that the solver, the cache and every kernel share."""
+"""Weights on a grid, in the one form that the solvers, the cache and every kernel share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from specdecodes.errors import QuantError
+from specdecodes.quant.grids import STEPS, levels_of
 
 BLOCK_WEIGHTS = 1 << 19  # codes unpacked at a time: a kernel's wide input never exists for the whole weight
 BLOCK_STEP = 64  # rows; kernels' own blocks divide it
+PLANES = {2: (2,), 3: (2, 1), 4: (4,), 8: (8,)}  # bits of a code that lie together, the lowest first
 
 
 @dataclass(frozen=True)
 class Codes:
-    """A weight on its grid: `weight ≈ (code - zero) * scale`, with one scale and zero for each group of a row.
+    """A weight on its grid: `weight ≈ (level(code) - zero) * scale`, with one scale and zero for each group of a row.
 
-    nibbles: [out, in / 2] uint8; byte j of a row holds code j in its low half and code j + in / 2 in its high half.
-    scale, zero: [out, in / group] float32.
+    packed: [out, in * bits / 8] uint8, see `pack`. scale: [out, in / group] float32. zero: the same, or None for zero.
+    grid: which level a code stands for, by its name in `grids`; STEPS is the code itself. rotation: inputs that are
+    multiplied with one Hadamard matrix before the product, see `hadamard`; 0 for none.
     """
 
-    nibbles: Tensor
+    packed: Tensor
     scale: Tensor
-    zero: Tensor
+    zero: Tensor | None = None
+    bits: int = 4
+    grid: str = STEPS
+    rotation: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
         """(out, in) of the weight."""
-        return self.nibbles.shape[0], 2 * self.nibbles.shape[1]
+        return self.packed.shape[0], self.packed.shape[1] * 8 // self.bits
 
     @property
     def group(self) -> int:
@@ -40,30 +46,50 @@ class Codes:
         """Slices of rows to unpack and pack one at a time."""
         return row_blocks(*self.shape)
 
-    def codes(self, rows: slice = slice(None)) -> Tensor:
+    def codes(self, rows: slice | Tensor = slice(None)) -> Tensor:
         """All codes or those of some rows, [rows, in] uint8."""
-        return unpack_nibbles(self.nibbles[rows])
+        return unpack(self.packed[rows], self.bits)
 
     def dequantize(self, rows: slice = slice(None)) -> Tensor:
-        """The weight on its grid, or some of its rows: [rows, in] float32."""
-        scale, zero = self.scale[rows], self.zero[rows]
-        return ((self.codes(rows).view(*scale.shape, -1) - zero[..., None]) * scale[..., None]).flatten(1)
+        """The weight on its grid, or some of its rows: [rows, in] float32; still rotated if the codes are."""
+        scale = self.scale[rows]
+        levels = levels_of(self.grid, self.codes(rows)).view(*scale.shape, -1)
+        if self.zero is not None:
+            levels = levels - self.zero[rows, :, None]
+        return (levels * scale[..., None]).flatten(1)
+
+    def widened(self) -> Codes:
+        """The same weight with codes of four bits, for kernels that have no narrower ones."""
+        return replace(self, packed=pack(self.codes(), 4), bits=4) if self.bits < 4 else self
 
     def scale_and_offset(self) -> tuple[Tensor, Tensor]:
-        """Scale and offset, [out, groups] float32, of the form that kernels use: `(code - 8) * scale + offset`.
+        """Scale and offset, [out, groups] float32, as kernels of STEPS use them: `(code - 8) * scale + offset`.
 
         A group of equal weights has scale 1 and all its information in the zero-point. Its offset, about 8, would
         drown the weight in rounding; with scale 0 the offset is the weight itself.
         """
+        if self.zero is None:
+            return self.scale, torch.zeros_like(self.scale)
         offset = (8.0 - self.zero) * self.scale
         rows, groups = (self.scale == 1.0).nonzero(as_tuple=True)
         if not rows.numel():
             return self.scale, offset
-        flat = (unpack_nibbles(self.nibbles[rows]).view(rows.numel(), -1, self.group) == 0).all(2)
+        flat = (self.codes(rows).view(rows.numel(), -1, self.group) == 0).all(2)
         is_flat = flat.gather(1, groups[:, None]).squeeze(1)
         rows, groups = rows[is_flat], groups[is_flat]
         scale = self.scale.index_put((rows, groups), torch.zeros((), device=offset.device))
         return scale, offset.index_put((rows, groups), -self.zero[rows, groups])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it as tensors, to be kept in a file; `from_tensors` takes them."""
+        kind = torch.tensor(list(f"{self.bits} {self.grid} {self.rotation}".encode()), dtype=torch.uint8)
+        parts = {"packed": self.packed, "scale": self.scale, "kind": kind}
+        return parts if self.zero is None else parts | {"zero": self.zero}
+
+    @classmethod
+    def from_tensors(cls, parts: Mapping[str, Tensor]) -> Codes:
+        bits, grid, rotation = bytes(parts["kind"].tolist()).decode().split()
+        return cls(parts["packed"], parts["scale"], parts.get("zero"), int(bits), grid, int(rotation))
 
 
 @dataclass(frozen=True)
@@ -74,16 +100,26 @@ class Solved:
     bias: Tensor | None = None
 
 
+def can_join(parts: Sequence[Solved]) -> bool:
+    """Whether linears of one input can be one: of one scheme, all with a bias or none."""
+    alike = {(part.codes.shape[1], part.codes.group, part.codes.bits, part.codes.grid) for part in parts}
+    return len(alike) == 1 and len({part.bias is None for part in parts}) == 1
+
+
 def join(parts: Sequence[Solved]) -> Solved:
-    """Linears of one input as one: their outputs one after another."""
+    """Linears of one input as one: their outputs one after another. Raises QuantError where `can_join` says no."""
+    if not can_join(parts):
+        raise QuantError(
+            "linears can be joined only if inputs, grids and groups are equal, and all or none have a bias."
+        )
     codes = [part.codes for part in parts]
+    zeros = [one.zero for one in codes if one.zero is not None]
     biases = [part.bias for part in parts if part.bias is not None]
-    if len({(one.shape[1], one.group) for one in codes}) > 1 or len(biases) not in (0, len(parts)):
-        raise QuantError("linears can be joined only if inputs and groups are equal, and all or none have a bias.")
-    whole = Codes(
-        torch.cat([one.nibbles for one in codes]),
-        torch.cat([one.scale for one in codes]),
-        torch.cat([one.zero for one in codes]),
+    whole = replace(
+        codes[0],
+        packed=torch.cat([one.packed for one in codes]),
+        scale=torch.cat([one.scale for one in codes]),
+        zero=torch.cat(zeros) if zeros else None,
     )
     return Solved(whole, torch.cat(biases) if biases else None)
 
@@ -94,20 +130,48 @@ def row_blocks(out: int, width: int) -> list[slice]:
     return [slice(start, min(start + step, out)) for start in range(0, out, step)]
 
 
-def pack_nibbles(codes: Tensor) -> Tensor:
-    """Two codes a byte: [..., in] uint8 below 16 to [..., in / 2] uint8."""
-    half = codes.shape[-1] // 2
-    return codes[..., :half] | (codes[..., half:] << 4)
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """[..., in] uint8 below 2**bits to [..., in * bits / 8] uint8.
+
+    The row is cut into 8 / bits parts and byte j holds code j of every part, the first in its lowest bits. Three bits
+    are a plane of two, then a plane of one.
+    """
+    planes = []
+    for width in PLANES[bits]:
+        parts = (codes & (2**width - 1)).chunk(8 // width, -1)
+        plane = parts[0].clone()
+        for place, part in enumerate(parts[1:], 1):
+            plane |= part << (place * width)
+        planes.append(plane)
+        codes = codes >> width
+    return torch.cat(planes, -1)
 
 
-def unpack_nibbles(nibbles: Tensor) -> Tensor:
-    """The codes of `pack_nibbles`: [..., in / 2] uint8 to [..., in] uint8."""
-    return torch.cat([nibbles & 15, nibbles >> 4], dim=-1)
+def unpack(packed: Tensor, bits: int) -> Tensor:
+    """The codes of `pack`: [..., in * bits / 8] uint8 to [..., in] uint8."""
+    sizes = [packed.shape[-1] * width // bits for width in PLANES[bits]]
+    codes, shift = torch.zeros((), dtype=torch.uint8, device=packed.device), 0
+    for plane, width in zip(packed.split(sizes, -1), PLANES[bits], strict=True):
+        parts = [(plane >> place) & (2**width - 1) for place in range(0, 8, width)]
+        codes, shift = codes | (torch.cat(parts, -1) << shift), shift + width
+    return codes
+
+
+def check_weight(weight: Tensor, *, name: str = "weight") -> None:
+    """Raise QuantError unless `weight` is a matrix of finite floating-point numbers."""
+    if weight.ndim != 2 or not weight.is_floating_point() or weight.dtype.itemsize < 2:
+        kind = str(weight.dtype).removeprefix("torch.")
+        raise QuantError(
+            f"{name}: a matrix of bf16, fp16 or fp32 weights is quantized, not {weight.ndim} axes of {kind}; take the "
+            "model's unquantized checkpoint."
+        )
+    if not bool(weight.abs().amax().isfinite()):
+        raise QuantError(f"{name}: it holds NaN or infinite weights; the checkpoint is damaged.")
 
 
 def check_group(width: int, group: int, *, name: str = "weight") -> None:
     """Raise QuantError unless `group` is even and divides `width`, naming the groups that would do."""
-    if group >= 2 and group % 2 == 0 and width % group == 0:
+    if group >= 2 and group % 2 == 0 and width % group == 0 and width % 8 == 0:
         return
     fits = [str(size) for size in (256, 128, 64, 32, 16, 8) if width % size == 0]
     cure = f"groups that divide it: {', '.join(fits)}" if fits else "keep this layer in full precision"

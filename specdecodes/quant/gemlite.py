@@ -33,6 +33,7 @@ class GemliteLinear(nn.Module):
         self.out_features, self.in_features = codes.shape
         self.dtype = dtype
         helper = _library().A16W4_HQQ_INT(device=str(device), dtype=dtype)
+        assert codes.zero is not None, "codes in steps have a zero-point"
         scale, zero = codes.scale.to(device), codes.zero.to(device)
         self.linear = helper.from_weights(codes.codes().to(device), scale, zero, bias=bias)
 

@@ -1,4 +1,4 @@
-"""Half-quadratic quantization (HQQ): the 4-bit grid of a weight, found without data.
+"""Half-quadratic quantization (HQQ): the grid of a weight, found without data.
 
 Every group of weights w gets a scale and a zero-point so that w ≈ (code - zero) * scale. Starting from the group's
 smallest and largest weight, the zero-point is fitted by alternating two steps that each have a closed form: residuals
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.errors import QuantError
-from specdecodes.quant.codes import Codes, check_group, pack_nibbles, row_blocks
+from specdecodes.quant.codes import PLANES, Codes, check_group, check_weight, pack, row_blocks
 from specdecodes.quant.parallel import Workers, workers
 
 ITERATIONS = 20
@@ -35,8 +35,9 @@ def solve(weight: Tensor, *, bits: int = 4, group: int = 64, name: str = "weight
 
     Raises QuantError, with `name` in it, when the group does not divide `in` or a weight is not finite.
     """
-    if not 1 <= bits <= 4:
-        raise QuantError(f"{name}: codes of {bits} bits do not fit half a byte; choose 1 to 4.")
+    if bits not in PLANES:
+        raise QuantError(f"{name}: there are no codes of {bits} bits; choose {', '.join(map(str, PLANES))}.")
+    check_weight(weight, name=name)
     check_group(weight.shape[1], group, name=name)
     levels = 2**bits - 1
     groups = weight.detach().reshape(*weight.shape[:1], -1, group)
@@ -44,17 +45,15 @@ def solve(weight: Tensor, *, bits: int = 4, group: int = 64, name: str = "weight
         ends = pool.map(lambda rows: _ends(groups[rows]), row_blocks(*weight.shape))
         low, high = (torch.cat(end) for end in zip(*ends, strict=True))
         span = high - low
-        if not bool(span.isfinite().all()):
-            raise QuantError(f"{name}: it holds NaN or infinite weights; the checkpoint is damaged.")
         inverse = torch.where(span <= FLAT_SPAN, 1.0, levels / span).clamp_(max=LARGEST_INVERSE_SCALE)
         zero = -low * inverse
         _settle(groups.flatten(0, 1), inverse.view(-1, 1), zero.view(-1, 1), levels, pool)
 
         def encode(rows: slice) -> Tensor:
             scaled = groups[rows].float() * inverse[rows, :, None]
-            return pack_nibbles(_nearest(scaled, zero[rows, :, None], levels).to(torch.uint8).flatten(1))
+            return pack(_nearest(scaled, zero[rows, :, None], levels).to(torch.uint8).flatten(1), bits)
 
-        return Codes(torch.cat(pool.map(encode, row_blocks(*weight.shape))), 1.0 / inverse, zero)
+        return Codes(torch.cat(pool.map(encode, row_blocks(*weight.shape))), 1.0 / inverse, zero, bits)
 
 
 def _ends(groups: Tensor) -> tuple[Tensor, Tensor]:

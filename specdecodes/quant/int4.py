@@ -35,8 +35,8 @@ class Int4Linear(nn.Module):
         super().__init__()
         if codes.group not in GROUPS:
             raise QuantError(f"{name}: the packed int4 kernel takes groups of {_listed(GROUPS)}, not {codes.group}.")
-        if codes.nibbles.device.type != "cpu":
-            raise QuantError(f"{name}: the packed int4 kernel runs on the CPU, not on {codes.nibbles.device}.")
+        if codes.packed.device.type != "cpu":
+            raise QuantError(f"{name}: the packed int4 kernel runs on the CPU, not on {codes.packed.device}.")
         self.out_features, self.in_features = codes.shape
         self.group = codes.group
         with workers() as pool:

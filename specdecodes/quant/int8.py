@@ -50,8 +50,8 @@ class Int8Linear(nn.Module):
 
     def __init__(self, codes: Codes, bias: Tensor | None = None, *, name: str = "weight") -> None:
         super().__init__()
-        if codes.nibbles.device.type != "cpu":
-            raise QuantError(f"{name}: oneDNN's int8 product runs on the CPU, not on {codes.nibbles.device}.")
+        if codes.packed.device.type != "cpu":
+            raise QuantError(f"{name}: oneDNN's int8 product runs on the CPU, not on {codes.packed.device}.")
         self.out_features, self.in_features = codes.shape
         with workers() as pool:
             weight, scale = _to_int8(codes, pool)

@@ -5,37 +5,61 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from specdecodes.quant.codes import Codes, unpack_nibbles
+from specdecodes.quant.activations import rounded
+from specdecodes.quant.codes import Codes, unpack
+from specdecodes.quant.grids import E2M1, STEPS, table
+from specdecodes.quant.hadamard import rotate
 
 
 class ReferenceLinear(nn.Module):
-    """A linear on 4-bit codes that rebuilds its weight at every call: what other kernels are tested against.
+    """A linear on codes that rebuilds its weight at every call: what other kernels are tested against.
 
-    Stands in on devices that have no fused kernel yet. Saves memory there, not time.
+    Stands in on devices that have no fused kernel for a scheme. Saves memory there, not time. `activations` is what
+    inputs are rounded to, see `activations.rounded`; int8 has a step for each group of the codes.
     """
 
-    nibbles: Tensor
+    packed: Tensor
     scale: Tensor
-    offset: Tensor
+    offset: Tensor | None
+    levels: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, codes: Codes, bias: Tensor | None = None) -> None:
+    def __init__(self, codes: Codes, bias: Tensor | None = None, *, activations: str = "") -> None:
         super().__init__()
-        scale, offset = codes.scale_and_offset()
         self.out_features, self.in_features = codes.shape
-        self.register_buffer("nibbles", codes.nibbles)
-        self.register_buffer("scale", scale)
-        self.register_buffer("offset", offset)
+        self.bits, self.rotation, self.activations = codes.bits, codes.rotation, activations
+        self.group = codes.group
+        scale, offset = codes.scale_and_offset()
+        # What e2m1 is scaled with has at most four digits, powers of two and e4m3 numbers: bf16 holds it.
+        self.register_buffer("scale", scale.bfloat16() if codes.grid == E2M1 else scale)
+        self.register_buffer("offset", None if codes.zero is None else offset)
+        self.register_buffer("levels", None if codes.grid == STEPS else table(codes.grid).to(scale.device))
+        self.register_buffer("packed", codes.packed)
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., in] to [..., out] in x's dtype; the weight is rounded once to that dtype."""
-        steps = unpack_nibbles(self.nibbles).view(*self.scale.shape, -1).float() - 8.0
-        weight = steps * self.scale[..., None] + self.offset[..., None]
+        """x [..., in] to [..., out] in x's dtype; the weight is rounded once to that dtype, and so are rounded or
+        rotated inputs."""
+        rows = x.reshape(-1, self.in_features)
+        if self.rotation or self.activations:
+            wide = rotate(rows.float(), self.rotation)
+            rows = rounded(wide, self.activations, self.group if self.activations == "int8" else 0).to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, weight.view(self.out_features, -1).to(x.dtype), bias)
+        y = F.linear(rows, self.weight().to(x.dtype), bias)
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def weight(self) -> Tensor:
+        """[out, in] float32, rotated as the inputs are."""
+        codes = unpack(self.packed, self.bits)
+        levels = codes.float() - 8.0 if self.levels is None else self.levels[codes.int()]
+        levels = levels.view(*self.scale.shape, -1) * self.scale.float()[..., None]
+        if self.offset is not None:
+            levels = levels + self.offset[..., None]
+        return levels.view(self.out_features, -1)
 
 
-def reference_bytes(out_features: int, in_features: int, group: int) -> int:
+def reference_bytes(out_features: int, in_features: int, group: int, *, bits: int = 4, grid: str = STEPS) -> int:
     """Exact bytes of a ReferenceLinear without bias."""
-    return out_features * in_features // 2 + out_features * (in_features // group) * 8
+    scale = {STEPS: 8, E2M1: 2}.get(grid, 4)
+    levels = 0 if grid == STEPS else table(grid).nbytes
+    return out_features * in_features * bits // 8 + out_features * (in_features // group) * scale + levels

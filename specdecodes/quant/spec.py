@@ -1,8 +1,16 @@
-"""Which linear gets which scheme: rules on paths, as plain data."""
+"""Which linear gets which scheme, as one line of text and as plain data.
+
+    hqq4                                            every linear of every layer
+    hqq4:g128                                       in groups of 128 weights
+    hqq4+down_proj=hqq8+layers.0=none               but for some, the last match deciding
+    hqq4@gemlite                                    on a kernel that has to be asked for
+
+A pattern is one or more whole names of a path such as `layers.3.mlp.down_proj`; `*`, `?` and `[0-3]` stand for letters.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from specdecodes.errors import QuantError, suggest
@@ -12,45 +20,114 @@ FULL = "none"  # the scheme of a linear that stays in full precision
 
 @dataclass(frozen=True)
 class Scheme:
-    """A way to put weights on a grid."""
+    """A way to put weights, and perhaps activations, on a grid.
+
+    `group` weights of a row share a scale (0: all of it) of `scale_bits`, which count a zero-point where there is one.
+    `activations` is what a row of inputs is rounded to at every call (empty: nothing). A `rotated` weight is stored
+    times a Hadamard matrix, which spreads outliers; its inputs are rotated likewise.
+    """
 
     name: str
     bits: int
+    group: int = 64
+    scale_bits: int = 32
+    activations: str = ""
+    rotated: bool = False
+    regroups: bool = True  # whether another group may be asked for
+    kernel: str = ""  # that was asked for by name
+
+    def group_of(self, width: int) -> int:
+        """Weights that share one scale in a row of `width`."""
+        return self.group or width
+
+    def bits_per_weight(self, width: int) -> float:
+        """Bits of the format itself, scales included, in rows of `width`."""
+        return self.bits + self.scale_bits / self.group_of(width)
+
+    def __str__(self) -> str:
+        group = f":g{self.group}" if self.group != SCHEMES[self.name].group else ""
+        return self.name + group + (f"@{self.kernel}" if self.kernel else "")
 
 
-SCHEMES = {scheme.name: scheme for scheme in (Scheme("hqq4", bits=4), Scheme("hqq3", bits=3), Scheme("hqq2", bits=2))}
+_FORMATS = (
+    Scheme("int8", 8, group=0, scale_bits=16),
+    Scheme("int4", 4),
+    Scheme("fp8", 8, group=0, activations="fp8", regroups=False),
+    Scheme("mxfp4", 4, group=32, scale_bits=8, activations="mxfp4", regroups=False),
+    Scheme("nvfp4", 4, group=16, scale_bits=8, activations="nvfp4", regroups=False),
+    *(Scheme(f"hqq{bits}", bits) for bits in (2, 3, 4, 8)),
+    *(Scheme(f"higgs{bits}", bits, scale_bits=16, rotated=True) for bits in (2, 3, 4)),
+    Scheme("w4a4", 4, group=0, scale_bits=16, activations="int4", rotated=True),
+    Scheme("w4a8", 4, activations="int8"),
+    Scheme("w8a8", 8, group=0, activations="int8", regroups=False),
+)
+SCHEMES = {scheme.name: scheme for scheme in _FORMATS}
 
 
-def find_scheme(name: str) -> Scheme:
-    """The scheme called `name`; an unknown name raises QuantError with the nearest known one."""
+def find_scheme(text: str) -> Scheme | None:
+    """The scheme that `text` spells (`hqq4`, `hqq4:g128`, `hqq4:g128@gemlite`), or None for full precision.
+
+    Raises QuantError with the nearest known name, and for a group that is no number or that the scheme does not take.
+    """
+    spelled, _, kernel = text.strip().partition("@")
+    name, colon, group = spelled.partition(":")
+    if text.strip() == FULL:
+        return None
     if name not in SCHEMES:
         raise QuantError(suggest("quantization scheme", name, [*SCHEMES, FULL]))
-    return SCHEMES[name]
+    scheme = replace(SCHEMES[name], kernel=kernel)
+    if not colon:
+        return scheme
+    if not group.startswith("g") or not group[1:].isdecimal() or not int(group[1:]):
+        raise QuantError(f"'{text}' is no scheme; write the group as in {name}:g128.")
+    if not scheme.regroups:
+        whole = f"groups of {scheme.group}" if scheme.group else "one scale for each output"
+        raise QuantError(f"'{text}': {name} has {whole}, by definition; write {name} alone.")
+    return replace(scheme, group=int(group[1:]))
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Patterns over a linear's path inside its layer and their schemes; the first match decides.
+    """Patterns over paths such as `layers.3.mlp.down_proj`, and their schemes (None: full precision); the last match
+    decides. A path that no pattern matches keeps full precision."""
 
-    `Rules((("mlp.down_proj", "none"), ("*", "hqq4")))` keeps the down projections in full precision.
-    A path that no pattern matches keeps full precision too.
-    """
-
-    rules: tuple[tuple[str, str], ...]
-
-    def __post_init__(self) -> None:
-        for _, scheme in self.rules:
-            if scheme != FULL:
-                find_scheme(scheme)
+    rules: tuple[tuple[str, Scheme | None], ...]
 
     @classmethod
-    def of(cls, scheme: str | Rules) -> Rules:
-        """The rules themselves, or one scheme for every linear."""
-        return scheme if isinstance(scheme, Rules) else cls((("*", scheme),))
+    def parse(cls, text: str) -> Rules:
+        """The rules that one line spells; see the head of this file. Raises QuantError."""
+        rules = []
+        for part in text.split("+"):
+            pattern, equals, scheme = part.rpartition("=")
+            if equals and not pattern.strip():
+                raise QuantError(f"'{part}' names no linear; write it as in down_proj=hqq8.")
+            rules.append((pattern.strip() or "*", find_scheme(scheme)))
+        return cls(tuple(rules))
 
     def scheme_of(self, path: str) -> Scheme | None:
-        """The scheme of a linear such as `mlp.up_proj`, or None for full precision."""
-        for pattern, name in self.rules:
-            if fnmatchcase(path, pattern):
-                return None if name == FULL else find_scheme(name)
-        return None
+        """The scheme of a linear such as `layers.3.mlp.up_proj`, or None for full precision."""
+        found = None
+        for pattern, scheme in self.rules:
+            if fnmatchcase(f".{path}.", f"*.{pattern}.*"):
+                found = scheme
+        return found
+
+    @property
+    def schemes(self) -> tuple[Scheme, ...]:
+        """All that the rules may give, each once."""
+        return tuple(dict.fromkeys(scheme for _, scheme in self.rules if scheme is not None))
+
+    @property
+    def weights(self) -> str:
+        """The rules as far as weights depend on them: whatever the kernel."""
+        plain = [(pattern, scheme and replace(scheme, kernel="")) for pattern, scheme in self.rules]
+        return str(Rules(tuple(plain)))
+
+    def __bool__(self) -> bool:
+        """Whether anything may be quantized."""
+        return bool(self.schemes)
+
+    def __str__(self) -> str:
+        return "+".join(
+            (f"{pattern}=" if pattern != "*" else "") + str(scheme or FULL) for pattern, scheme in self.rules
+        )

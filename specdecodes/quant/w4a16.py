@@ -65,9 +65,9 @@ class W4A16Linear(nn.Module):
                 f"multiples of {MIN_BLOCK}, not {self.group} and {self.in_features / 2:g}; choose another group, or "
                 "keep this layer in full precision."
             )
-        where = torch.device(device) if device is not None else codes.nibbles.device
+        where = torch.device(device) if device is not None else codes.packed.device
         scale, offset = codes.scale_and_offset()
-        self.register_buffer("nibbles", codes.nibbles.to(where).contiguous())
+        self.register_buffer("nibbles", codes.packed.to(where).contiguous())
         self.register_buffer("scale", scale.T.to(where, torch.float16).contiguous())
         self.register_buffer("offset", offset.T.to(where, torch.float16).contiguous())
         self.register_buffer("bias", None if bias is None else bias.to(where))

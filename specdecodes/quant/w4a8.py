@@ -95,8 +95,8 @@ class W4A8Linear(nn.Module):
         self, codes: Codes, bias: Tensor | None = None, *, name: str = "weight", variant: int | None = None
     ) -> None:
         super().__init__()
-        if codes.nibbles.device.type != "cpu":
-            raise QuantError(f"{name}: the w4a8 kernel runs on the CPU, not on {codes.nibbles.device}.")
+        if codes.packed.device.type != "cpu":
+            raise QuantError(f"{name}: the w4a8 kernel runs on the CPU, not on {codes.packed.device}.")
         if codes.group % 8:
             raise QuantError(f"{name}: the w4a8 kernel takes groups that are multiples of 8, not {codes.group}.")
         self.variant = variant or support().variant

@@ -12,7 +12,10 @@ import pytest
 
 from specdecodes.cli import main
 
-COMMON = "--eager --exact --device-memory 2GiB --max-length 128 --max-tokens 20 --set draft.group=32 --set tree.depth=4"
+COMMON = (
+    "--eager --exact --device-memory 2GiB --max-length 128 --max-tokens 20 "
+    "--set draft.quant=hqq4:g32 --set tree.depth=4"
+)
 
 
 @pytest.fixture

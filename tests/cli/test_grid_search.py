@@ -11,7 +11,7 @@ import pytest
 
 from specdecodes.cli import main, run_grid_search
 
-COMMON = "--eager --max-length 96 --max-tokens 6 --device-memory 2GiB --set warmup=0 --set draft.group=32"
+COMMON = "--eager --max-length 96 --max-tokens 6 --device-memory 2GiB --set warmup=0 --set draft.quant=hqq4:g32"
 
 
 @pytest.fixture

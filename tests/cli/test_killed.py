@@ -18,8 +18,8 @@ from specdecodes.benchmark.results import Results, find_results
 from specdecodes.cli import main
 
 OPTIONS = (
-    "--eager --exact --device-memory 2GiB --max-length 128 --max-tokens 8 --set draft.group=32 --set tree.depth=2 "
-    "--set warmup=0 --set tree.adaptive=false --set sampling.ignore_eos=true --temp 1"
+    "--eager --exact --device-memory 2GiB --max-length 128 --max-tokens 8 --set draft.quant=hqq4:g32 "
+    "--set tree.depth=2 --set warmup=0 --set tree.adaptive=false --set sampling.ignore_eos=true --temp 1"
 )
 SAMPLES = 10
 KILLS = 5

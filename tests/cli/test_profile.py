@@ -16,7 +16,7 @@ from specdecodes.errors import BudgetError
 from specdecodes.methods import plan_for
 
 OPTIONS = (
-    "--eager --max-length 128 --max-tokens 40 --rounds 2 --prompt w5 --set draft.group=32 "
+    "--eager --max-length 128 --max-tokens 40 --rounds 2 --prompt w5 --set draft.quant=hqq4:g32 "
     "--set tree.depth=3 --set tree.adaptive=false"
 )
 
@@ -36,7 +36,7 @@ def profiled(model: Path, out: Path, options: str) -> int:
 
 def tightest(model: Path) -> int:
     """Bytes of the smallest placement, in which layers stream."""
-    tree, draft = Tree(depth=3, adaptive=False), Draft(group=32)
+    tree, draft = Tree(depth=3, adaptive=False), Draft(quant="hqq4:g32")
     pipeline = Pipeline("subspec_sd", Target(str(model)), draft, tree, Memory(4096), max_length=128, compile=False)
     with pytest.raises(BudgetError) as refused:
         plan_for(pipeline)

@@ -10,14 +10,15 @@ import torch
 from specdecodes.methods import step_times
 from specdecodes.methods.step_times import Timed, time_level, time_pass
 from specdecodes.models.loading import open_checkpoint
-from specdecodes.quant import choose_kernel
+from specdecodes.quant import Execution
+from specdecodes.quant.spec import find_scheme
 
 
 @pytest.fixture
 def model(tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("SPECDECODES_CACHE", str(tmp_path))
     spec = open_checkpoint(str(tiny_checkpoint("llama"))).spec
-    return Timed(spec, torch.float32, "", 32, 2**20, torch.device("cpu"))
+    return Timed(spec, torch.float32, 2**20, torch.device("cpu"))
 
 
 def test_a_step_is_timed_once_and_remembered(model, monkeypatch):
@@ -30,14 +31,11 @@ def test_a_step_is_timed_once_and_remembered(model, monkeypatch):
 
 
 def test_substitutes_are_timed_on_their_kernel(model, monkeypatch):
-    kernel = choose_kernel(3).kernel
-    made = []
-    monkeypatch.setattr(
-        step_times, "specimen", lambda *shape, **options: made.append(options["kernel"]) or torch.nn.Identity()
-    )
+    scheme, execution, made = find_scheme("hqq4"), Execution(rows=3), []
+    monkeypatch.setattr(step_times, "specimen", lambda *options: made.append(options[2:]) or torch.nn.Identity())
     with pytest.raises(RuntimeError):  # an identity does not fit the shapes: it was called
-        time_level(replace(model, kernel=kernel), 3)
-    assert set(made) == {kernel}
+        time_level(replace(model, scheme=scheme, execution=execution), 3)
+    assert set(made) == {(scheme, execution)}
     monkeypatch.undo()
 
 

@@ -16,7 +16,7 @@ from specdecodes.quant.codes import Solved
 from specdecodes.quant.hqq import solve
 from specdecodes.quant.spec import Rules
 
-HQQ4 = Rules.of("hqq4")
+HQQ4 = Rules.parse("hqq4")
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def solved(seed: int = 0) -> dict[str, Solved]:
 def assert_same(found: dict[str, Solved] | None, expected: dict[str, Solved]) -> None:
     assert found is not None and sorted(found) == sorted(expected)
     for name, linear in expected.items():
-        for part in ("nibbles", "scale", "zero"):
+        for part in ("packed", "scale", "zero"):
             assert torch.equal(getattr(found[name].codes, part), getattr(linear.codes, part))
         bias = found[name].bias
         assert (bias is None) == (linear.bias is None)
@@ -59,12 +59,12 @@ def files_under(folder: Path) -> list[str]:
 
 
 def test_what_is_stored_comes_back_bit_for_bit(cache: SubstituteCache, notices: list[str]) -> None:
-    assert cache.load("layers.0", HQQ4, 64) is None
-    cache.store("layers.0", HQQ4, 64, solved())
-    assert_same(cache.load("layers.0", HQQ4, 64), solved())
-    assert cache.load("layers.1", HQQ4, 64) is None
-    assert cache.load("layers.0", HQQ4, 32) is None
-    assert cache.load("layers.0", Rules.of("hqq3"), 64) is None
+    assert cache.load("layers.0", HQQ4) is None
+    cache.store("layers.0", HQQ4, solved())
+    assert_same(cache.load("layers.0", HQQ4), solved())
+    assert cache.load("layers.1", HQQ4) is None
+    assert cache.load("layers.0", Rules.parse("hqq4:g32")) is None
+    assert cache.load("layers.0", Rules.parse("hqq3")) is None
     assert notices == []
     assert files_under(cache.root) == ["layers.0.safetensors"]
 
@@ -97,18 +97,18 @@ def test_order_and_links_of_shards_do_not_matter(checkpoint: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("harm", ["cut", "empty", "flipped", "header"])
 def test_a_harmed_entry_is_told_and_made_anew(cache: SubstituteCache, notices: list[str], harm: str) -> None:
-    cache.store("layers.0", HQQ4, 64, solved())
-    path = cache.path("layers.0", HQQ4, 64)
+    cache.store("layers.0", HQQ4, solved())
+    path = cache.path("layers.0", HQQ4)
     content = bytearray(path.read_bytes())
     if harm == "flipped":
         content[-100] ^= 1
     if harm == "header":
         content[20] ^= 0xFF
     path.write_bytes(content[: {"cut": len(content) // 2, "empty": 0}.get(harm, len(content))])
-    assert cache.load("layers.0", HQQ4, 64) is None
+    assert cache.load("layers.0", HQQ4) is None
     assert len(notices) == 1 and str(path) in notices[0] and "made anew" in notices[0]
-    cache.store("layers.0", HQQ4, 64, solved())
-    assert_same(cache.load("layers.0", HQQ4, 64), solved())
+    cache.store("layers.0", HQQ4, solved())
+    assert_same(cache.load("layers.0", HQQ4), solved())
 
 
 @contextmanager
@@ -124,8 +124,8 @@ def largest_file(limit: int) -> Iterator[None]:
 
 def test_a_full_disk_leaves_nothing_and_is_told_once(cache: SubstituteCache, notices: list[str]) -> None:
     with largest_file(2000):
-        cache.store("layers.0", HQQ4, 64, solved())
-        cache.store("layers.1", HQQ4, 64, solved())
+        cache.store("layers.0", HQQ4, solved())
+        cache.store("layers.1", HQQ4, solved())
     assert files_under(cache.root) == []
     assert len(notices) == 1 and "SPECDECODES_CACHE" in notices[0]
 
@@ -133,8 +133,8 @@ def test_a_full_disk_leaves_nothing_and_is_told_once(cache: SubstituteCache, not
 def test_a_folder_that_cannot_be_made_is_told_once(checkpoint: Path, tmp_path: Path, notices: list[str]) -> None:
     (tmp_path / "file").write_text("not a folder")
     cache = SubstituteCache([checkpoint], folder=tmp_path / "file", notice=notices.append)
-    cache.store("layers.0", HQQ4, 64, solved())
-    cache.store("layers.1", HQQ4, 64, solved())
+    cache.store("layers.0", HQQ4, solved())
+    cache.store("layers.1", HQQ4, solved())
     assert len(notices) == 1
 
 
@@ -142,20 +142,20 @@ def write_again_and_again(cache: SubstituteCache, times: int) -> None:
     torch.set_num_threads(1)
     linears = solved()
     for _ in range(times):
-        cache.store("layers.0", HQQ4, 64, linears)
+        cache.store("layers.0", HQQ4, linears)
 
 
 def test_two_writers_and_a_reader(checkpoint: Path, tmp_path: Path) -> None:
     """Readers see a whole entry at every moment while two processes replace it."""
     cache = SubstituteCache([checkpoint], folder=tmp_path / "cache", notice=pytest.fail)
-    cache.store("layers.0", HQQ4, 64, solved())
+    cache.store("layers.0", HQQ4, solved())
     fork = multiprocessing.get_context("fork")
     writers = [fork.Process(target=write_again_and_again, args=(cache, 40)) for _ in range(2)]
     for writer in writers:
         writer.start()
     reads = 0
     while any(writer.is_alive() for writer in writers):
-        assert_same(cache.load("layers.0", HQQ4, 64), solved())
+        assert_same(cache.load("layers.0", HQQ4), solved())
         reads += 1
     for writer in writers:
         writer.join()
@@ -168,12 +168,12 @@ def test_sizes_and_clearing(cache: SubstituteCache, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     assert entries(folder) == [] and clear(folder) == 0
     for layer in ("layers.0", "layers.1"):
-        cache.store(layer, HQQ4, 64, solved())
-    cache.store("layers.0", Rules.of("hqq3"), 64, {"mlp.up_proj": solved()["mlp.up_proj"]})
-    (cache.path("layers.0", HQQ4, 64).parent / ".layers.9.killed.part").write_bytes(b"left behind")
+        cache.store(layer, HQQ4, solved())
+    cache.store("layers.0", Rules.parse("hqq3"), {"mlp.up_proj": solved()["mlp.up_proj"]})
+    (cache.path("layers.0", HQQ4).parent / ".layers.9.killed.part").write_bytes(b"left behind")
     listed = entries(folder)
     assert [entry.layers for entry in listed] == [2, 1]
     assert listed[0].nbytes > listed[1].nbytes > 1000
     assert clear(folder) == sum(entry.nbytes for entry in listed) + len(b"left behind")
     assert entries(folder) == []
-    assert cache.load("layers.0", HQQ4, 64) is None
+    assert cache.load("layers.0", HQQ4) is None

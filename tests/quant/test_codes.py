@@ -4,15 +4,16 @@ import pytest
 import torch
 
 from specdecodes.errors import QuantError
-from specdecodes.quant.codes import Codes, check_group, pack_nibbles, row_blocks, unpack_nibbles
+from specdecodes.quant.codes import Codes, check_group, pack, row_blocks, unpack
 from specdecodes.quant.hqq import solve
 
 
-def test_nibbles_come_back() -> None:
-    codes = torch.randint(0, 16, (5, 3, 64), dtype=torch.uint8)
-    packed = pack_nibbles(codes)
-    assert packed.shape == (5, 3, 32)
-    assert torch.equal(unpack_nibbles(packed), codes)
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_codes_come_back(bits: int) -> None:
+    codes = torch.randint(0, 2**bits, (5, 3, 64), dtype=torch.uint8)
+    packed = pack(codes, bits)
+    assert packed.shape == (5, 3, 8 * bits)
+    assert torch.equal(unpack(packed, bits), codes)
 
 
 def test_blocks_cover_all_rows_in_order() -> None:
@@ -26,7 +27,7 @@ def test_blocks_cover_all_rows_in_order() -> None:
 
 def test_dequantize_is_the_definition() -> None:
     codes = Codes(
-        pack_nibbles(torch.tensor([[0, 15, 3, 8]], dtype=torch.uint8)),
+        pack(torch.tensor([[0, 15, 3, 8]], dtype=torch.uint8), 4),
         torch.tensor([[2.0, 0.5]]),
         torch.tensor([[1.0, 4.0]]),
     )

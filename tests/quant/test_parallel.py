@@ -51,7 +51,7 @@ def test_threads_do_not_change_the_solution(two_threads: None, monkeypatch: pyte
     together = solve(weight)
     torch.set_num_threads(1)
     alone = solve(weight)
-    assert torch.equal(together.nibbles, alone.nibbles)
+    assert torch.equal(together.packed, alone.packed)
     assert torch.equal(together.zero, alone.zero)
 
 
@@ -61,4 +61,4 @@ def test_workers_share_the_callers_inference_mode() -> None:
     with torch.inference_mode():
         inside = solve(weight)
     assert inside.zero.is_inference()
-    assert torch.equal(inside.nibbles, solve(weight).nibbles)
+    assert torch.equal(inside.packed, solve(weight).packed)

@@ -39,7 +39,7 @@ def test_methods_are_compared_on_one_target_and_one_budget(model: str):
 
 def test_published_settings():
     deep = pipelines.load("run.exp_offloading.subspec_sd_qwen_32b")
-    assert (deep.tree.width, deep.tree.depth, deep.draft.temperature, deep.draft.group) == (6, 48, 0.2, 64)
+    assert (deep.tree.width, deep.tree.depth, deep.draft.temperature, deep.draft.spelled) == (6, 48, 0.2, "hqq4")
     assert (deep.max_length, deep.memory.device, deep.warmup) == (2048, "24GiB", 3)
     classic = pipelines.load("run.exp_offloading.classic_sd_llama_8b")
     assert (classic.tree.width, classic.tree.depth, classic.draft.temperature) == (6, 32, 1.0)

@@ -1,0 +1,63 @@
+"""Layers of few bits from a checkpoint, one after another: the full-precision model is never in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+from tqdm import tqdm
+
+from specdecodes.methods.site import Site
+from specdecodes.models.decoder import JOINED, Decoder
+from specdecodes.models.loading import load_tensors
+from specdecodes.quant import Execution, LayerDone, Rules, SubstituteCache, choose_kernels, substitute
+
+Progress = Callable[[str], None]
+
+
+def load_quantized(
+    decoder: Decoder, site: Site, rules: Rules, execution: Execution, layers: Sequence[int], progress: Progress
+) -> None:
+    """Fill `layers` of `decoder`: linears as `rules` say, the rest as the checkpoint has it, in the site's dtype.
+
+    What was quantized before comes from the cache, and its full-precision weights are not read at all.
+    """
+    cache = SubstituteCache(site.checkpoint.files, notice=progress)
+    done: list[LayerDone] = []
+    started = time.perf_counter()
+    for index in tqdm(layers, desc=f"layers in {rules}", unit="layer", leave=False, disable=None):
+        _fill(decoder, site, rules, execution, index, cache, done)
+    solved, seconds = sum(not layer.cached for layer in done), time.perf_counter() - started
+    kernel = choose_kernels(rules, execution).kernel
+    origin = f"{solved} solved anew, the rest from {cache.root}"
+    progress(f"{len(done)} layers in {rules} on {kernel} in {seconds:.1f} s; {origin}")
+
+
+def _fill(
+    decoder: Decoder,
+    site: Site,
+    rules: Rules,
+    execution: Execution,
+    index: int,
+    cache: SubstituteCache,
+    done: list[LayerDone],
+) -> None:
+    """Give a layer quantized linears and its own copy of the rest."""
+    spans = site.checkpoint.layer(index)
+
+    def weights() -> dict[str, tuple[Tensor, Tensor | None]]:
+        """As the file has them, whatever dtype the model runs in: the cached solution serves all."""
+        wanted = [path for path in site.checkpoint.spec.linears() if rules.scheme_of(f"layers.{index}.{path}")]
+        parts = {name: span for name, span in spans.items() if name.rpartition(".")[0] in wanted}
+        tensors = load_tensors(parts, site.checkpoint.dtype, site.device)
+        return {path: (tensors[f"{path}.weight"], tensors.get(f"{path}.bias")) for path in wanted}
+
+    modules = substitute(
+        weights, rules, execution, cache=cache, layer=f"layers.{index}", joined=JOINED, on_layer=done.append
+    )
+    layer = decoder.stack[index]
+    layer.substitute(modules)
+    replaced = {part for path in modules for part in JOINED.get(path, (path,))}
+    kept = {name: span for name, span in spans.items() if name.rpartition(".")[0] not in replaced}
+    layer.put(load_tensors(kept, site.dtype, site.device))

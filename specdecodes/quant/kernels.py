@@ -1,0 +1,117 @@
+"""Which kernel runs a scheme: the fastest that is there, or the reference, and never another precision for a target.
+
+A draft decides nothing, so on a CPU its inputs may be rounded to 8 bits, group by group, where that is how the fast
+kernel works; the plan names the kernel. A target's inputs are rounded as its scheme says and no further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from torch import nn
+
+from specdecodes.errors import QuantError, suggest
+from specdecodes.quant.codes import Solved
+from specdecodes.quant.gemlite import GemliteLinear
+from specdecodes.quant.grids import STEPS
+from specdecodes.quant.int4 import GROUPS, Int4Linear, int4_bytes
+from specdecodes.quant.int8 import Int8Linear, int8_bytes
+from specdecodes.quant.reference import ReferenceLinear, reference_bytes
+from specdecodes.quant.solving import grid_of
+from specdecodes.quant.spec import Scheme
+from specdecodes.quant.w4a8 import W4A8Linear, support, w4a8_bytes
+from specdecodes.quant.w4a16 import W4A16Linear, w4a16_bytes
+
+INT4PACK_ROWS = 3  # up to here int4pack is as fast as int8, or close to it at half the bytes
+KERNELS = ("w4a8", "int4pack", "int8", "w4a16", "gemlite", "reference")
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """What quantized linears run on, and one line for the plan that says why."""
+
+    kernel: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where quantized linears run: the device, the `rows` of a step, and whether they draft. `compact` asks for the
+    smallest kernel where there is a choice."""
+
+    device: str = "cpu"
+    rows: int = 1
+    draft: bool = True
+    compact: bool = False
+
+    def choose(self, scheme: Scheme) -> KernelChoice:
+        """The kernel for `scheme` here. On the CPU the first call on a machine builds kernels, in seconds.
+
+        Raises QuantError for a kernel that was asked for by name and does not exist or does not run the scheme.
+        """
+        if scheme.kernel:
+            return _asked(scheme)
+        kind = torch.device(self.device).type
+        choice = self._on_cpu(scheme) if kind == "cpu" else _on_cuda(scheme) if kind == "cuda" else None
+        return choice or KernelChoice("reference", f"no fused kernel for {scheme.name} here: correct and slow")
+
+    def _on_cpu(self, scheme: Scheme) -> KernelChoice | None:
+        if scheme.name == "w8a8":
+            return KernelChoice("int8", "oneDNN's integer product")
+        if grid_of(scheme) != STEPS or scheme.bits > 4 or not (self.draft or scheme.activations == "int8"):
+            return None
+        built = support()
+        if built.variant:
+            return KernelChoice("w4a8", built.note)
+        if not self.draft:
+            return None
+        if (self.rows <= INT4PACK_ROWS or self.compact) and scheme.group in GROUPS:
+            return KernelChoice("int4pack", f"{built.note}; torch's packed int4, for few rows")
+        return KernelChoice("int8", f"{built.note}; oneDNN's int8, for levels of more than {INT4PACK_ROWS} rows")
+
+
+def _on_cuda(scheme: Scheme) -> KernelChoice | None:
+    if find_spec("triton") is not None and grid_of(scheme) == STEPS and scheme.bits <= 4 and not scheme.activations:
+        return KernelChoice("w4a16", "4-bit weights on Triton, activations as they are")
+    return None
+
+
+def _asked(scheme: Scheme) -> KernelChoice:
+    if scheme.kernel not in KERNELS:
+        raise QuantError(suggest("kernel", scheme.kernel, KERNELS))
+    if scheme.kernel != "reference" and (grid_of(scheme) != STEPS or scheme.bits > 4):
+        raise QuantError(f"the {scheme.kernel} kernel does not run {scheme.name}; write {scheme.name} alone.")
+    return KernelChoice(scheme.kernel, "as asked")
+
+
+def kernel_bytes(out_features: int, in_features: int, scheme: Scheme, kernel: str) -> int:
+    """Bytes that a linear of `scheme` holds on `kernel`, its bias apart."""
+    group = scheme.group_of(in_features)
+    match kernel:
+        case "w4a8":
+            return w4a8_bytes(out_features, in_features, group)
+        case "int4pack":
+            return int4_bytes(out_features, in_features, group)
+        case "int8":
+            return int8_bytes(out_features, in_features)
+        case "w4a16" | "gemlite":
+            return w4a16_bytes(out_features, in_features, group)
+        case _:
+            return reference_bytes(out_features, in_features, group, bits=scheme.bits, grid=grid_of(scheme))
+
+
+def build_linear(solved: Solved, scheme: Scheme, kernel: str, name: str, device: str) -> nn.Module:
+    """The linear of `solved` on `kernel`; `name` is for errors."""
+    codes, bias = solved.codes, solved.bias
+    wide: dict[str, Callable[[], nn.Module]] = {
+        "w4a8": lambda: W4A8Linear(codes.widened(), bias, name=name),
+        "int4pack": lambda: Int4Linear(codes.widened(), bias, name=name),
+        "int8": lambda: Int8Linear(codes, bias, name=name),
+        "w4a16": lambda: W4A16Linear(codes.widened(), bias, name=name, device=device),
+        "gemlite": lambda: GemliteLinear(codes.widened(), bias, device=device),
+        "reference": lambda: ReferenceLinear(codes, bias, activations=scheme.activations).to(device),
+    }
+    return wide[kernel]()
