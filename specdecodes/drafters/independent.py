@@ -37,8 +37,9 @@ class IndependentDrafter:
 
     def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
         path = torch.tensor(verdict.path, device=tree.depths.device)
-        ran = tree.depths[path] < self._grower.levels  # the last level was proposed, not run
-        self._runner.cache.keep(self._grower.slots[path[ran]], drafted=True)
+        slots = self._grower.slots[path]
+        ran = (slots >= 0) & (tree.depths[path] < self._grower.levels)  # the last level was proposed, not run
+        self._runner.cache.keep(slots[ran], drafted=True)
         self._pending += tree.tokens[path[~ran]].tolist()
         self._grower.learn(verdict)
 

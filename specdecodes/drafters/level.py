@@ -4,23 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from specdecodes.config import Tree
+from specdecodes.drafters.offspring import Offspring
 from specdecodes.drafters.pace import Pace
 from specdecodes.engine.graphs import Readback, Recorded
-from specdecodes.engine.runner import ModelRunner
+from specdecodes.engine.runner import Scores
 from specdecodes.sampling import Sampler
 from specdecodes.spans import span
 from specdecodes.tree import TokenTree
 from specdecodes.verify import Verdict
 
 
+class Levels(Protocol):
+    """What grows: a model that runs a level of a tree, whose root lies at `position` [1] of the text."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def position(self) -> Tensor: ...
+
+    def level(self, tree: TokenTree, nodes: Tensor) -> Scores: ...
+
+
 class LevelGrower:
-    """Grows trees of `tree.width` nodes a level, or fewer if `pace` says so, and prunes them to the best.
+    """Grows trees of `tree.width` nodes a level, or fewer if `pace` says so, and proposes the best of all that it saw.
 
     A level's nodes are the likeliest continuations of the level before, by cumulative log-probability at the draft
     `temperature`. Sampled requests rank by the same dice as the target's choice, so they are accepted nearly as often
@@ -28,13 +42,14 @@ class LevelGrower:
     on one level late, and the device never waits for it.
     """
 
-    def __init__(self, runner: ModelRunner, tree: Tree, temperature: float, vocab_size: int, pace: Pace) -> None:
+    def __init__(self, runner: Levels, tree: Tree, temperature: float, vocab_size: int, pace: Pace) -> None:
         device = runner.device
         self.pace = pace
         self.levels = 0
         self._runner, self._shape = runner, tree
         self._temperature, self._vocab_size = temperature, vocab_size
         self._tree = TokenTree.rooted(torch.zeros(1, dtype=torch.int64, device=device), region_nodes(tree))
+        self._offspring = Offspring(region_nodes(tree), tree.width, device)
         self._nodes: dict[int, Tensor] = {}  # by width: of the level to run next
         self._steps: dict[int, Recorded] = {}  # by width: made with the sampler whose tensors they read
         self._reach = torch.zeros((), device=device)
@@ -53,7 +68,8 @@ class LevelGrower:
         return self.grow(root, sampler)
 
     def grow(self, root: int, sampler: Sampler) -> TokenTree:
-        """A tree; `slots` then tells where the draft's region holds its nodes."""
+        """A tree; `slots` then tells where the draft's region holds its nodes, or would have (those of the last level),
+        and has -1 for those from which the draft did not go on."""
         width = self.pace.ready()
         step = self._begin(root, sampler, width)
         more = True
@@ -66,12 +82,13 @@ class LevelGrower:
                 more = self.pace.more(self._reaches.pop())
         while len(self._reaches):
             self.pace.more(self._reaches.pop())
-        self._tree.size = width * (self.levels + 1)
-        tree, self.slots = self._tree.best(self.pace.verify(self._chances()))
+        rows = self.pace.verify(self._chances(width))
+        tree, self.slots = self._offspring.best(self._tree, width * self.levels, width, rows)
         return tree
 
     def learn(self, verdict: Verdict) -> None:
         """What became of the last tree."""
+        # One from which the draft did not go on counts as its level's last.
         places = self.slots[torch.tensor(verdict.path[1:], dtype=torch.int64, device=self.slots.device)]
         self.pace.learn(verdict.accepted, (places % self.pace.width).tolist())
 
@@ -94,19 +111,22 @@ class LevelGrower:
         assert self._sampler is not None, "grow() comes first"
         tree, nodes = self._tree, self._nodes[width]
         logits = self._fit(self._runner.level(tree, nodes).logits)
-        scores = self._sampler.node_scores(logits, tree, nodes, self._runner.cache.count)
+        scores = self._sampler.node_scores(logits, tree, nodes, self._runner.position)
         top = F.log_softmax(scores / self._temperature, dim=-1).topk(width)
-        best = (tree.scores[nodes, None] + top.values).flatten().topk(width)
+        worth = tree.scores[nodes, None] + top.values
+        best = worth.flatten().topk(width)
         parents = nodes[best.indices // width]
+        self._offspring.put(nodes, top.indices, worth, best.indices, nodes + width)
         nodes += width
         tree.put(nodes, parents, top.indices.flatten()[best.indices], best.values)
         self._reach.copy_(best.values.exp().sum())
 
-    def _chances(self) -> list[float]:
-        """Of every node but the root, highest first; nothing if nobody asks."""
+    def _chances(self, width: int) -> list[float]:
+        """Of every node that could be verified, highest first; nothing if nobody asks."""
         if not self.pace.chooses_rows:
             return []
-        return self._tree.scores[1 : self._tree.size].exp().sort(descending=True).values.tolist()
+        seen = self._offspring.scores(width * self.levels, width)
+        return seen.exp().sort(descending=True).values[: self._shape.nodes - 1].tolist()
 
     def _fit(self, logits: Tensor) -> Tensor:
         """Logits over the target's vocabulary; padded vocabularies of one tokenizer differ in length."""

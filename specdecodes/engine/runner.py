@@ -57,7 +57,6 @@ class ModelRunner:
     per call, however many chunks there are.
 
     `taps`: layers before which the hidden state is kept for a drafter (the number of all layers: behind the last).
-    `ahead`: a head's rows lie one token ahead: the first is at position 1, and the root of a tree is committed.
     """
 
     def __init__(
@@ -71,19 +70,23 @@ class ModelRunner:
         chunk: int,
         exact: bool,
         taps: Sequence[int] = (),
-        ahead: bool = False,
     ) -> None:
         self.decoder, self.cache, self.steps = decoder, cache, steps
         self.width, self.chunk, self.exact = width, chunk, exact
-        self._layers, self._taps, self._ahead = layers, tuple(taps), int(ahead)
+        self._layers, self._taps = layers, tuple(taps)
         self._device = decoder.device
-        positions = cache.shape.max_length + cache.shape.target_nodes + cache.shape.draft_nodes + self._ahead
+        positions = cache.shape.max_length + cache.shape.target_nodes + cache.shape.draft_nodes
         self._rotary = Rotary(decoder.spec, positions, decoder.dtype, self._device)
         self._index = torch.arange(cache.shape.slots, device=self._device)
 
     @property
     def device(self) -> torch.device:
         return self._device
+
+    @property
+    def position(self) -> Tensor:
+        """Where a tree's root lies in the text, [1] on the device."""
+        return self.cache.count
 
     @property
     def traffic(self) -> Traffic:
@@ -129,7 +132,6 @@ class ModelRunner:
         region, count = self.cache.start, self.cache.count
         mask = (self._index < region + count).repeat(1, nodes.shape[0], 1)
         mask[0, :, :region] = tree.ancestors[nodes]
-        mask[0, :, : self._ahead] = False
         positions = count + tree.depths
         seen = torch.cat((positions, self._index[: self._index.shape[0] - region]))
         window = torch.cat((torch.zeros_like(count), region + count))
@@ -165,14 +167,13 @@ class ModelRunner:
         first = self.cache.length + start
         padded = torch.zeros(1, chunk, dtype=torch.int64, device=self._device)
         padded[0, : tokens.shape[0]] = tokens
-        places = first + self._index[None, :chunk]
-        mask = self._index <= places[..., None]
+        positions = first + self._index[None, :chunk]
+        mask = self._index <= positions[..., None]
         slots = self.cache.start + first + self._index[:chunk]
         window = self._window(self.cache.start + first + chunk)
         if features is not None:
             features = F.pad(features, (0, 0, 0, chunk - features.shape[0]))[None]
-        seen = self._index[: first + chunk] + self._ahead
-        return Rows(padded, places + self._ahead, slots, mask, window, seen, features)
+        return Rows(padded, positions, slots, mask, window, self._index[: first + chunk], features)
 
     def _window(self, stop: int) -> Tensor:
         """From the first committed slot to `stop`, where attention wants it: on the host when exact or on a CPU."""

@@ -41,7 +41,7 @@ def runner_of(head: EagleHead, nodes: int = 12) -> ModelRunner:
     shape = CacheShape(1, spec.kv_heads, spec.head_dim, 64, draft_nodes=nodes, target_nodes=16)
     layers = ResidentLayers(head.stack)
     cache = KVCache(shape, torch.float32)
-    return ModelRunner(head, layers, cache, eager_steps(), width=4, chunk=16, exact=False, ahead=True)
+    return ModelRunner(head, layers, cache, eager_steps(), width=4, chunk=16, exact=False)
 
 
 class Plain:

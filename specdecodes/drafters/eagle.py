@@ -1,0 +1,108 @@
+"""EAGLE: a head of one layer drafts from the target's hidden states."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from specdecodes.cache import KVCache
+from specdecodes.drafters.level import LevelGrower
+from specdecodes.engine.runner import ModelRunner, Scores
+from specdecodes.models.eagle import EagleHead
+from specdecodes.sampling import Sampler
+from specdecodes.tree import TokenTree
+from specdecodes.verify import Verdict
+
+
+class FeatureLevels:
+    """Runs levels of a tree on a head. Row i of its cache is token i + 1 with the feature of token i, so a tree's root
+    has a row of its own; below it, a node's feature is what the head computed for its parent."""
+
+    def __init__(self, head: EagleHead, runner: ModelRunner) -> None:
+        self.head, self.runner = head, runner
+        size = (1 + runner.cache.shape.draft_nodes, head.spec.hidden_size)
+        self._features = torch.zeros(size, dtype=head.dtype, device=runner.device)  # the root's, then each node's own
+
+    @property
+    def device(self) -> torch.device:
+        return self.runner.device
+
+    @property
+    def cache(self) -> KVCache:
+        return self.runner.cache
+
+    @property
+    def position(self) -> Tensor:
+        return self.cache.count + 1
+
+    def start(self, feature: Tensor) -> None:
+        """The target's `feature` [hidden] of the token before the next tree's root."""
+        self._features[0] = feature
+
+    def level(self, tree: TokenTree, nodes: Tensor) -> Scores:
+        """As `ModelRunner.level`."""
+        before = torch.where(nodes == 0, 0, tree.parents[nodes] + 1)
+        scores = self.runner.level(tree, nodes, self._features[before])
+        self._features.index_copy_(0, nodes + 1, scores.hidden)
+        return scores
+
+
+class EagleDrafter:
+    """Keeps what the target said of every committed token, and gives the head that in place of its own guesses.
+
+    The target's runner taps the layers that the head was trained on.
+    """
+
+    def __init__(self, levels: FeatureLevels, grower: LevelGrower) -> None:
+        self._levels, self._grower = levels, grower
+        rows, device = levels.cache.shape.max_length, levels.device
+        self._tokens = torch.zeros(rows + 1, dtype=torch.int64, device=device)
+        self._features = torch.zeros(rows, levels.head.spec.hidden_size, dtype=levels.head.dtype, device=device)
+        self._known = 0  # committed tokens; the root comes after them
+        self._sampler: Sampler | None = None
+        self._drafted = False
+
+    @property
+    def levels(self) -> int:
+        return self._grower.levels
+
+    def begin(self, prompt: Tensor, kept: int, sampler: Sampler, scores: Scores) -> None:
+        self._sampler, self._known = sampler, kept
+        cache = self._levels.cache
+        cache.truncate(max(0, min(kept - 1, cache.length)))
+        self._learn(prompt[kept:], scores)
+        self._catch_up()
+
+    def propose(self, root: int) -> TokenTree:
+        assert self._sampler is not None, "begin() comes first"
+        self._tokens[self._known] = root
+        self._catch_up()
+        self._levels.start(self._features[self._known - 1])
+        tree, _ = self._grower.grow(root, self._sampler)
+        return tree
+
+    def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
+        device = self._levels.device
+        self._levels.cache.keep(torch.zeros(1, dtype=torch.int64, device=device), drafted=True)  # the root's row
+        path = torch.tensor(verdict.path, device=device)
+        self._learn(tree.tokens[path], Scores(scores.logits, scores.hidden, _states(scores)[path]))
+        self._grower.pace.learn(verdict.accepted)
+
+    def _learn(self, tokens: Tensor, scores: Scores) -> None:
+        """The target committed `tokens` [n] and said `scores` of them."""
+        new = slice(self._known, self._known + tokens.shape[0])
+        self._tokens[new] = tokens
+        self._features[new] = self._levels.head.features(_states(scores))
+        self._known = new.stop
+
+    def _catch_up(self) -> None:
+        """Run the rows of all committed tokens but the last, whose own needs the root."""
+        rows = slice(self._levels.cache.length, self._known - 1)
+        if rows.start < rows.stop:
+            tokens = self._tokens[rows.start + 1 : rows.stop + 1]
+            self._levels.runner.prefill(tokens, self._features[rows])
+
+
+def _states(scores: Scores) -> Tensor:
+    assert scores.states is not None, "the target's runner taps no layers"
+    return scores.states
