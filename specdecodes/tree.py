@@ -66,26 +66,6 @@ class TokenTree:
         themselves = nodes[:, None] == torch.arange(self.capacity, device=nodes.device)
         self.ancestors.index_copy_(0, nodes, self.ancestors[parents] | themselves)
 
-    def best(self, count: int) -> tuple[TokenTree, Tensor]:
-        """The `count` nodes of highest score as a tree of that capacity, and their indices here [<= count], ascending.
-
-        A node's score is at most its parent's, and ties keep the earlier node, so the choice is connected. Nodes of
-        score -inf (padding of a level) are left out.
-        """
-        order = self.scores[: self.size].sort(descending=True, stable=True).indices[:count]
-        kept = order[self.scores[order] > float("-inf")].sort().values
-        place = torch.zeros(self.capacity, dtype=torch.int64, device=self.tokens.device)
-        place[kept] = torch.arange(kept.shape[0], device=kept.device)
-        tree = TokenTree.rooted(self.tokens[:1], count)
-        size = kept.shape[0]
-        tree.tokens[:size] = self.tokens[kept]
-        tree.parents[:size] = place[self.parents[kept]]
-        tree.depths[:size] = self.depths[kept]
-        tree.scores[:size] = self.scores[kept]
-        tree.ancestors[:size, :size] = self.ancestors[kept][:, kept]
-        tree.size = size
-        return tree, kept
-
     def count_by_depth(self) -> tuple[int, ...]:
         """Nodes at depth 1, 2, ... as host integers (one sync)."""
         return tuple(torch.bincount(self.depths[: self.size]).tolist()[1:])

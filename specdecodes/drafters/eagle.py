@@ -56,11 +56,10 @@ class EagleDrafter:
     def __init__(self, levels: FeatureLevels, grower: LevelGrower) -> None:
         self._levels, self._grower = levels, grower
         rows, device = levels.cache.shape.max_length, levels.device
-        self._tokens = torch.zeros(rows + 1, dtype=torch.int64, device=device)
+        self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self._features = torch.zeros(rows, levels.head.spec.hidden_size, dtype=levels.head.dtype, device=device)
         self._known = 0  # committed tokens; the root comes after them
         self._sampler: Sampler | None = None
-        self._drafted = False
 
     @property
     def levels(self) -> int:
@@ -70,33 +69,30 @@ class EagleDrafter:
         self._sampler, self._known = sampler, kept
         cache = self._levels.cache
         cache.truncate(max(0, min(kept - 1, cache.length)))
-        self._learn(prompt[kept:], scores)
+        self._learn(prompt[kept:], _states(scores))
         self._catch_up()
 
     def propose(self, root: int) -> TokenTree:
         assert self._sampler is not None, "begin() comes first"
-        self._tokens[self._known] = root
-        self._catch_up()
-        self._levels.start(self._features[self._known - 1])
-        tree, _ = self._grower.grow(root, self._sampler)
-        return tree
+        return self._grower.propose(root, self._sampler, self._catch_up)
 
     def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
-        device = self._levels.device
-        self._levels.cache.keep(torch.zeros(1, dtype=torch.int64, device=device), drafted=True)  # the root's row
-        path = torch.tensor(verdict.path, device=device)
-        self._learn(tree.tokens[path], Scores(scores.logits, scores.hidden, _states(scores)[path]))
-        self._grower.pace.learn(verdict.accepted)
+        path = torch.tensor(verdict.path, device=tree.depths.device)
+        if self._grower.levels:  # the root was run, and with a feature of the target's
+            self._levels.cache.keep(path[:1], drafted=True)
+        self._learn(tree.tokens[path], _states(scores)[path])
+        self._grower.learn(verdict)
 
-    def _learn(self, tokens: Tensor, scores: Scores) -> None:
-        """The target committed `tokens` [n] and said `scores` of them."""
+    def _learn(self, tokens: Tensor, states: Tensor) -> None:
+        """The target committed `tokens` [n], with the hidden `states` [n, k hidden] of the layers it taps."""
         new = slice(self._known, self._known + tokens.shape[0])
         self._tokens[new] = tokens
-        self._features[new] = self._levels.head.features(_states(scores))
+        self._features[new] = self._levels.head.features(states)
         self._known = new.stop
+        self._levels.start(self._features[self._known - 1])
 
     def _catch_up(self) -> None:
-        """Run the rows of all committed tokens but the last, whose own needs the root."""
+        """Run the rows of all committed tokens but the last, whose own row needs the token after it."""
         rows = slice(self._levels.cache.length, self._known - 1)
         if rows.start < rows.stop:
             tokens = self._tokens[rows.start + 1 : rows.stop + 1]

@@ -116,7 +116,8 @@ def close(ours: Tensor, theirs: Tensor) -> bool:
     ids=["eagle", "biased", "eagle3"],
 )
 def test_the_forward_is_that_of_the_papers(kind, fields, tiny_checkpoint, tmp_path):
-    """23 rows in chunks of 16; then two levels of a tree, which go on from what the head itself computed."""
+    """22 rows in chunks of 16; then a tree, whose root is the last row that has the target's feature: what is below goes
+    on from what the head itself computed."""
     decoder, head, tensors = load(tiny_checkpoint(), write_head(tmp_path / "head", tiny_checkpoint(), kind, **fields))
     plain, runner = Plain(head, decoder, tensors, head.spec.norm_eps), runner_of(head)
     dice = torch.Generator().manual_seed(3)
@@ -124,13 +125,15 @@ def test_the_forward_is_that_of_the_papers(kind, fields, tiny_checkpoint, tmp_pa
     states = torch.randn(23, 64 * (3 if kind == "eagle3" else 1), generator=dice)
     features = plain.entry(states)
     assert close(head.features(states), features)
-    scores = runner.prefill(tokens, features)
+    scores = runner.prefill(tokens[:-1], features[:-1])
     hidden = plain.hidden(tokens, features)
-    assert close(scores.hidden, hidden[-1:]) and close(scores.logits, plain.logits(hidden[-1:]))
+    assert close(scores.hidden, hidden[-2:-1]) and close(scores.logits, plain.logits(hidden[-2:-1]))
 
     tree = TokenTree.rooted(tokens[-1], 12)
+    root = runner.level(tree, torch.tensor([0]), features[-1:])
+    assert close(root.hidden, hidden[-1:]) and close(root.logits, plain.logits(hidden[-1:]))
     tree.extend(torch.zeros(2, dtype=torch.int64), torch.tensor([7, 9]), torch.tensor([-1.0, -2.0]))
-    first = runner.level(tree, torch.tensor([1, 2]), scores.hidden.expand(2, -1))
+    first = runner.level(tree, torch.tensor([1, 2]), root.hidden.expand(2, -1))
     tree.extend(torch.tensor([2]), torch.tensor([5]), torch.tensor([-3.0]))
     second = runner.level(tree, torch.tensor([3]), first.hidden[1:])
     below = plain.hidden(torch.cat((tokens, torch.tensor([9]))), torch.cat((features, hidden[-1:])))
