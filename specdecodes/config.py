@@ -55,17 +55,20 @@ class Draft:
     """Who proposes: a second `model`, or the target's own weights; either quantized as `quant` says.
 
     `quant` is spelled as the target's; `auto` is hqq4 for the target's own weights and none for a second model.
-    `temperature` sharpens (below 1) or flattens the scores by which the draft tree is grown.
+    `temperature` sharpens (below 1) or flattens the scores by which the draft tree is grown. Of the tree's nodes,
+    `ngram` are given to continuations that the text itself suggests, grafted onto what the draft proposes.
     """
 
     model: str | None = None
     quant: str = "auto"
     temperature: float = 0.2
+    ngram: int = 0
 
     def __post_init__(self) -> None:
         _require(self.model is None or bool(self.model.strip()), "draft.model is empty; write none or a model.")
         Rules.parse(self.spelled)
         _require(self.temperature > 0, f"draft.temperature must be above 0, not {self.temperature}.")
+        _require(self.ngram >= 0, f"draft.ngram must be 0 (none) or more, not {self.ngram}.")
 
     @property
     def spelled(self) -> str:
@@ -137,10 +140,12 @@ class Pipeline:
     warmup: int = 1
 
     def __post_init__(self) -> None:
-        _require(bool(self.method), "method is empty; write vanilla, classic_sd or subspec_sd.")
+        _require(bool(self.method), "method is empty; write vanilla, ngram_sd, classic_sd or subspec_sd.")
         _require(self.max_length >= 2, f"max_length must be 2 or more, not {self.max_length}.")
         _require(self.seed >= 0, f"seed must be 0 or more, not {self.seed}.")
         _require(self.warmup >= 0, f"warmup must be 0 or more, not {self.warmup}.")
+        room = self.tree.nodes - 2
+        _require(self.draft.ngram <= room, f"draft.ngram must leave the draft 2 of tree.nodes: at most {room}.")
 
 
 def to_dict(pipeline: Pipeline) -> dict[str, Any]:

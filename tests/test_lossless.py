@@ -12,21 +12,28 @@ import torch
 
 from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
 from specdecodes.errors import BudgetError
-from specdecodes.methods import METHODS, build, plan_for
+from specdecodes.methods import METHODS, UNDRAFTED, build, plan_for
 from specdecodes.sampling import SamplingParams
 from tests.conftest import FAMILY_OPTIONS
 
 GREEDY = SamplingParams(max_tokens=60, ignore_eos=True)
 SAMPLED = replace(GREEDY, temperature=0.8, top_k=40, top_p=0.95, repetition_penalty=1.1, seed=7)
 PROMPTS = ((5, 9, 11), tuple(3 + 7 * i % 90 for i in range(75)))
-DRAFTED = [method for method in METHODS if method != "vanilla"]
+COMBINED = "+ngram"  # onto a method's tree, branches from the text are grafted
+ROWS = (*METHODS, "classic_sd" + COMBINED, "subspec_sd" + COMBINED)
+DRAFTED = [method for method in ROWS if method not in UNDRAFTED]
+EVERYWHERE = ("vanilla", "classic_sd", "subspec_sd")  # on all families; the others on those with an odd cache or mask
+FEWER = ("llama3", "qwen2-sliding")
+MATRIX = [(method, family) for method in ROWS for family in (FAMILY_OPTIONS if method in EVERYWHERE else FEWER)]
 
 
 def pipeline_for(method, folder, draft, *, exact, streamed=False, compiled=False, depth=5):
+    method, combined, _ = method.partition(COMBINED)
+    model = str(draft) if method == "classic_sd" else None
     pipeline = Pipeline(
         method=method,
         target=Target(str(folder), device="cpu"),
-        draft=Draft(str(draft)) if method == "classic_sd" else Draft(quant="hqq4:g32"),
+        draft=Draft(model=model, quant="auto" if model else "hqq4:g32", ngram=4 if combined else 0),
         tree=Tree(width=3, depth=depth, nodes=12, adaptive=False),
         memory=Memory(device="4GiB"),
         max_length=256,
@@ -84,8 +91,7 @@ def plain(tiny_checkpoint):
 @pytest.mark.parametrize("exact", [False, True], ids=["fast", "exact"])
 @pytest.mark.parametrize("streamed", [False, True], ids=["resident", "streamed"])
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("family", FAMILY_OPTIONS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "family"), MATRIX)
 def test_tokens_equal_plain_decoding(method, family, params, streamed, exact, tiny_checkpoint, plain):
     pipeline = pipeline_for(method, tiny_checkpoint(family), tiny_checkpoint(family), exact=exact, streamed=streamed)
     tokens, logits = answers(pipeline, params)
@@ -97,7 +103,7 @@ def test_tokens_equal_plain_decoding(method, family, params, streamed, exact, ti
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", (*METHODS, "classic_sd" + COMBINED))
 def test_exact_mode_is_bit_for_bit_in_half_precision(method, params, dtype, tiny_checkpoint, plain):
     """Streamed, and drafted by another model (seed 1), so that most rounds accept only part of a path."""
     folder, draft = tiny_checkpoint("qwen3", dtype), tiny_checkpoint("qwen3", dtype, seed=1)

@@ -31,6 +31,11 @@ QWEN_14B = _plain("Qwen/Qwen2.5-14B-Instruct", "12GiB")
 QWEN_32B = _plain("Qwen/Qwen2.5-32B-Instruct", "24GiB")
 
 
+def ngram(base: Pipeline) -> Pipeline:
+    """`base`, drafted by what followed the same words earlier in prompt and answer."""
+    return replace(base, method="ngram_sd", tree=replace(base.tree, depth=16))
+
+
 def subspec(base: Pipeline) -> Pipeline:
     """`base`, drafted by the target's own layers in 4 bits."""
     return replace(base, method="subspec_sd", draft=Draft(temperature=0.2), warmup=3)

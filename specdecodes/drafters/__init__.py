@@ -30,5 +30,7 @@ class Drafter(Protocol):
         ...
 
     def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
-        """The verdict on the last proposal; the target's cache already holds `verdict.path`."""
+        """The verdict on the last proposal; the target's cache already holds `verdict.path`.
+
+        `tree` is that proposal, nodes in their places; another drafter may have grafted more behind them."""
         ...

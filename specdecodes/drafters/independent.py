@@ -37,10 +37,11 @@ class IndependentDrafter:
 
     def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
         path = torch.tensor(verdict.path, device=tree.depths.device)
-        slots = self._grower.slots[path]
-        ran = (slots >= 0) & (tree.depths[path] < self._grower.levels)  # the last level was proposed, not run
+        own = path[path < self._grower.slots.shape[0]]  # nodes behind these are another drafter's
+        slots = self._grower.slots[own]
+        ran = (slots >= 0) & (tree.depths[own] < self._grower.levels)  # the last level was proposed, not run
         self._runner.cache.keep(slots[ran], drafted=True)
-        self._pending += tree.tokens[path[~ran]].tolist()
+        self._pending += tree.tokens[path[int(ran.sum()) :]].tolist()
         self._grower.learn(verdict)
 
     def _catch_up(self) -> None:

@@ -42,11 +42,14 @@ class LevelGrower:
     on one level late, and the device never waits for it.
     """
 
-    def __init__(self, runner: Levels, tree: Tree, temperature: float, vocab_size: int, pace: Pace) -> None:
+    def __init__(
+        self, runner: Levels, tree: Tree, temperature: float, vocab_size: int, pace: Pace, *, spare: int = 0
+    ) -> None:
+        """`spare` nodes of a tree are left to other drafters."""
         device = runner.device
         self.pace = pace
         self.levels = 0
-        self._runner, self._shape = runner, tree
+        self._runner, self._shape, self._spare = runner, tree, spare
         self._temperature, self._vocab_size = temperature, vocab_size
         self._tree = TokenTree.rooted(torch.zeros(1, dtype=torch.int64, device=device), region_nodes(tree))
         self._offspring = Offspring(region_nodes(tree), tree.width, device)
@@ -62,7 +65,7 @@ class LevelGrower:
         """A tree, which is its root alone when drafting does not pay. `catch_up` is called before the draft runs."""
         self.pace.start()
         if not self.pace.drafts:
-            self.levels = 0
+            self.levels, self.slots = 0, self.slots[:1]
             return TokenTree.rooted(torch.tensor(root, device=self._runner.device), self.pace.plain())
         catch_up()
         return self.grow(root, sampler)
@@ -83,14 +86,16 @@ class LevelGrower:
         while len(self._reaches):
             self.pace.more(self._reaches.pop())
         rows = self.pace.verify(self._chances(width))
-        tree, self.slots = self._offspring.best(self._tree, width * self.levels, width, rows)
+        spare = min(self._spare, rows // 2)
+        tree, self.slots = self._offspring.best(self._tree, width * self.levels, width, rows - spare, room=spare)
         return tree
 
     def learn(self, verdict: Verdict) -> None:
-        """What became of the last tree."""
+        """What became of the last tree; nodes that others added to it tell nothing."""
+        own = [node for node in verdict.path[1:] if node < self.slots.shape[0]]
         # One from which the draft did not go on counts as its level's last.
-        places = self.slots[torch.tensor(verdict.path[1:], dtype=torch.int64, device=self.slots.device)]
-        self.pace.learn(verdict.accepted, (places % self.pace.width).tolist())
+        places = self.slots[torch.tensor(own, dtype=torch.int64, device=self.slots.device)]
+        self.pace.learn(len(own), (places % self.pace.width).tolist())
 
     def _begin(self, root: int, sampler: Sampler, width: int) -> Recorded:
         """Set the tree to its root; the step of a level of `width`."""

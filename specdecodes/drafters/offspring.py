@@ -33,9 +33,9 @@ class Offspring:
         """Of the children of the first `ran` nodes, [ran x width]."""
         return self._scores[:ran, :width].flatten()
 
-    def best(self, grown: TokenTree, ran: int, width: int, count: int) -> tuple[TokenTree, Tensor]:
-        """The `count` - 1 best children of the first `ran` nodes of `grown`, as a tree of capacity `count`; and for
-        each of its nodes the one of `grown` that it is, or -1 [<= count].
+    def best(self, grown: TokenTree, ran: int, width: int, count: int, *, room: int = 0) -> tuple[TokenTree, Tensor]:
+        """The `count` - 1 best children of the first `ran` nodes of `grown`, as a tree with room for `room` more; and
+        for each of its nodes the one of `grown` that it is, or -1 [<= count].
 
         A child's score is at most its parent's, and ties keep the earlier node, so the choice is connected. Children
         of score -inf (of a level's padding) are left out.
@@ -47,7 +47,7 @@ class Offspring:
         place = torch.zeros(grown.capacity + 1, dtype=torch.int64, device=kept.device)
         new = slice(1, 1 + kept.shape[0])
         place[own] = torch.arange(new.start, new.stop, device=kept.device)  # what has no node writes behind the last
-        tree = TokenTree.rooted(grown.tokens[:1], count)
+        tree = TokenTree.rooted(grown.tokens[:1], count + room)
         tree.tokens[new] = self._tokens[:ran, :width].flatten()[kept]
         tree.parents[new] = place[parents]
         tree.depths[new] = grown.depths[parents] + 1

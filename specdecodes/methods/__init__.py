@@ -8,7 +8,7 @@ from typing import NamedTuple
 from specdecodes.config import Pipeline
 from specdecodes.errors import ConfigError, suggest
 from specdecodes.generator import Generator
-from specdecodes.methods import classic, subspec, vanilla
+from specdecodes.methods import classic, ngram, subspec, vanilla
 from specdecodes.methods.assembly import Progress
 from specdecodes.methods.outcome import learn
 from specdecodes.methods.site import Site
@@ -26,9 +26,13 @@ class Method(NamedTuple):
 
 METHODS: dict[str, Method] = {
     "vanilla": Method(vanilla.plan, vanilla.build),
+    "ngram_sd": Method(ngram.plan, ngram.build),
     "classic_sd": Method(classic.plan, classic.build),
     "subspec_sd": Method(subspec.plan, subspec.build),
 }
+
+UNDRAFTED = ("vanilla", "ngram_sd")
+"""Methods without a draft model."""
 
 
 def build(pipeline: Pipeline, placement: Placement | None = None, *, progress: Progress = print) -> Generator:
@@ -48,4 +52,6 @@ def plan_for(pipeline: Pipeline) -> Placement:
 def _method(pipeline: Pipeline) -> Method:
     if pipeline.method not in METHODS:
         raise ConfigError(suggest("method", pipeline.method, METHODS))
+    if pipeline.draft.ngram and pipeline.method in UNDRAFTED:
+        raise ConfigError(f"draft.ngram adds to the tree of a draft model, and {pipeline.method} has none; write 0.")
     return METHODS[pipeline.method]

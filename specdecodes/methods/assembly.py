@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from specdecodes.cache import KVCache
 from specdecodes.drafters import Drafter
+from specdecodes.drafters.combined import CombinedDrafter
+from specdecodes.drafters.ngram import NgramDrafter
 from specdecodes.drafters.pace import Costs, Pace
 from specdecodes.engine.layers import LayerSource, ResidentLayers, StreamedLayers
 from specdecodes.engine.runner import ModelRunner
@@ -38,8 +40,11 @@ class LoadedTarget:
     stream: LayerStream | None
 
     def generator(self, drafter: Drafter) -> Generator:
-        """The finished generator."""
+        """The finished generator; the drafter's trees are grafted with n-grams if the pipeline says so."""
         pipeline = self.site.pipeline
+        if grafted := pipeline.draft.ngram:
+            depth = pipeline.tree.depth + grafted  # along the draft's path and beyond
+            drafter = CombinedDrafter(drafter, NgramDrafter(pipeline.tree.nodes, depth, self.site.device), grafted)
         origin = Origin(
             method=pipeline.method,
             model=pipeline.target.model,

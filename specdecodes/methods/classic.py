@@ -36,9 +36,8 @@ def build(site: Site, placement: Placement, progress: Progress) -> Generator:
     layers = ResidentLayers(decoder.stack)
     cache = KVCache(_draft_cache(site, draft), draft.dtype, device)
     runner = ModelRunner(decoder, layers, cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False)
-    grower = LevelGrower(
-        runner, tree, site.pipeline.draft.temperature, site.checkpoint.spec.vocab_size, pace_of(target)
-    )
+    options, vocab = site.pipeline.draft, site.checkpoint.spec.vocab_size
+    grower = LevelGrower(runner, tree, options.temperature, vocab, pace_of(target), spare=options.ngram)
     return target.generator(IndependentDrafter(runner, grower))
 
 

@@ -96,7 +96,8 @@ def find_device(name: str) -> torch.device:
 @dataclass(frozen=True)
 class DraftNeeds:
     """What a method's draft adds to the plan: `levels` of drafting at most, tree rows in the target's cache,
-    substitutes of the target's layers (packed bytes each) on a kernel, or a model (a site of its own) and a cache."""
+    substitutes of the target's layers (packed bytes each) on a kernel, or a model (a site of its own) and a cache; and
+    the `acceptance` a level that is assumed until a run has shown it."""
 
     levels: int = 0
     nodes: int = 0
@@ -109,6 +110,7 @@ class DraftNeeds:
     kernel_note: str = ""
     model: Site | None = None
     cache: CacheShape | None = None
+    acceptance: float = 0.9
 
 
 def place(site: Site, draft: DraftNeeds) -> Placement:
@@ -124,6 +126,7 @@ def place(site: Site, draft: DraftNeeds) -> Placement:
         cache_rows=cache.slots,
         times=known_times(site.pipeline, draft.kernel) or _step_times(site, draft, budgets),
         levels=draft.levels,
+        acceptance=draft.acceptance,
         adaptive=site.pipeline.tree.adaptive,
         draft_cache_rows=draft.cache.slots if draft.cache else 0,
     )

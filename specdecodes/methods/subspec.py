@@ -42,7 +42,8 @@ def build(site: Site, placement: Placement, progress: Progress) -> Generator:
     runner = ModelRunner(
         decoder, layers, target.runner.cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False
     )
-    grower = LevelGrower(runner, tree, pipeline.draft.temperature, site.checkpoint.spec.vocab_size, pace_of(target))
+    options, vocab = pipeline.draft, site.checkpoint.spec.vocab_size
+    grower = LevelGrower(runner, tree, options.temperature, vocab, pace_of(target), spare=options.ngram)
     return target.generator(SubstituteDrafter(grower))
 
 

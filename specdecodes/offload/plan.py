@@ -65,7 +65,7 @@ class Placement:
         terms = f"pass {p.compute_s:.3g} s of computing"
         if self.streamed:
             terms += f" beside {p.stream_s:.3g} s of streaming at {p.link_gbps:.2f} GB/s"
-        if p.levels:
+        if p.draft_step_s:
             terms = f"{counted(p.levels, 'draft level')} of {p.draft_step_s * 1e3:.3g} ms, {terms}"
         bound = p.bound_tokens_per_second
         limit = f", bound {bound:.3g} tokens/s" if bound is not None else ""

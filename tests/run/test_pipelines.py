@@ -10,7 +10,7 @@ from specdecodes import pipelines
 from specdecodes.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-METHODS = ("vanilla", "classic_sd", "subspec_sd")
+METHODS = ("vanilla", "ngram_sd", "classic_sd", "subspec_sd")
 MODELS = ("demo", "llama_8b", "qwen_7b", "qwen_14b", "qwen_32b")
 
 
