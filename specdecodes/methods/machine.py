@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from specdecodes.methods.ledger import keep, key_of, recall
 from specdecodes.offload.predict import Machine
 from specdecodes.offload.store import measure_read, probe
 
@@ -16,9 +17,26 @@ _SAMPLE = 128 * 2**20  # bytes read from disk: a tenth of a second or so
 
 
 def measure(files: tuple[Path, ...], device: torch.device) -> Machine:
-    """Disk and link speed here, each measured once a process, and the memory that this process has by now."""
-    link = _link_gbps(device) if device.type == "cuda" else 0.0
-    return Machine(_disk_gbps(files), link, process_bytes=psutil.Process().memory_info().rss)
+    """Disk and link speed as the last runs had them, else measured briefly, and the memory that this process has by
+    now."""
+    link = (streamed_before("host", files) or _link_gbps(device)) if device.type == "cuda" else 0.0
+    disk = streamed_before("disk", files) or _disk_gbps(files)
+    return Machine(disk, link, process_bytes=psutil.Process().memory_info().rss)
+
+
+def streamed_before(tier: str, files: tuple[Path, ...]) -> float | None:
+    """GB/s at which the last runs streamed from `tier`: seconds of reading say more than a short sample."""
+    kept = recall(_stream_key(tier, files), ("gbps",))
+    return kept["gbps"] if kept else None
+
+
+def remember_stream(tier: str, files: tuple[Path, ...], gbps: float) -> None:
+    """Keep what a run streamed at."""
+    keep(_stream_key(tier, files), {"gbps": gbps})
+
+
+def _stream_key(tier: str, files: tuple[Path, ...]) -> str:
+    return key_of("stream", tier, files[0].stat().st_dev if tier == "disk" else 0)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -8,6 +8,8 @@ from typing import Any
 
 from specdecodes.config import Pipeline
 from specdecodes.methods.ledger import Figures, keep, key_of, recall
+from specdecodes.methods.machine import remember_stream
+from specdecodes.models.loading import open_checkpoint
 from specdecodes.offload.plan import Placement
 from specdecodes.offload.predict import Step, StepTimes, acceptance_of
 
@@ -32,6 +34,9 @@ def learn(pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any]) 
     figures |= {name: asdict(times)[name] for name in _FIGURES} | {"tokens": summary["new_tokens"]}
     figures |= {"acceptance": acceptance_of(1.0 + sum(shares), len(shares)) if shares else 0.0}
     keep(_key(pipeline, placement.kernel), figures)
+    if placement.streamed and summary["link_gbps"]:
+        files = open_checkpoint(pipeline.target.model, pipeline.target.revision).files
+        remember_stream(placement.tier, files, summary["link_gbps"])
 
 
 def known_times(pipeline: Pipeline, kernel: str) -> StepTimes | None:

@@ -25,6 +25,7 @@ def summary(placement, **changes):
         "accepted_by_depth": [0.8, 0.6, 0.4, 0.2] if predicted.levels else [],
         "draft_step_s": 2 * predicted.draft_step_s,
         "phase_seconds": {"target": 2 * 20 * predicted.compute_s},
+        "link_gbps": 3.25 if placement.streamed else 0.0,
     } | changes
 
 
@@ -42,6 +43,16 @@ def test_the_next_plan_expects_what_the_last_run_showed(method, tiny_checkpoint)
         assert after.predicted.tokens_per_round == pytest.approx(3.0, rel=1e-4)
     other = replace(pipeline, tree=replace(pipeline.tree, width=2))
     assert not any("last runs" in where for _, where, _ in plan_for(other).notes)
+
+
+def test_a_stream_is_expected_to_be_as_fast_as_it_was(tiny_checkpoint):
+    pipeline = pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True)
+    streamed = replace(pipeline, memory=Memory(smallest_budget(pipeline)))
+    before = plan_for(streamed)
+    assert before.predicted.link_gbps != pytest.approx(3.25)
+    learn(streamed, before, summary(before))
+    assert plan_for(streamed).predicted.link_gbps == pytest.approx(3.25)
+    assert plan_for(replace(streamed, seed=1, warmup=0)).predicted.link_gbps == pytest.approx(3.25)
 
 
 def test_a_run_too_short_to_say_something_is_forgotten(tiny_checkpoint):
