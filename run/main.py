@@ -10,8 +10,8 @@ from specdecodes.cli import fail, main
 from specdecodes.errors import ConfigError
 
 USAGE = "bash run.sh PIPELINE COMMAND [OPTIONS]"
-WITHOUT_PIPELINE = ("run-compare", "run-report")
-"""Commands on result folders, which hold the pipelines that made them."""
+WITHOUT_PIPELINE = ("run-compare", "run-report", "run-cache")
+"""Commands on result folders, which hold the pipelines that made them, and on what all pipelines share."""
 
 
 def run(arguments: list[str]) -> None:
@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> None:
     if not rest or rest[0].startswith("-"):
         main(["--help"], f"bash run.sh {name}")
     if rest[0] in WITHOUT_PIPELINE:
-        fail(ConfigError(f"{rest[0]} reads result folders and takes no pipeline; write bash run.sh {shlex.join(rest)}"))
+        fail(ConfigError(f"{rest[0]} takes no pipeline; write bash run.sh {shlex.join(rest)}"))
     main([rest[0], "--pipeline", name, *rest[1:]], f"bash run.sh {name}")
 
 

@@ -6,6 +6,7 @@ import typer
 
 from specdecodes import __version__
 from specdecodes.cli.run_benchmark import run_benchmark
+from specdecodes.cli.run_cache import run_cache
 from specdecodes.cli.run_chat import run_chat
 from specdecodes.cli.run_compare import run_compare
 from specdecodes.cli.run_doctor import run_doctor
@@ -37,6 +38,7 @@ for command in (
     run_grid_search,
     run_profile,
     run_perplexity,
+    run_cache,
     run_doctor,
 ):
     app.command()(command)

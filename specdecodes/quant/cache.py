@@ -1,9 +1,9 @@
 """Quantized weights kept on disk, so that a model is solved once.
 
 One safetensors file a layer, in a folder named by a digest of everything the result depends on: the checkpoint's files,
-the schemes of all paths and this format. Entries hold codes, not a kernel's layout: packing takes seconds for a billion
-weights, layouts differ between machines and kernels, and one entry serves them all. Scales are kept in float32, so what
-is loaded equals what was solved, bit for bit.
+the schemes of all paths, and the versions of this format and of the solvers. Entries hold codes, not a kernel's layout:
+packing takes seconds for a billion weights, layouts differ between machines and kernels, and one entry serves them all.
+Scales are kept in float32, so what is loaded equals what was solved, bit for bit.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from specdecodes import __version__
 from specdecodes.folders import cache_folder
 from specdecodes.quant.codes import Codes, Solved
 from specdecodes.quant.spec import Rules
@@ -36,9 +37,11 @@ Notice = Callable[[str], None]
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One quantized checkpoint on disk."""
+    """One quantized checkpoint on disk: the folder of the checkpoint, and how its weights were put on their grids."""
 
     folder: Path
+    checkpoint: str
+    scheme: str
     layers: int
     nbytes: int
 
@@ -69,12 +72,13 @@ class SubstituteCache:
     def __init__(self, files: Sequence[Path], *, folder: Path | None = None, notice: Notice | None = None) -> None:
         self.root = _entries_folder(folder)
         self.identity = checkpoint_identity(files)
+        self._origin = str(min(files).parent) if files else ""
         self._notice = notice or logging.getLogger(__name__).warning
         self._writable = True
 
     def path(self, layer: str, rules: Rules) -> Path:
         """The file that holds this layer under these rules, present or not."""
-        key = "\0".join([FORMAT, self.identity, rules.weights])
+        key = "\0".join([FORMAT, __version__, self.identity, rules.weights])
         return self.root / hashlib.sha256(key.encode()).hexdigest()[:24] / f"{layer}.safetensors"
 
     def load(self, layer: str, rules: Rules) -> dict[str, Solved] | None:
@@ -103,7 +107,8 @@ class SubstituteCache:
         tensors = _to_tensors(linears)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, save(tensors, {"digest": _digest(tensors)}))
+            about = {"digest": _digest(tensors), "checkpoint": self._origin, "scheme": rules.weights}
+            _write_whole(path, save(tensors, about))
         except OSError as error:
             self._writable = False
             cure = "free some space or set SPECDECODES_CACHE to another folder"
@@ -114,9 +119,20 @@ def entries(folder: Path | None = None) -> list[CacheEntry]:
     """What the cache holds, largest first."""
     found = []
     for path in sorted(_entries_folder(folder).glob("*/")):
-        sizes = [file.stat().st_size for file in path.glob("*.safetensors")]
-        found.append(CacheEntry(path, len(sizes), sum(sizes)))
+        files = sorted(path.glob("*.safetensors"))
+        about = _about(files[0]) if files else {}
+        origin = about.get("checkpoint", "unknown"), about.get("scheme", "unknown")
+        found.append(CacheEntry(path, *origin, len(files), sum(file.stat().st_size for file in files)))
     return sorted(found, key=lambda entry: -entry.nbytes)
+
+
+def _about(path: Path) -> dict[str, str]:
+    """What the writer of an entry said of it; nothing where the file is cut or gone."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError):
+        return {}
 
 
 def clear(folder: Path | None = None) -> int:

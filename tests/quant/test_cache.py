@@ -173,6 +173,8 @@ def test_sizes_and_clearing(cache: SubstituteCache, tmp_path: Path) -> None:
     (cache.path("layers.0", HQQ4).parent / ".layers.9.killed.part").write_bytes(b"left behind")
     listed = entries(folder)
     assert [entry.layers for entry in listed] == [2, 1]
+    assert [entry.scheme for entry in listed] == [HQQ4.weights, Rules.parse("hqq3").weights]
+    assert {entry.checkpoint for entry in listed} == {str(tmp_path)}
     assert listed[0].nbytes > listed[1].nbytes > 1000
     assert clear(folder) == sum(entry.nbytes for entry in listed) + len(b"left behind")
     assert entries(folder) == []
