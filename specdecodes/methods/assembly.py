@@ -100,6 +100,9 @@ def load_target(
     load_outer(decoder, checkpoint, device)
     load_resident(decoder, site, placement.resident, progress)
     layers, stream = _sources(site, decoder, placement, progress)
+    if isinstance(stream, CudaLayerStream) and stream.note:
+        placement = placement.unlocked(stream.unlocked_bytes)
+        progress(f"{stream.note} {placement.predicted.tokens_per_second:.3g} tokens/s are expected now.")
     shape = site.cache_shape(checkpoint.spec, draft_nodes=draft_nodes, target_nodes=site.chunk)
     cache = KVCache(shape, site.dtype, device)
     runner = ModelRunner(decoder, layers, cache, site.steps(), width=width, chunk=site.chunk, exact=exact)
@@ -124,10 +127,9 @@ def _sources(
     dtype = None if site.dtype == site.checkpoint.dtype else site.dtype
     if site.device.type == "cuda":
         pinned = [place for place, index in enumerate(placement.streamed) if index in set(placement.pinned)]
-        cuda = CudaLayerStream(spans, device=site.device, pinned=pinned, slots=placement.ring_slots, dtype=dtype)
-        if cuda.note:
-            progress(cuda.note)
-        stream: LayerStream = cuda
+        stream: LayerStream = CudaLayerStream(
+            spans, device=site.device, pinned=pinned, slots=placement.ring_slots, dtype=dtype
+        )
     else:
         stream = LayerStream(spans, slots=placement.ring_slots, dtype=dtype)
     return StreamedLayers(layers, placement.streamed, stream), stream

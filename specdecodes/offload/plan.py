@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specdecodes.errors import BudgetError
 from specdecodes.offload.alternatives import NEARLY, Alternative, neighbours, other_rounds
@@ -38,6 +38,20 @@ class Placement:
     kernel: str = ""  # what substitutes run on; empty where the method has none
     notes: tuple[tuple[str, str, str], ...] = ()  # further rows of the table: what runs, what is measured or assumed
     rejected: tuple[Alternative, ...] = ()
+    basis: tuple[Work, Machine, Workload] | None = None  # of the prediction
+
+    def unlocked(self, nbytes: int) -> Placement:
+        """The same, expected to be slower: the system refused to page-lock `nbytes` of what streams a pass."""
+        assert self.basis is not None, "a planned placement knows what it rests on"
+        work, machine, workload = self.basis
+        work = replace(work, unlocked_bytes=nbytes)
+        row = ("not page-locked", "host RAM, copied twice", format_bytes(nbytes))
+        return replace(
+            self,
+            predicted=predict(work, machine, workload),
+            notes=(*self.notes, row),
+            basis=(work, machine, workload),
+        )
 
     @property
     def tier(self) -> str:
@@ -114,6 +128,7 @@ def plan(
     good = [pair for pair in predicted if pair[0].tokens_per_second >= enough]
     best, chosen = min(good, key=lambda pair: (len(pair[1].streamed), sum(pair[1].device.values())))
     others = neighbours(everything, chosen, budgets, {id(candidate): p for p, candidate in predicted})
+    work = _work(shape, chosen, workload.times)
     return Placement(
         resident=chosen.resident,
         streamed=chosen.streamed,
@@ -131,7 +146,8 @@ def plan(
         times=workload.times,
         kernel=kernel,
         notes=(*notes, *_notes(machine, workload, kernel if chosen.substituted else "", kernel_note)),
-        rejected=(*others, *other_rounds(_work(shape, chosen, workload.times), machine, workload, best.levels)),
+        rejected=(*others, *other_rounds(work, machine, workload, best.levels)),
+        basis=(work, machine, workload),
     )
 
 

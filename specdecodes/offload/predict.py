@@ -107,6 +107,7 @@ class Work:
     disk_bytes: int  # read from disk in a pass
     link_bytes: int  # arriving in a pass over the last link: from disk, or from the host to an accelerator
     ahead_bytes: int  # of those, at most this many arrive while drafting: the ring
+    unlocked_bytes: int = 0  # of the link's: copied once more on the host, because the system locked no pages for them
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,8 @@ def acceptance_of(tokens: float, levels: float) -> float:
 def _stream_seconds(work: Work, machine: Machine) -> float:
     """Disk and accelerator link work at the same time; the slower sets the pace."""
     from_disk = work.disk_bytes / (machine.disk_gbps * 1e9) if work.disk_bytes else 0.0
-    over_link = work.link_bytes / (machine.host_gbps * 1e9) if machine.has_accelerator else 0.0
+    copied = work.link_bytes + work.unlocked_bytes  # the copy on the host is about as fast as the link
+    over_link = copied / (machine.host_gbps * 1e9) if machine.has_accelerator else 0.0
     return max(from_disk, over_link)
 
 

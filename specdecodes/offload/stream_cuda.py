@@ -71,7 +71,7 @@ class CudaLayerStream(LayerStream):
     @property
     def note(self) -> str:
         """One line for a person where host memory could not be page-locked, else nothing."""
-        refused = sum(memory.bytes.nbytes for memory in self._host.values() if not memory.locked)
+        refused = self.unlocked_bytes
         if not refused and all(memory.locked for memory in self._stagings):
             return ""
         count = len(self._host) - self._locked
@@ -80,6 +80,11 @@ class CudaLayerStream(LayerStream):
             f"({format_bytes(refused)}) are copied twice, and arrive slower than the link allows; "
             "raise `ulimit -l`, or lower --host-memory."
         )
+
+    @property
+    def unlocked_bytes(self) -> int:
+        """Of the layers kept in host memory: those that the system did not page-lock."""
+        return sum(memory.bytes.nbytes for memory in self._host.values() if not memory.locked)
 
     @property
     def _locked(self) -> int:

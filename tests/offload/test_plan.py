@@ -287,3 +287,13 @@ def test_rows_of_a_resident_model_and_of_an_accelerator() -> None:
     assert any(part == "total" for part, _, _ in resident.rows())
     accelerated = plan(PLAIN, Budgets(600 * MB), GPU, RUN)
     assert {where for _, where, _ in accelerated.rows()} >= {"device memory", "host RAM"}
+
+
+def test_memory_that_was_not_page_locked_slows_the_expected_stream() -> None:
+    before = plan(PLAIN, Budgets(500 * MB), GPU, RUN)
+    assert before.tier == "host"
+    after = before.unlocked(before.bytes_per_pass)
+    assert after.predicted.stream_s == pytest.approx(2 * before.predicted.stream_s)
+    assert after.predicted.tokens_per_second < before.predicted.tokens_per_second
+    assert any("not page-locked" in part for part, *_ in after.rows())
+    assert before.unlocked(0).predicted == before.predicted

@@ -99,6 +99,7 @@ def test_memory_that_cannot_be_locked_goes_through_staging(
     with CudaLayerStream(spans, device=CPU, pinned=range(4), block_bytes=BLOCK) as stream:
         assert differing(stream, layers, cuda) == 0
         assert f"{4 - allowed} of 4 layers" in stream.note and "--host-memory" in stream.note
+        assert stream.unlocked_bytes == sum(bytes_of[allowed:4])
     assert not cuda.registered
 
 
