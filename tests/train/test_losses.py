@@ -49,14 +49,14 @@ def test_it_computes_what_the_served_head_computes(head, tiny_checkpoint, tmp_pa
     runner, width = runner_of(served), len(fields.get("target_layers", (0,)))
     found = conversation(23, width, 1)
     features = served.features(found.inputs) if width > 1 else found.inputs
-    scores = runner.prefill(found.tokens[1:-2], features[:-3])
-    tree = TokenTree.rooted(found.tokens[-3], 12)
-    hidden = [scores.hidden]
+    runner.prefill(found.tokens[1:20], features[:19])
+    tree = TokenTree.rooted(found.tokens[20], 12)
+    hidden = [runner.level(tree, torch.tensor([0]), features[19:20]).hidden]
     for node in (1, 2):
-        tree.extend(torch.tensor([node - 1]), found.tokens[node - 3, None], torch.zeros(1))
+        tree.extend(torch.tensor([node - 1]), found.tokens[20 + node, None], torch.zeros(1))
         hidden.append(runner.level(tree, torch.tensor([node]), hidden[-1]).hidden)
 
-    state, out, ours = HeadState(), found.inputs[None, :-3], []
+    state, out, ours = HeadState(), found.inputs[None, :20], []
     for step in range(3):
         out = learning(decoder.embedding[found.tokens[None, 1 + step : 21 + step]], out, state)
         ours.append(out[0, -1:])

@@ -26,7 +26,7 @@ from specdecodes.train.data_gen.prompts import prompts
 
 
 @dataclass(frozen=True)
-class Answering:
+class AnswerPlan:
     """How prompts are answered; the repetition penalty is the demo pipelines'."""
 
     out: Path
@@ -39,7 +39,7 @@ class Answering:
     seed: int = 0
 
 
-def write_answers(plan: Answering) -> None:
+def write_answers(plan: AnswerPlan) -> None:
     """Append the chats that `plan.out` lacks, a batch at a time."""
     from transformers import AutoModelForCausalLM
 
@@ -61,7 +61,7 @@ def write_answers(plan: Answering) -> None:
                 file.write(json.dumps({"messages": chat}, ensure_ascii=False) + "\n")
 
 
-def _answer(plan: Answering, model: Any, tokenizer: Any, openings: Sequence[tuple[str, ...]]) -> list[list[Message]]:
+def _answer(plan: AnswerPlan, model: Any, tokenizer: Any, openings: Sequence[tuple[str, ...]]) -> list[list[Message]]:
     chats: list[list[Message]] = [[] for _ in openings]
     for turn in range(max(map(len, openings))):
         asked = [place for place, turns in enumerate(openings) if len(turns) > turn and len(chats[place]) == 2 * turn]
@@ -79,7 +79,7 @@ def _answer(plan: Answering, model: Any, tokenizer: Any, openings: Sequence[tupl
 
 
 @torch.inference_mode()
-def _generate(plan: Answering, model: Any, tokenizer: Any, chats: Sequence[list[Message]], sampled: bool) -> list[str]:
+def _generate(plan: AnswerPlan, model: Any, tokenizer: Any, chats: Sequence[list[Message]], sampled: bool) -> list[str]:
     if not chats:
         return []
     encoded = tokenizer.apply_chat_template(
@@ -111,15 +111,15 @@ def main() -> None:
         prog="python -m specdecodes.train.data_gen.answers", description="Let a target answer prompts."
     )
     parser.add_argument("--out", type=Path, required=True, help=".jsonl file of the chats")
-    parser.add_argument("--target", default=Answering.target, help="hub id or folder (default: the demo model)")
-    parser.add_argument("--count", type=int, default=Answering.count, help="chats")
-    parser.add_argument("--batch-size", type=int, default=Answering.batch_size, help="chats answered together")
-    parser.add_argument("--max-tokens", type=int, default=Answering.max_tokens, help="of an answer")
-    parser.add_argument("--temperature", type=float, default=Answering.temperature, help="of the half that is sampled")
-    parser.add_argument("--repetition-penalty", type=float, default=Answering.repetition_penalty)
-    parser.add_argument("--seed", type=int, default=Answering.seed, help="of prompts and dice")
+    parser.add_argument("--target", default=AnswerPlan.target, help="hub id or folder (default: the demo model)")
+    parser.add_argument("--count", type=int, default=AnswerPlan.count, help="chats")
+    parser.add_argument("--batch-size", type=int, default=AnswerPlan.batch_size, help="chats answered together")
+    parser.add_argument("--max-tokens", type=int, default=AnswerPlan.max_tokens, help="of an answer")
+    parser.add_argument("--temperature", type=float, default=AnswerPlan.temperature, help="of the half that is sampled")
+    parser.add_argument("--repetition-penalty", type=float, default=AnswerPlan.repetition_penalty)
+    parser.add_argument("--seed", type=int, default=AnswerPlan.seed, help="of prompts and dice")
     try:
-        write_answers(Answering(**vars(parser.parse_args())))
+        write_answers(AnswerPlan(**vars(parser.parse_args())))
     except SpecDecodesError as error:
         fail(error)
 
