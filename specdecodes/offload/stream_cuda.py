@@ -47,6 +47,7 @@ class CudaLayerStream(LayerStream):
         self._device = device
         super().__init__(layers, slots=slots, readers=readers, block_bytes=block_bytes, dtype=dtype)
         if any(layout.moves for layout in self._ring.layouts):
+            super().close()
             raise CheckpointError("tensors at odd offsets cannot be streamed to a GPU; save the checkpoint again.")
         self._copies = torch.cuda.Stream(device)
         self._enqueue = Lock()
