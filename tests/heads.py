@@ -43,6 +43,12 @@ def random_tensors(spec: EagleSpec, seed: int = 0) -> dict[str, Tensor]:
     return tensors
 
 
+def head_beside(target: Path, kind: str) -> Path:
+    """A random head for `target`, written once."""
+    folder = target.with_name(f"{target.name}-{kind}")
+    return folder if folder.exists() else write_head(folder, target, kind)
+
+
 def write_head(
     folder: Path,
     target: Path,

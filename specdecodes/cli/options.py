@@ -38,7 +38,13 @@ class Flag:
 
 FLAGS = (
     Flag("--model", str, ("target.model",), "Target instead of the pipeline's: hub id or folder.", "ID|FOLDER"),
-    Flag("--draft-model", str, ("draft.model",), "Draft model instead of the pipeline's (classic_sd).", "ID|FOLDER"),
+    Flag(
+        "--draft-model",
+        str,
+        ("draft.model",),
+        "Draft model (classic_sd) or EAGLE head (eagle_sd) instead of the pipeline's.",
+        "ID|FOLDER",
+    ),
     Flag("--dtype", str, ("target.dtype",), "auto (the checkpoint's own), bf16, fp16 or fp32.", "TYPE"),
     Flag(
         "--device-memory",
@@ -95,8 +101,8 @@ def resolve(pipeline: str | None = None, settings: list[str] | None = None, **fl
     chosen = _base(pipeline, model, draft_model)
     if draft_model is not None and chosen.draft.model is None:
         raise ConfigError(
-            f"method {chosen.method} has no second model; leave out --draft-model, or take a classic_sd pipeline "
-            "(without a pipeline, --model and --draft-model together mean one)."
+            f"method {chosen.method} has no second model; leave out --draft-model, or take a pipeline of "
+            "classic_sd or eagle_sd (without a pipeline, --model and --draft-model together mean one)."
         )
     said = ((flag, flags[flag.name]) for flag in FLAGS if flags.get(flag.name) is not None)
     given = [f"{setting}={value}" for flag, value in said for setting in flag.settings]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from specdecodes.config import Pipeline
 from specdecodes.errors import ConfigError, suggest
 from specdecodes.generator import Generator
-from specdecodes.methods import classic, ngram, subspec, vanilla
+from specdecodes.methods import classic, eagle, ngram, subspec, vanilla
 from specdecodes.methods.assembly import Progress
 from specdecodes.methods.outcome import learn
 from specdecodes.methods.site import Site
@@ -28,6 +28,7 @@ METHODS: dict[str, Method] = {
     "vanilla": Method(vanilla.plan, vanilla.build),
     "ngram_sd": Method(ngram.plan, ngram.build),
     "classic_sd": Method(classic.plan, classic.build),
+    "eagle_sd": Method(eagle.plan, eagle.build),
     "subspec_sd": Method(subspec.plan, subspec.build),
 }
 

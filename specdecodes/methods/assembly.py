@@ -87,10 +87,16 @@ def pace_of(target: LoadedTarget) -> Pace:
 
 
 def load_target(
-    site: Site, placement: Placement, progress: Progress, *, width: int, draft_nodes: int = 0
+    site: Site,
+    placement: Placement,
+    progress: Progress,
+    *,
+    width: int,
+    draft_nodes: int = 0,
+    taps: Sequence[int] = (),
 ) -> LoadedTarget:
     """Load what `placement` keeps resident; the rest will be streamed. `width`: rows of a verify pass when not
-    exact."""
+    exact; `taps`: layers whose hidden states the drafter asks for."""
     checkpoint, pipeline, device = site.checkpoint, site.pipeline, site.device
     tokenizer = load_tokenizer(checkpoint.folder)
     exact = site.exact(streamed=bool(placement.streamed))
@@ -105,7 +111,7 @@ def load_target(
         progress(f"{stream.note} {placement.predicted.tokens_per_second:.3g} tokens/s are expected now.")
     shape = site.cache_shape(checkpoint.spec, draft_nodes=draft_nodes, target_nodes=site.chunk)
     cache = KVCache(shape, site.dtype, device)
-    runner = ModelRunner(decoder, layers, cache, site.steps(), width=width, chunk=site.chunk, exact=exact)
+    runner = ModelRunner(decoder, layers, cache, site.steps(), width=width, chunk=site.chunk, exact=exact, taps=taps)
     return LoadedTarget(site, decoder, runner, layers, placement, tokenizer, stream)
 
 

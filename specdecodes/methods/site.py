@@ -94,10 +94,18 @@ def find_device(name: str) -> torch.device:
 
 
 @dataclass(frozen=True)
+class HeadNeeds:
+    """A head on the target's features: the `spec` of what its steps run, and the bytes of what it keeps."""
+
+    spec: ModelSpec
+    nbytes: int
+
+
+@dataclass(frozen=True)
 class DraftNeeds:
     """What a method's draft adds to the plan: `levels` of drafting at most, tree rows in the target's cache,
-    substitutes of the target's layers (packed bytes each) on a kernel, or a model (a site of its own) and a cache; and
-    the `acceptance` a level that is assumed until a run has shown it."""
+    substitutes of the target's layers (packed bytes each) on a kernel, or a model (a site of its own) or a head, and a
+    cache; and the `acceptance` a level that is assumed until a run has shown it."""
 
     levels: int = 0
     nodes: int = 0
@@ -109,6 +117,7 @@ class DraftNeeds:
     kernel: str = ""
     kernel_note: str = ""
     model: Site | None = None
+    head: HeadNeeds | None = None
     cache: CacheShape | None = None
     acceptance: float = 0.9
 
@@ -186,8 +195,8 @@ def _step_times(site: Site, draft: DraftNeeds, budgets: Budgets) -> StepTimes:
         return times
     if not exact:
         times = replace(times, one_row=_ratio(target, time_pass(target, 1, False), times.resident_pass))
-    if draft.model is not None:
-        model = _timed(replace(full, spec=draft.model.checkpoint.spec, dtype=draft.model.dtype), draft.model)
+    model = _own_model(full, draft)
+    if model is not None:
         step = time_level(model, tree.width)
         return replace(times, draft_model=_whole(model, step), one_lane=_ratio(model, time_level(model, 1), step))
     if not draft.kernel:
@@ -200,6 +209,13 @@ def _step_times(site: Site, draft: DraftNeeds, budgets: Budgets) -> StepTimes:
         substitute=step.layer,
         one_lane=_ratio(model, time_level(model, 1), step),
     )
+
+
+def _own_model(full: Timed, draft: DraftNeeds) -> Timed | None:
+    """The draft's model if it is not the target."""
+    if draft.model is not None:
+        return _timed(replace(full, spec=draft.model.checkpoint.spec, dtype=draft.model.dtype), draft.model)
+    return replace(full, spec=draft.head.spec) if draft.head is not None else None
 
 
 def _whole(model: Timed, step: Step) -> float:
@@ -235,7 +251,7 @@ def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds) -> ModelShape:
         exact=site.pipeline.exact is not False,
         masks=len(set(spec.windows)),
     )
-    kv_token, draft_itemsize = cache.nbytes(itemsize) // cache.slots, draft.model.dtype.itemsize if draft.model else 0
+    kv_token, draft_itemsize = cache.nbytes(itemsize) // cache.slots, (draft.model or site).dtype.itemsize
     quantized = ((site, site.rules, site.execution), (site, draft.rules, draft.execution))
     return ModelShape(
         layer_bytes=layer_bytes,
@@ -245,7 +261,7 @@ def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds) -> ModelShape:
         slot_bytes=tuple(lay_out(spans).nbytes for spans in layers),
         conversion_bytes=0 if site.dtype == checkpoint.dtype else max(layer_bytes),
         substitute_bytes=draft.substitute_bytes,
-        draft_bytes=_model_bytes(draft.model) if draft.model else 0,
+        draft_bytes=_model_bytes(draft.model) if draft.model else draft.head.nbytes if draft.head else 0,
         draft_kv_bytes_per_token=draft.cache.nbytes(draft_itemsize) // draft.cache.slots if draft.cache else 0,
         rebuilt_bytes=max(_rebuilt_bytes(*one) for one in quantized),
         can_stream=not site.rules,

@@ -8,6 +8,7 @@ vocabulary. Beyond the target's rows both go on with what they computed themselv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,6 +102,10 @@ class EagleSpec:
         if self.fusion_bias:
             shapes["fusion.bias"] = (hidden,)
         return shapes | {LAYER + name: shape for name, shape in layer.items()}
+
+    def elements(self) -> int:
+        """Weights of the head's own."""
+        return sum(math.prod(shape) for name, shape in self.tensors().items() if name not in MAPS)
 
 
 def _layer_spec(fields: Mapping[str, Any], target: ModelSpec, where: str) -> ModelSpec:

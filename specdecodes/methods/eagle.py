@@ -1,0 +1,58 @@
+"""EAGLE: a head of one layer drafts from the target's hidden states."""
+
+from __future__ import annotations
+
+from specdecodes.cache import CacheShape, KVCache
+from specdecodes.drafters.eagle import EagleDrafter, FeatureLevels
+from specdecodes.drafters.level import LevelGrower, region_nodes
+from specdecodes.engine.layers import ResidentLayers
+from specdecodes.engine.runner import ModelRunner
+from specdecodes.errors import ConfigError
+from specdecodes.generator import Generator
+from specdecodes.methods.assembly import Progress, load_target, pace_of
+from specdecodes.methods.site import DraftNeeds, HeadNeeds, Site, place
+from specdecodes.models.eagle import EagleHead, EagleSpec
+from specdecodes.models.eagle_files import HeadFiles, open_head
+from specdecodes.offload.plan import Placement
+
+
+def plan(site: Site) -> Placement:
+    spec, tree = _head_files(site).spec, site.pipeline.tree
+    head = HeadNeeds(spec.drafting, spec.elements() * site.dtype.itemsize + _feature_bytes(site, spec))
+    return place(site, DraftNeeds(levels=tree.depth, head=head, cache=_head_cache(site, spec)))
+
+
+def build(site: Site, placement: Placement, progress: Progress) -> Generator:
+    files, tree = _head_files(site), site.pipeline.tree
+    target = load_target(site, placement, progress, width=tree.nodes, taps=files.spec.target_layers)
+    progress(f"loading the head {files.where.name}{', converted from its published form' if files.published else ''}")
+    head = EagleHead(files.spec, target.decoder)
+    head.put(files.load())
+    cache = KVCache(_head_cache(site, files.spec), site.dtype, site.device)
+    layers = ResidentLayers(head.stack)
+    runner = ModelRunner(head, layers, cache, site.steps(), width=tree.depth + 1, chunk=site.chunk, exact=False)
+    levels, options, vocab = FeatureLevels(head, runner), site.pipeline.draft, site.checkpoint.spec.vocab_size
+    grower = LevelGrower(levels, tree, options.temperature, vocab, pace_of(target), spare=options.ngram)
+    return target.generator(EagleDrafter(levels, grower))
+
+
+def _head_files(site: Site) -> HeadFiles:
+    draft = site.pipeline.draft
+    if draft.model is None:
+        raise ConfigError("eagle_sd needs an EAGLE head; name its folder or hub id with --draft-model or draft.model.")
+    if draft.rules:
+        raise ConfigError(f"eagle_sd runs its head in full precision; leave out draft.quant={draft.quant}.")
+    return open_head(draft.model, site.checkpoint.spec)
+
+
+def _head_cache(site: Site, spec: EagleSpec) -> CacheShape:
+    tree = site.pipeline.tree
+    rows = max(tree.depth + 1, site.chunk)
+    return site.cache_shape(spec.layer, draft_nodes=region_nodes(tree), target_nodes=rows)
+
+
+def _feature_bytes(site: Site, spec: EagleSpec) -> int:
+    """The feature of every token and node; and the hidden states of a whole prompt, twice while they are put side by
+    side."""
+    rows = site.pipeline.max_length * (1 + 2 * len(spec.target_layers)) + region_nodes(site.pipeline.tree)
+    return rows * spec.layer.hidden_size * site.dtype.itemsize
