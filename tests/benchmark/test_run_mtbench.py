@@ -1,0 +1,61 @@
+"""The MT-Bench command means by its flags what they mean elsewhere, and writes what run-benchmark writes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from specdecodes.benchmark import run_mtbench
+from specdecodes.benchmark.results import find_results
+from specdecodes.benchmark.run_mtbench import main, parser, pipeline_of
+from specdecodes.errors import ConfigError
+
+
+def pipeline(*words):
+    return pipeline_of(parser().parse_args(words))
+
+
+def test_flags_mean_what_they_mean_elsewhere():
+    plain = pipeline("-llm", "org/model")
+    assert (plain.method, plain.target.dtype, plain.sampling.temperature) == ("vanilla", "fp16", 0.0)
+    sampled = pipeline("--dtype", "bfloat16", "-llm", "org/model", "--do-sample", "--temp", "0.7", "--mode", "subspec")
+    assert (sampled.method, sampled.target.dtype, sampled.sampling.temperature) == ("subspec_sd", "bf16", 0.7)
+    words = ("--max-depth", "7", "--topk-len", "5", "--max-verify-tokens", "60")
+    classic = pipeline("-llm", "org/model", "-ssm", "org/draft", "--mode", "sd-classic", *words)
+    assert (classic.method, classic.draft.model) == ("classic_sd", "org/draft")
+    assert (classic.tree.depth, classic.tree.width, classic.tree.nodes) == (7, 5, 61)  # the root is verified too
+
+
+def test_the_demo_model_brings_its_drafts_and_others_name_theirs():
+    assert pipeline().target.model.endswith("assets/demo")
+    assert pipeline("--mode", "sd-eagle").draft.model.endswith("assets/demo-eagle")
+    with pytest.raises(ConfigError, match="-ssm"):
+        pipeline("-llm", "org/model", "--mode", "sd-eagle")
+    with pytest.raises(ConfigError, match="no second model"):
+        pipeline("-llm", "org/model", "-ssm", "org/draft", "--mode", "subspec")
+
+
+def test_it_answers_logs_and_goes_on_from_what_is_there(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mt-bench").mkdir()
+    rows = [{"question_id": n, "category": "test", "turns": [f"w5 w{n}", "w7"]} for n in (8, 9)]
+    (tmp_path / "mt-bench" / "question.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["-llm", str(tiny_checkpoint()), "--dtype", "float32", "--max-new-tokens", "6", "--eager"]
+    words += ["--data-dir", str(tmp_path), "--out-dir", str(tmp_path / "out"), "--log-dir", str(tmp_path / "logs")]
+    monkeypatch.setenv("LOGLEVEL", "warning")
+    for _ in range(2):
+        with pytest.raises(SystemExit) as left:
+            main(words)
+        assert left.value.code == 0
+        monkeypatch.setattr(run_mtbench, "build", None)  # the second time nothing is loaded
+    (results,) = find_results(tmp_path / "out").values()
+    assert len(results.done) == 2
+    (log, *_) = sorted((tmp_path / "logs").glob("*/0.jsonl"))
+    queries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(queries) == 4 and {query["query"] for query in queries} == {"w5 w8", "w5 w9", "w7"}
+    assert all(query["n_tokens"] <= 6 and query["tput"] > 0 for query in queries)
+    assert "INFO" not in capsys.readouterr().err
+    monkeypatch.setenv("LOGLEVEL", "loud")
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2 and "LOGLEVEL is 'LOUD'" in capsys.readouterr().err
