@@ -26,6 +26,7 @@ DEMO = replace(
     sampling=SamplingParams(repetition_penalty=1.2),  # a model this small falls into loops without one
 )
 LLAMA_8B = _plain("meta-llama/Llama-3.1-8B-Instruct", "8GiB")
+LLAMA2_7B = _plain("meta-llama/Llama-2-7b-chat-hf", "14GiB")
 QWEN_7B = _plain("Qwen/Qwen2.5-7B-Instruct", "8GiB")
 QWEN_14B = _plain("Qwen/Qwen2.5-14B-Instruct", "12GiB")
 QWEN_32B = _plain("Qwen/Qwen2.5-32B-Instruct", "24GiB")
@@ -36,9 +37,9 @@ def ngram(base: Pipeline) -> Pipeline:
     return replace(base, method="ngram_sd", tree=replace(base.tree, depth=16))
 
 
-def subspec(base: Pipeline) -> Pipeline:
+def subspec(base: Pipeline, quant: str = "hqq4") -> Pipeline:
     """`base`, drafted by the target's own layers in 4 bits."""
-    return replace(base, method="subspec_sd", draft=Draft(temperature=0.2), warmup=3)
+    return replace(base, method="subspec_sd", draft=Draft(quant=quant, temperature=0.2), warmup=3)
 
 
 def classic(base: Pipeline, draft_model: str) -> Pipeline:

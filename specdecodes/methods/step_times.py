@@ -5,7 +5,6 @@ What is timed is what will run (the same runner, drafter and kernels, uncompiled
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -129,13 +128,10 @@ def _runner(model: Timed, spec: ModelSpec, rows: int, exact: bool, draft_nodes: 
     decoder.embedding = _weight(model, spec.vocab_size, spec.hidden_size)
     decoder.norm.weight, decoder.head.weight = _weight(model, spec.hidden_size), decoder.embedding
     linears = spec.linears() if model.scheme is not None and spec.layers else {}
-    packed = {
-        name: specimen(*shape, model.scheme, model.execution)
-        for name, shape in joined(linears).items()
-        if model.scheme is not None
-    }
     for layer in decoder.stack:
-        layer.substitute(copy.deepcopy(packed))  # weights of its own, which no cache holds
+        if model.scheme is not None:  # every layer has weights of its own, which no cache holds
+            shapes = joined(linears).items()
+            layer.substitute({name: specimen(*shape, model.scheme, model.execution) for name, shape in shapes})
         tensors = spec.layer_tensors().items()
         layer.put({name: _weight(model, *shape) for name, shape in tensors if name.rpartition(".")[0] not in linears})
     rows_kept = CacheShape(spec.layers, spec.kv_heads, spec.head_dim, CONTEXT, draft_nodes, rows)

@@ -26,6 +26,8 @@ def plan(site: Site, *, substitute_all: bool = False) -> Placement:
             f"draft.quant is {rules}, so draft and target would be the same; name a scheme such as hqq4, or decode "
             "plainly with --set method=vanilla."
         )
+    if str(rules) == site.pipeline.target.quant:
+        raise ConfigError(f"draft.quant and target.quant are both {rules}; let the draft be the cheaper one.")
     try:
         return _plan_on(site, wide, substitute_all)
     except BudgetError:

@@ -50,7 +50,8 @@ def pipeline(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.Temp
     path = tmp_path_factory.mktemp("pipeline") / "tiny.py"
     path.write_text(
         "from specdecodes.config import *\n"
-        f"pipeline = Pipeline('subspec_sd', Target({str(tiny_checkpoint('llama'))!r}, device='cpu'), Draft(group=32), "
+        f"pipeline = Pipeline('subspec_sd', Target({str(tiny_checkpoint('llama'))!r}, device='cpu'), "
+        "Draft(quant='hqq4:g32'), "
         "Tree(3, 4, 12), Memory('4GiB'), max_length=64, compile=False)\n"
     )
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,13 @@ from specdecodes.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ("vanilla", "ngram_sd", "classic_sd", "subspec_sd")
+SHARED = {"run.exp_shared.share_sd_demo", "run.exp_shared.share_sd_llama2_7b"}
 MODELS = ("demo", "llama_8b", "qwen_7b", "qwen_14b", "qwen_32b")
 
 
 def test_all_published_experiments_are_there():
-    assert set(pipelines.shipped()) == {
-        f"run.exp_offloading.{method}_{model}" for method in METHODS for model in MODELS
-    }
+    offloading = {f"{method}_{model}" for method in (*METHODS, "subspec_sd_higgs") for model in MODELS}
+    assert {f"run.exp_offloading.{name}" for name in offloading} | SHARED <= set(pipelines.shipped())
 
 
 @pytest.mark.parametrize("name", pipelines.shipped())
@@ -41,6 +42,11 @@ def test_published_settings():
     deep = pipelines.load("run.exp_offloading.subspec_sd_qwen_32b")
     assert (deep.tree.width, deep.tree.depth, deep.draft.temperature, deep.draft.spelled) == (6, 48, 0.2, "hqq4")
     assert (deep.max_length, deep.memory.device, deep.warmup) == (2048, "24GiB", 3)
+    assert pipelines.load("run.exp_offloading.subspec_sd_higgs_qwen_32b") == replace(
+        deep, draft=replace(deep.draft, quant="higgs4")
+    )
+    shared = pipelines.load("run.exp_shared.share_sd_llama2_7b")
+    assert (shared.target.quant, shared.draft.quant) == ("hqq8:g128", "hqq4")
     classic = pipelines.load("run.exp_offloading.classic_sd_llama_8b")
     assert (classic.tree.width, classic.tree.depth, classic.draft.temperature) == (6, 32, 1.0)
     assert classic.draft.model == "meta-llama/Llama-3.2-1B-Instruct"
