@@ -17,6 +17,7 @@ from specdecodes.sampling import SamplingParams
 from specdecodes.units import parse_bytes
 
 DTYPES = ("auto", "bf16", "fp16", "fp32")
+COMPRESS = ("auto", "on", "off")
 
 
 def _require(holds: bool, rule: str) -> None:
@@ -100,14 +101,20 @@ class Tree:
 
 @dataclass(frozen=True)
 class Memory:
-    """Budgets such as `8GiB` or a number of bytes; None is what the machine has free."""
+    """Budgets such as `8GiB` or a number of bytes; None is what the machine has free.
+
+    `compress` streams 16-bit weights losslessly compressed: `auto` where that is faster by measured rates and needs no
+    new file, `on` always, writing compressed copies of layers that stream from disk, `off` never.
+    """
 
     device: str | int | None = None
     host: str | int | None = None
+    compress: str = "auto"
 
     def __post_init__(self) -> None:
         for name, size in (("device", self.device_bytes), ("host", self.host_bytes)):
             _require(size is None or size > 0, f"memory.{name} must be above 0 bytes, not {size}.")
+        _require(self.compress in COMPRESS, suggest("memory.compress", self.compress, COMPRESS))
 
     @property
     def device_bytes(self) -> int | None:

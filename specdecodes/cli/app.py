@@ -9,6 +9,7 @@ from specdecodes.cli.run_benchmark import run_benchmark
 from specdecodes.cli.run_cache import run_cache
 from specdecodes.cli.run_chat import run_chat
 from specdecodes.cli.run_compare import run_compare
+from specdecodes.cli.run_compress import run_compress
 from specdecodes.cli.run_doctor import run_doctor
 from specdecodes.cli.run_grid_search import run_grid_search
 from specdecodes.cli.run_perplexity import run_perplexity
@@ -33,6 +34,7 @@ for command in (
     run_benchmark,
     run_compare,
     run_plan,
+    run_compress,
     run_verify,
     run_report,
     run_grid_search,

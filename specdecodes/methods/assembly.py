@@ -16,10 +16,12 @@ from specdecodes.drafters.pace import Costs, Pace
 from specdecodes.engine.layers import LayerSource, ResidentLayers, StreamedLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.generator import Generator, Origin
+from specdecodes.methods.compression import ensure_layers, find_layers
 from specdecodes.methods.quantized import Progress, load_quantized
 from specdecodes.methods.site import Site
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_layers, load_outer, load_tokenizer
+from specdecodes.offload.compressed import READERS, CompressedLayer
 from specdecodes.offload.plan import Placement
 from specdecodes.offload.stream import LayerStream
 from specdecodes.offload.stream_cuda import CudaLayerStream
@@ -131,11 +133,25 @@ def _sources(
         return ResidentLayers(layers), None
     spans = [site.checkpoint.layer(index) for index in placement.streamed]
     dtype = None if site.dtype == site.checkpoint.dtype else site.dtype
+    compressed = _compressed(site, placement, progress)
     if site.device.type == "cuda":
         pinned = [place for place, index in enumerate(placement.streamed) if index in set(placement.pinned)]
         stream: LayerStream = CudaLayerStream(
             spans, device=site.device, pinned=pinned, slots=placement.ring_slots, dtype=dtype
         )
     else:
-        stream = LayerStream(spans, slots=placement.ring_slots, dtype=dtype)
+        readers = 2 if compressed is None else READERS
+        stream = LayerStream(spans, slots=placement.ring_slots, readers=readers, dtype=dtype, compressed=compressed)
     return StreamedLayers(layers, placement.streamed, stream), stream
+
+
+def _compressed(site: Site, placement: Placement, progress: Progress) -> dict[int, CompressedLayer] | None:
+    """The compressed layers to read from disk, by their place in the stream; None where nothing is compressed."""
+    if placement.compression is None:
+        return None
+    layers = [layer for layer in placement.streamed if layer not in set(placement.pinned)]
+    if site.pipeline.memory.compress == "on":
+        found = ensure_layers(site.checkpoint, layers, progress)
+    else:
+        found = find_layers(site.checkpoint, layers if placement.compression.on_disk else ())
+    return {place: found[index] for place, index in enumerate(placement.streamed) if index in found}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -21,7 +23,12 @@ def measure(files: tuple[Path, ...], device: torch.device) -> Machine:
     now."""
     link = (streamed_before("host", files) or _link_gbps(device)) if device.type == "cuda" else 0.0
     disk = streamed_before("disk", files) or _disk_gbps(files)
-    return Machine(disk, link, process_bytes=psutil.Process().memory_info().rss)
+    process = psutil.Process().memory_info().rss
+    if link:
+        return Machine(disk, link, process_bytes=process)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    return Machine(disk, process_bytes=process, cores=max(cores, threads), threads=threads)
 
 
 def streamed_before(tier: str, files: tuple[Path, ...]) -> float | None:

@@ -34,7 +34,7 @@ def learn(pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any]) 
     figures |= {name: asdict(times)[name] for name in _FIGURES} | {"tokens": summary["new_tokens"]}
     figures |= {"acceptance": acceptance_of(1.0 + sum(shares), len(shares)) if shares else 0.0}
     keep(_key(pipeline, placement.kernel), figures)
-    if placement.streamed and summary["link_gbps"]:
+    if placement.streamed and summary["link_gbps"] and placement.compression is None:
         files = open_checkpoint(pipeline.target.model, pipeline.target.revision).files
         remember_stream(placement.tier, files, summary["link_gbps"])
 

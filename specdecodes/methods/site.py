@@ -12,12 +12,13 @@ from specdecodes.cache import CacheShape
 from specdecodes.config import Pipeline
 from specdecodes.engine.compile import Steps, compiled_steps, eager_steps
 from specdecodes.errors import ConfigError
+from specdecodes.methods.compression import choose
 from specdecodes.methods.machine import free_bytes, measure
 from specdecodes.methods.outcome import known_acceptance, known_times
 from specdecodes.methods.step_times import COLD_BYTES, CONTEXT, Timed, time_level, time_pass
 from specdecodes.models.families import ModelSpec
 from specdecodes.models.loading import DTYPES, Checkpoint, open_checkpoint
-from specdecodes.offload.candidates import Budgets, ModelShape
+from specdecodes.offload.candidates import Budgets, Compression, ModelShape
 from specdecodes.offload.layout import lay_out
 from specdecodes.offload.plan import Placement, plan
 from specdecodes.offload.predict import Step, StepTimes, Workload
@@ -141,19 +142,24 @@ def place(site: Site, draft: DraftNeeds) -> Placement:
     )
     if (seen := known_acceptance(site.pipeline, draft.kernel)) is not None:
         workload = replace(workload, acceptance=seen[0], acceptance_source=seen[1])
-    return plan(
-        shape,
-        budgets,
-        machine,
-        workload,
-        storage=probe(checkpoint.files[0]).reason,
-        kernel=draft.kernel,
-        kernel_note=draft.kernel_note,
-        notes=[
-            *_kernel_row("target kernel", site),
-            *(_kernel_row("draft model's kernel", draft.model) if draft.model else ()),
-        ],
-    )
+    rows = [
+        *_kernel_row("target kernel", site),
+        *(_kernel_row("draft model's kernel", draft.model) if draft.model else ()),
+    ]
+
+    def planned(compression: Compression | None) -> Placement:
+        return plan(
+            replace(shape, compression=compression),
+            budgets,
+            machine,
+            workload,
+            storage=probe(checkpoint.files[0]).reason,
+            kernel=draft.kernel,
+            kernel_note=draft.kernel_note,
+            notes=rows,
+        )
+
+    return choose(checkpoint, site.device, site.pipeline.memory.compress, planned)
 
 
 def _kernel_row(what: str, site: Site) -> list[tuple[str, str, str]]:

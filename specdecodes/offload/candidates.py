@@ -19,6 +19,21 @@ RING = f"ring of {SLOTS} slots"
 
 
 @dataclass(frozen=True)
+class Compression:
+    """How streamed layers can be compressed: the bytes that each one then takes, and what restoring them costs.
+
+    `gbps` counts restored bytes, of one core or of the accelerator. `on_disk`: in files too, not in host memory alone.
+    """
+
+    layer_bytes: tuple[int, ...]
+    gbps: float
+    way: str
+    on_disk: bool
+    buffer_bytes: int  # for compressed bytes on their way, beside the ring
+    source: str = ""  # how the bytes are known
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """Bytes of a model's parts, in the dtype that it runs in."""
 
@@ -34,6 +49,17 @@ class ModelShape:
     rebuilt_bytes: int = 0  # the largest weight that a linear without a fused kernel rebuilds at every call
     can_stream: bool = True
     substitute_all: bool = False  # resident layers too, whatever that costs
+    compression: Compression | None = None  # of what streams
+
+    def arriving(self, layer: int, *, pinned: bool) -> int:
+        """Bytes that bring a streamed layer; `pinned`: from host memory."""
+        if self.compression is None or not (pinned or self.compression.on_disk):
+            return self.layer_bytes[layer]
+        return self.compression.layer_bytes[layer]
+
+    def kept(self, layer: int) -> int:
+        """Bytes of host memory that a pinned layer takes."""
+        return self.slot(layer) if self.compression is None else self.compression.layer_bytes[layer]
 
     def slot(self, layer: int) -> int:
         return self.slot_bytes[layer] if self.slot_bytes else -(-self.layer_bytes[layer] // 4096) * 4096 + 8192
@@ -118,6 +144,7 @@ def _device_side(
         "embedding and head": shape.embedding_bytes,
         counted(len(resident), "resident layer"): sum(shape.layer_bytes[layer] for layer in resident),
         RING: SLOTS * slot,
+        "compressed bytes on their way": shape.compression.buffer_bytes if shape.compression and streamed else 0,
         "conversion of a streamed layer": shape.conversion_bytes if streamed else 0,
         counted(len(substituted), "substitute"): sum(shape.substitute_bytes[layer] for layer in substituted),
         "draft model": shape.draft_bytes,
@@ -138,7 +165,7 @@ def _host_side(
     for count in range(len(streamed), -1, -1):
         pinned = tuple(streamed[place] for place in spread(count, len(streamed)))
         host = {
-            counted(count, "pinned layer"): sum(shape.slot(layer) for layer in pinned),
+            counted(count, "pinned layer"): sum(shape.kept(layer) for layer in pinned),
             RING: ring if count < len(streamed) else 0,
         }
         if not count or not over(host, budgets.host):

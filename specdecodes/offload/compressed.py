@@ -29,8 +29,11 @@ from specdecodes.offload.files import WeightFiles
 from specdecodes.offload.layout import Block, LayerLayout
 from specdecodes.offload.store import ALIGNMENT, aligned_memory
 
-BLOCK_BYTES = 4 * 2**20
-"""Bytes of weights in a block: several are read and expanded at once, each in memory of its own."""
+BLOCK_BYTES = 16 * 2**20
+"""Bytes of weights in a block; smaller ones read slower."""
+
+READERS = 3
+"""Threads of a stream of compressed layers: while one expands, two read. Each has memory of its own for a block."""
 
 _MAGIC = b"SDLAYER1"
 _HEAD, _ENTRY = struct.Struct("<8sQII"), struct.Struct("<4Q")

@@ -12,7 +12,17 @@ from dataclasses import dataclass, replace
 
 from specdecodes.errors import BudgetError
 from specdecodes.offload.alternatives import NEARLY, Alternative, neighbours, other_rounds
-from specdecodes.offload.candidates import RING, SLOTS, Budgets, Candidate, ModelShape, candidates, counted, over
+from specdecodes.offload.candidates import (
+    RING,
+    SLOTS,
+    Budgets,
+    Candidate,
+    Compression,
+    ModelShape,
+    candidates,
+    counted,
+    over,
+)
 from specdecodes.offload.predict import Machine, Prediction, Step, StepTimes, Work, Workload, predict
 from specdecodes.units import format_bytes
 
@@ -38,6 +48,8 @@ class Placement:
     kernel: str = ""  # what substitutes run on; empty where the method has none
     notes: tuple[tuple[str, str, str], ...] = ()  # further rows of the table: what runs, what is measured or assumed
     rejected: tuple[Alternative, ...] = ()
+    compression: Compression | None = None  # None: what streams, streams as it is
+    whole_bytes: int = 0  # of the streamed layers when they have arrived
     basis: tuple[Work, Machine, Workload] | None = None  # of the prediction
 
     def unlocked(self, nbytes: int) -> Placement:
@@ -72,6 +84,10 @@ class Placement:
             source = f"disk: {self.storage or 'not probed'}" if self.tier == "disk" else "host RAM"
             part = f"streamed a pass: {len(self.streamed)} of {counted(layers, 'layer')}"
             rows.append((part, source, format_bytes(self.bytes_per_pass)))
+        if self.streamed and self.compression is not None:
+            c, share = self.compression, self.bytes_per_pass / self.whole_bytes
+            rate = f"{c.gbps:.3g} GB/s{'' if self.host_bytes else ' a core'} by {c.way}"
+            rows.append((f"compressed from {format_bytes(self.whole_bytes)}", f"{rate}, {c.source}", f"{share:.1%}"))
         return [*rows, *self._round_rows(), *self.notes]
 
     def _round_rows(self) -> list[tuple[str, str, str]]:
@@ -93,6 +109,8 @@ class Placement:
         """One line: what is resident, what streams from where, the expected speed."""
         layers = len(self.resident) + len(self.streamed)
         streams = f", {format_bytes(self.bytes_per_pass)} a pass from {self.tier}" if self.streamed else ""
+        if streams and self.compression is not None:
+            streams += f", compressed from {format_bytes(self.whole_bytes)}"
         speed = f"{self.predicted.tokens_per_second:.3g} tokens/s expected"
         total = format_bytes(sum(self.device_bytes.values()))
         return f"{len(self.resident)} of {layers} layers resident{streams}; {total} of {self.device_name}; {speed}"
@@ -138,7 +156,7 @@ def plan(
         host_slots=SLOTS if chosen.host.get(RING) else 0,
         device_bytes=chosen.device,
         host_bytes=chosen.host,
-        bytes_per_pass=sum(shape.layer_bytes[layer] for layer in chosen.streamed),
+        bytes_per_pass=work.link_bytes,
         predicted=best,
         device_name=_device_name(machine),
         budgets=budgets,
@@ -148,18 +166,24 @@ def plan(
         notes=(*notes, *_notes(machine, workload, kernel if chosen.substituted else "", kernel_note)),
         rejected=(*others, *other_rounds(work, machine, workload, best.levels)),
         basis=(work, machine, workload),
+        compression=shape.compression if chosen.streamed else None,
+        whole_bytes=sum(shape.layer_bytes[layer] for layer in chosen.streamed),
     )
 
 
 def _work(shape: ModelShape, candidate: Candidate, times: StepTimes) -> Work:
     """What `predict` needs to know of a candidate."""
-    layers = len(shape.layer_bytes)
+    layers, pinned = len(shape.layer_bytes), set(candidate.pinned)
+    arriving = {layer: shape.arriving(layer, pinned=layer in pinned) for layer in candidate.streamed}
+    whole = sum(shape.layer_bytes[layer] for layer in candidate.streamed)
+    expanded = sum(shape.layer_bytes[layer] for layer in arriving if arriving[layer] != shape.layer_bytes[layer])
     return Work(
         draft_step_s=times.draft_step(layers, len(candidate.substituted)),
         compute_s=times.target_pass(layers, len(candidate.streamed)),
-        disk_bytes=sum(shape.layer_bytes[layer] for layer in candidate.streamed if layer not in set(candidate.pinned)),
-        link_bytes=sum(shape.layer_bytes[layer] for layer in candidate.streamed),
-        ahead_bytes=candidate.device[RING],
+        disk_bytes=sum(size for layer, size in arriving.items() if layer not in pinned),
+        link_bytes=sum(arriving.values()),
+        ahead_bytes=candidate.device[RING] * sum(arriving.values()) // max(whole, 1),
+        expand_s=expanded / shape.compression.gbps / 1e9 if shape.compression else 0.0,
     )
 
 

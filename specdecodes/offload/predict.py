@@ -5,6 +5,7 @@
 Bytes that arrive in the ring while drafting are not waited for, so they leave the second term. Levels that are drafted
 while the pass waits cost nothing and lengthen the next proposal when all of this one is accepted. A round yields the
 accepted tokens and one more. The bound is what the link alone would allow: tokens a round * link / bytes a pass.
+Compressed bytes are fewer, and are expanded beside the link by the cores that compute, or by the accelerator.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ class Machine:
     host_gbps: float = 0.0
     round_seconds: float = 2e-3  # of a round beyond draft and pass: choosing tokens, text
     process_bytes: int = 0  # RAM of Python and torch, which no budget counts
+    cores: int = 1  # that may expand what is compressed; an accelerator counts as one
+    threads: int = 1  # that compute
 
     @property
     def has_accelerator(self) -> bool:
@@ -108,6 +111,7 @@ class Work:
     link_bytes: int  # arriving in a pass over the last link: from disk, or from the host to an accelerator
     ahead_bytes: int  # of those, at most this many arrive while drafting: the ring
     unlocked_bytes: int = 0  # of the link's: copied once more on the host, because the system locked no pages for them
+    expand_s: float = 0.0  # of one core, or of the accelerator, in a pass
 
 
 @dataclass(frozen=True)
@@ -136,14 +140,15 @@ def at_depth(work: Work, machine: Machine, workload: Workload, levels: int) -> P
     draft_step = work.draft_step_s if levels else 0.0
     stream = _stream_seconds(work, machine)
     ahead = min(levels * draft_step, stream * work.ahead_bytes / work.link_bytes) if work.link_bytes else 0.0
-    seconds = levels * draft_step + max(stream - ahead, work.compute_s) + machine.round_seconds
+    compute = _compute_seconds(work, machine)
+    seconds = levels * draft_step + max(stream - ahead, compute) + machine.round_seconds
     tokens = tokens_per_round(workload.acceptance, levels)
     return Prediction(
         link_gbps=work.link_bytes / stream / 1e9 if stream else 0.0,
         draft_step_s=draft_step,
         levels=levels,
         stream_s=stream,
-        compute_s=work.compute_s,
+        compute_s=compute,
         round_s=seconds,
         tokens_per_round=tokens,
         tokens_per_second=tokens / seconds,
@@ -168,11 +173,16 @@ def acceptance_of(tokens: float, levels: float) -> float:
 
 
 def _stream_seconds(work: Work, machine: Machine) -> float:
-    """Disk and accelerator link work at the same time; the slower sets the pace."""
+    """Disk, accelerator link and the cores that expand work at the same time; the slowest sets the pace."""
     from_disk = work.disk_bytes / (machine.disk_gbps * 1e9) if work.disk_bytes else 0.0
     copied = work.link_bytes + work.unlocked_bytes  # the copy on the host is about as fast as the link
     over_link = copied / (machine.host_gbps * 1e9) if machine.has_accelerator else 0.0
-    return max(from_disk, over_link)
+    return max(from_disk, over_link, work.expand_s / machine.cores)
+
+
+def _compute_seconds(work: Work, machine: Machine) -> float:
+    """Cores that a pass leaves alone expand for nothing; beyond those, both share what there is."""
+    return max(work.compute_s, (work.compute_s * machine.threads + work.expand_s) / machine.cores)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from run.main import run
 from specdecodes.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("run-test", "run-chat", "run-benchmark", "run-plan", "run-verify", "run-doctor")
+COMMANDS = ("run-test", "run-chat", "run-benchmark", "run-plan", "run-compress", "run-verify", "run-doctor")
 DEMO = "run.exp_offloading.subspec_sd_demo"
 
 

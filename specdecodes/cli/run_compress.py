@@ -1,0 +1,47 @@
+"""`run-compress`: a second, smaller copy of the layers that a plan streams from disk."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from specdecodes.cli.options import pipeline_command
+from specdecodes.errors import ConfigError
+
+if TYPE_CHECKING:
+    from specdecodes.config import Pipeline
+
+
+@pipeline_command()
+def run_compress(
+    pipeline: "Pipeline",
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove the compressed copies of every checkpoint instead.")
+    ] = False,
+) -> None:
+    """Write losslessly compressed copies of the layers that stream from disk; plans use them where that is faster."""
+    from specdecodes.config import override
+    from specdecodes.methods import plan_for
+    from specdecodes.methods.compression import ensure_layers, folder_of
+    from specdecodes.models.loading import open_checkpoint
+    from specdecodes.offload.compressed import clear
+    from specdecodes.units import format_bytes
+
+    console = Console(stderr=True)
+
+    def tell(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    if remove:
+        tell(f"{format_bytes(clear())} freed")
+        return
+    placement = plan_for(override(pipeline, "memory.compress", "on"))
+    layers = [layer for layer in placement.streamed if layer not in set(placement.pinned)]
+    if not layers:
+        raise ConfigError("nothing streams from disk in this plan, so there is nothing to compress; see run-plan.")
+    checkpoint = open_checkpoint(pipeline.target.model, pipeline.target.revision)
+    kept = ensure_layers(checkpoint, layers, tell)
+    whole = sum(span.nbytes for layer in layers for span in checkpoint.layer(layer).values())
+    size = sum(layer.nbytes for layer in kept.values())
+    sizes = f"{format_bytes(size)} for {format_bytes(whole)} ({size / whole:.1%})"
+    tell(f"{len(kept)} layers take {sizes} in {folder_of(checkpoint)}")
