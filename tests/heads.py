@@ -22,7 +22,8 @@ def fields_for(target: Path, kind: str, **fields: Any) -> dict[str, Any]:
     config = json.loads((target / "config.json").read_text())
     names = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "rms_norm_eps")
     base = {name: config[name] for name in (*names, "vocab_size")}
-    base |= {"architecture": kind, "head_dim": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    base |= {"architecture": kind, "head_dim": base["hidden_size"] // base["num_attention_heads"]}
+    base |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
     if kind == "eagle3":
         base |= {"draft_vocab_size": REDUCED, "target_layers": [1, 2, 4]}
     return base | fields

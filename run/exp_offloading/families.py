@@ -37,6 +37,12 @@ def ngram(base: Pipeline) -> Pipeline:
     return replace(base, method="ngram_sd", tree=replace(base.tree, depth=16))
 
 
+def eagle(base: Pipeline, head: str) -> Pipeline:
+    """`base`, drafted by an EAGLE head on its own hidden states."""
+    tree = replace(base.tree, width=10, depth=6)
+    return replace(base, method="eagle_sd", draft=Draft(head, temperature=1.0), tree=tree, warmup=3)
+
+
 def subspec(base: Pipeline, quant: str = "hqq4") -> Pipeline:
     """`base`, drafted by the target's own layers in 4 bits."""
     return replace(base, method="subspec_sd", draft=Draft(quant=quant, temperature=0.2), warmup=3)

@@ -117,7 +117,8 @@ def _layer_spec(fields: Mapping[str, Any], target: ModelSpec, where: str) -> Mod
     for name, wanted in (("hidden_size", target.hidden_size), ("vocab_size", target.vocab_size)):
         if fields[name] != wanted:
             raise CheckpointError(
-                f"{where}: {name} is {fields[name]} and the target's is {wanted}; this head is for another model."
+                f"{where}: {name} is {fields[name]} and the target's is {wanted}; this head is for another model, "
+                "which --model names."
             )
     taken = (*_SIZES, "num_key_value_heads", "head_dim", "rope_parameters", "hidden_act", "max_position_embeddings")
     config = LlamaConfig(num_hidden_layers=1, **{name: fields[name] for name in taken if name in fields})

@@ -58,6 +58,11 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     return Checkpoint(folder, spec, spans["model.embed_tokens.weight"].dtype, _eos_ids(folder, config), spans)
 
 
+def read_spec(model: str) -> ModelSpec:
+    """A model's spec from its config alone; nothing else is downloaded."""
+    return spec_of(_config(locate(model, patterns=("config.json",))))
+
+
 def locate(model: str, revision: str | None = None, patterns: Sequence[str] = _FILES) -> Path:
     """The folder of a local path or of a hub id (its files of `patterns` downloaded, or taken from the hub's cache)."""
     path = Path(model).expanduser()

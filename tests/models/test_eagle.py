@@ -116,7 +116,7 @@ def close(ours: Tensor, theirs: Tensor) -> bool:
     ids=["eagle", "biased", "eagle3"],
 )
 def test_the_forward_is_that_of_the_papers(kind, fields, tiny_checkpoint, tmp_path):
-    """22 rows in chunks of 16; then a tree, whose root is the last row that has the target's feature: what is below goes
+    """22 rows in chunks of 16; then a tree. Its root is the last row that has the target's feature: what is below goes
     on from what the head itself computed."""
     decoder, head, tensors = load(tiny_checkpoint(), write_head(tmp_path / "head", tiny_checkpoint(), kind, **fields))
     plain, runner = Plain(head, decoder, tensors, head.spec.norm_eps), runner_of(head)

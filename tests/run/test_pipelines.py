@@ -8,16 +8,20 @@ from pathlib import Path
 import pytest
 
 from specdecodes import pipelines
+from specdecodes.config import override
 from specdecodes.errors import ConfigError
+from tests.heads import write_head
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ("vanilla", "ngram_sd", "classic_sd", "subspec_sd")
 SHARED = {"run.exp_shared.share_sd_demo", "run.exp_shared.share_sd_llama2_7b"}
 MODELS = ("demo", "llama_8b", "qwen_7b", "qwen_14b", "qwen_32b")
+EAGLE_MODELS = ("demo", "llama_8b", "qwen_7b")  # those that have a head
 
 
 def test_all_published_experiments_are_there():
     offloading = {f"{method}_{model}" for method in (*METHODS, "subspec_sd_higgs") for model in MODELS}
+    offloading |= {f"eagle_sd_{model}" for model in EAGLE_MODELS}
     assert {f"run.exp_offloading.{name}" for name in offloading} | SHARED <= set(pipelines.shipped())
 
 
@@ -25,7 +29,7 @@ def test_all_published_experiments_are_there():
 def test_a_pipeline_is_what_its_name_says(name: str):
     pipeline = pipelines.load(name)
     assert name.rpartition(".")[2].startswith(pipeline.method)
-    assert (pipeline.draft.model is not None) == (pipeline.method == "classic_sd")
+    assert (pipeline.draft.model is not None) == (pipeline.method in ("classic_sd", "eagle_sd"))
     assert pipeline.memory.device_bytes
     assert pipeline.target.dtype == "auto"
     assert pipeline.exact is None, "exact mode follows from streaming"
@@ -33,7 +37,8 @@ def test_a_pipeline_is_what_its_name_says(name: str):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_methods_are_compared_on_one_target_and_one_budget(model: str):
-    rivals = [pipelines.load(f"run.exp_offloading.{method}_{model}") for method in METHODS]
+    methods = (*METHODS, "eagle_sd") if model in EAGLE_MODELS else METHODS
+    rivals = [pipelines.load(f"run.exp_offloading.{method}_{model}") for method in methods]
     assert len({(p.target, p.memory, p.max_length, p.sampling, p.seed) for p in rivals}) == 1
     assert len({p.tree.nodes for p in rivals}) == 1, "exact mode computes every pass at this width"
 
@@ -50,6 +55,9 @@ def test_published_settings():
     classic = pipelines.load("run.exp_offloading.classic_sd_llama_8b")
     assert (classic.tree.width, classic.tree.depth, classic.draft.temperature) == (6, 32, 1.0)
     assert classic.draft.model == "meta-llama/Llama-3.2-1B-Instruct"
+    head = pipelines.load("run.exp_offloading.eagle_sd_qwen_7b")
+    assert (head.tree.width, head.tree.depth, head.draft.temperature) == (10, 6, 1.0)
+    assert head.draft.model == "leptonai/EAGLE-Qwen2.5-7B-Instruct"
 
 
 def test_the_demo_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -82,10 +90,14 @@ def test_a_module_without_a_pipeline_is_refused():
         pipelines.load("run.exp_offloading.families")
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_demo_streams_within_its_budget(method: str):
+@pytest.mark.parametrize("method", (*METHODS, "eagle_sd"))
+def test_the_demo_streams_within_its_budget(method: str, tmp_path: Path):
     from specdecodes.methods import plan_for
 
-    placement = plan_for(pipelines.load(f"run.exp_offloading.{method}_demo"))
+    pipeline = pipelines.load(f"run.exp_offloading.{method}_demo")
+    if method == "eagle_sd":  # with a head made here, of the size of a real one
+        head = write_head(tmp_path / "head", Path(pipeline.target.model))
+        pipeline = override(pipeline, "draft.model", str(head))
+    placement = plan_for(pipeline)
     assert placement.streamed
     assert sum(placement.device_bytes.values()) <= placement.budgets.device
