@@ -1,5 +1,5 @@
 # A Python with the pinned requirements, for the scripts that source this file:
-#     use_environment run|dev     # sets PYTHON_BIN
+#     use_environment run|dev|train     # sets PYTHON_BIN
 # An active virtual environment is used as it is. Otherwise .venv is made on first use; a stamp with the text of the
 # requirement files tells later starts that nothing is left to do, and an interrupted installation goes on. Everything said
 # here goes to stderr. Set PYTHON=/path/to/python to choose the interpreter that .venv is made with.
@@ -17,7 +17,8 @@ fail() {
 
 use_environment() {
     local needs=(torch transformers safetensors tokenizers huggingface_hub jinja2 numpy psutil rich tqdm typer)
-    [[ $1 == run ]] || needs+=(pytest xdist ruff mypy)
+    if [[ $1 == dev ]]; then needs+=(pytest xdist ruff mypy); fi
+    if [[ $1 == train ]]; then needs+=(accelerate); fi
     if [[ -n ${VIRTUAL_ENV:-} ]]; then
         PYTHON_BIN=$VIRTUAL_ENV/bin/python
         [[ -x $PYTHON_BIN ]] || fail "VIRTUAL_ENV is $VIRTUAL_ENV, which holds no bin/python; unset it or make it anew."
@@ -30,7 +31,7 @@ use_environment() {
 
 check_active() {
     local file=requirements.txt missing
-    [[ $1 == run ]] || file=requirements-dev.txt
+    [[ $1 == run ]] || file=requirements-$1.txt
     missing=$("$PYTHON_BIN" -c '
 import importlib.util, sys
 print(*(name for name in sys.argv[1:] if importlib.util.find_spec(name) is None))' "${@:2}") ||
@@ -43,7 +44,7 @@ has_nvidia() { [[ -e /proc/driver/nvidia/version ]] || command -v nvidia-smi >/d
 
 requirement_files() {
     echo "$ROOT/requirements.txt"
-    if [[ $1 == dev ]]; then echo "$ROOT/requirements-dev.txt"; fi
+    if [[ $1 != run ]]; then echo "$ROOT/requirements-$1.txt"; fi
     if has_nvidia; then echo "$ROOT/requirements-gpu.txt"; fi
 }
 

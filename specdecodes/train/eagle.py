@@ -156,7 +156,9 @@ class _Run:
 
     def to_the_end(self, note: Note) -> HeadReport:
         plan, main = self.plan, self.accelerator.is_main_process
-        resumed = self.checkpoints.load(asdict(plan))
+        resumed = self.checkpoints.load(
+            {**asdict(plan), "data": self.stored.settings, "conversations": len(self.stored)}
+        )
         quiet: Note = note if main else lambda text: None
         curve = Curve(plan.run, self.progress.step, quiet) if main else None
         if resumed:

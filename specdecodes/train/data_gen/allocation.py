@@ -28,6 +28,8 @@ from specdecodes.methods import vanilla
 from specdecodes.methods.assembly import LoadedTarget, Progress, load_target
 from specdecodes.methods.site import Site
 from specdecodes.models.eagle import ARCHITECTURES, EAGLE, EAGLE3
+from specdecodes.models.loading import Checkpoint
+from specdecodes.offload.store import load_tensor
 from specdecodes.train.data_gen.conversations import BadRow, Conversation, read_conversations
 from specdecodes.train.data_gen.features import FeatureReader
 from specdecodes.train.data_gen.mask import MaskedTokens, UnmaskableError, masked
@@ -104,6 +106,7 @@ def _settings(plan: Allocation, target: LoadedTarget) -> dict[str, Any]:
     template = target.tokenizer.chat_template or ""
     return {
         "target": plan.target,
+        "weights_sha256": _fingerprint(target.site.checkpoint),
         "dtype": str(target.site.dtype).removeprefix("torch."),
         "data": plan.data,
         "split": plan.split,
@@ -114,6 +117,12 @@ def _settings(plan: Allocation, target: LoadedTarget) -> dict[str, Any]:
         "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest(),
         "max_length": plan.max_length,
     }
+
+
+def _fingerprint(checkpoint: Checkpoint) -> str:
+    """Of a small tensor that every training changes: data of an older target is not mixed with a newer one's."""
+    norm = load_tensor(checkpoint.spans["model.norm.weight"])
+    return hashlib.sha256(norm.float().numpy().tobytes()).hexdigest()
 
 
 def _fill(plan: Allocation, target: LoadedTarget, writer: ShardWriter, reader: FeatureReader) -> None:

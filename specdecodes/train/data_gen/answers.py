@@ -50,6 +50,7 @@ def write_answers(plan: AnswerPlan) -> None:
     folder = locate(plan.target)
     tokenizer = load_tokenizer(folder)
     tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device).eval()
     starts = range(done - done % plan.batch_size, len(openings), plan.batch_size)
@@ -87,7 +88,11 @@ def _generate(plan: AnswerPlan, model: Any, tokenizer: Any, chats: Sequence[list
     ).to(model.device)
     chosen = {"do_sample": True, "temperature": plan.temperature} if sampled else {"do_sample": False}
     tokens = model.generate(
-        **encoded, max_new_tokens=plan.max_tokens, repetition_penalty=plan.repetition_penalty, **chosen
+        **encoded,
+        max_new_tokens=plan.max_tokens,
+        repetition_penalty=plan.repetition_penalty,
+        pad_token_id=tokenizer.pad_token_id,
+        **chosen,
     )
     answers = tokenizer.batch_decode(tokens[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
     return [answer.strip() for answer in answers]

@@ -210,4 +210,6 @@ def _agree(folder: Path, settings: dict[str, Any]) -> None:
     changed = [key for key in sorted(found.keys() | wanted.keys()) if found.get(key) != wanted.get(key)]
     if changed:
         listed = "; ".join(f"{key} was {found.get(key)!r} and is {wanted.get(key)!r}" for key in changed)
-        raise ConfigError(f"{folder} holds data made with other settings: {listed}. Choose another --outdir.")
+        raise ConfigError(
+            f"{folder} holds data made with other settings: {listed}. Choose another folder, or remove it."
+        )
