@@ -4,7 +4,9 @@
 // sum needs no correction: y = sum over groups of step * (scale * sum(code * level) + offset * sum(level)).
 // Every variant reads the same layout and sums the same integers; they differ in the order of float sums at most.
 //
-// packed [out / 16][in / 8][16][4]: byte i of output n holds the codes of inputs i (low half) and 4 + i (high half).
+// packed [out / 64][in / 8][4][16][4]: of four blocks of 16 outputs (the last unit may have fewer), for eight inputs at a
+// time, byte i of output n holds the codes of inputs i (low half) and 4 + i (high half). Read in order: four streams
+// side by side keep the processor from fetching ahead.
 // scale, offset [out / 16][groups][16] fp16. x [rows][in], y [rows][out] float. A group is a multiple of 8 inputs.
 
 #include <algorithm>
@@ -23,8 +25,8 @@
 namespace {
 
 constexpr int64_t LANES = 16;           // outputs of a block: one vector of 32-bit sums
-constexpr int64_t UNIT = 4;             // blocks handed to a thread together
-constexpr int64_t ROWS = 8;             // rows that share one pass over a block
+constexpr int64_t UNIT = 4;             // blocks that lie side by side, and are handed to a thread together
+constexpr int64_t ROWS = 8;             // rows that share one pass over a unit
 constexpr int64_t WORTH_THREADS = 65536;  // weights
 
 enum Variant { BEST = 0, PLAIN = 1, WITH_AVX2 = 2, WITH_VNNI = 3 };
@@ -39,7 +41,12 @@ struct Product {
   float *step, *sum;  // [rows][groups]; sum is step times the sum of the group's levels
 
   const int8_t* level(int64_t row, int64_t k) const { return levels + row * in + k; }
-  const uint8_t* codes(int64_t block) const { return packed + block * in * (LANES / 2); }
+  int64_t first(int64_t block) const { return block - block % UNIT; }
+  // From the codes of eight inputs of a block to those of the next eight.
+  int64_t stride(int64_t block) const { return std::min(UNIT, out / LANES - first(block)) * LANES * 4; }
+  const uint8_t* codes(int64_t block) const {
+    return packed + first(block) * in * (LANES / 2) + (block - first(block)) * LANES * 4;
+  }
   int64_t scales(int64_t block, int64_t g) const { return (block * groups + g) * LANES; }
 };
 
@@ -78,7 +85,7 @@ void plain_block(const Product& p, int64_t block, int64_t row) {
   for (int64_t g = 0; g < p.groups; ++g) {
     int32_t acc[LANES] = {0};
     for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 8) {
-      const uint8_t* w = p.codes(block) + k * (LANES / 2);
+      const uint8_t* w = p.codes(block) + k / 8 * p.stride(block);
       const int8_t* a = p.level(row, k);
       for (int64_t n = 0; n < LANES; ++n)
         for (int64_t i = 0; i < 4; ++i) acc[n] += (w[n * 4 + i] & 15) * a[i] + (w[n * 4 + i] >> 4) * a[4 + i];
@@ -112,13 +119,14 @@ VNNI void vnni_round(const Product& p, int64_t i) { round_group(p, i); }
 template <int M>
 AVX2 void avx2_half(const Product& p, int64_t block, int64_t half, int64_t row) {
   const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+  const int64_t stride = p.stride(block);
   const uint8_t* w = p.codes(block) + half * 32;
   __m256 total[M];
   UNROLL for (int m = 0; m < M; ++m) total[m] = _mm256_setzero_ps();
   for (int64_t g = 0; g < p.groups; ++g) {
     __m256i acc[M];
     UNROLL for (int m = 0; m < M; ++m) acc[m] = _mm256_setzero_si256();
-    for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 8, w += 64) {
+    for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 8, w += stride) {
       const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
       const __m256i w0 = _mm256_and_si256(both, low), w1 = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
       UNROLL for (int m = 0; m < M; ++m) {
@@ -152,12 +160,25 @@ void avx2_unit(const Product& p, int64_t first, int64_t end) {
     }
 }
 
-// M rows of N blocks. Few rows take several blocks at once, so that enough independent sums are under way.
+// Adds the integer sums of group `g` to the totals of M rows of a block.
+template <int M>
+VNNI inline void vnni_scale(const Product& p, int64_t block, int64_t g, int64_t row, const __m512i* acc, __m512* total) {
+  const int64_t at = p.scales(block, g);
+  const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.scale + at)));
+  const __m512 offset = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.offset + at)));
+  UNROLL for (int m = 0; m < M; ++m) {
+    const int64_t of_row = (row + m) * p.groups + g;
+    const __m512 dot = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[m]), _mm512_set1_ps(p.step[of_row]));
+    total[m] = _mm512_fmadd_ps(dot, scale, _mm512_fmadd_ps(_mm512_set1_ps(p.sum[of_row]), offset, total[m]));
+  }
+}
+
+// M rows of N blocks, so that enough independent sums are under way.
 template <int M, int N>
 VNNI void vnni_tile(const Product& p, int64_t block, int64_t row) {
   constexpr int SUMS = M * N < 8 ? 2 : 1;  // two sums per output where one alone would wait for itself
   const __m512i low = _mm512_set1_epi8(15);
-  const int64_t next_block = p.in * (LANES / 2);
+  const int64_t stride = p.stride(block);
   const uint8_t* w = p.codes(block);
   __m512 total[N][M];
   UNROLL for (int n = 0; n < N; ++n) UNROLL for (int m = 0; m < M; ++m) total[n][m] = _mm512_setzero_ps();
@@ -165,14 +186,14 @@ VNNI void vnni_tile(const Product& p, int64_t block, int64_t row) {
     __m512i acc[SUMS][N][M];
     UNROLL for (int s = 0; s < SUMS; ++s) UNROLL for (int n = 0; n < N; ++n)
       UNROLL for (int m = 0; m < M; ++m) acc[s][n][m] = _mm512_setzero_si512();
-    for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 8, w += 64) {
+    for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 8, w += stride) {
       __m512i a0[M], a1[M];
       UNROLL for (int m = 0; m < M; ++m) {
         a0[m] = _mm512_set1_epi32(four(p.level(row + m, k)));
         a1[m] = _mm512_set1_epi32(four(p.level(row + m, k + 4)));
       }
       UNROLL for (int n = 0; n < N; ++n) {
-        const __m512i both = _mm512_loadu_si512(w + n * next_block);
+        const __m512i both = _mm512_loadu_si512(w + n * LANES * 4);
         const __m512i w0 = _mm512_and_si512(both, low), w1 = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
         UNROLL for (int m = 0; m < M; ++m) {
           acc[0][n][m] = _mm512_dpbusd_epi32(acc[0][n][m], w0, a0[m]);
@@ -181,40 +202,70 @@ VNNI void vnni_tile(const Product& p, int64_t block, int64_t row) {
       }
     }
     UNROLL for (int n = 0; n < N; ++n) {
-      const int64_t at = p.scales(block + n, g);
-      const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.scale + at)));
-      const __m512 offset = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.offset + at)));
-      UNROLL for (int m = 0; m < M; ++m) {
-        const int64_t of_row = (row + m) * p.groups + g;
-        const __m512i whole = SUMS == 2 ? _mm512_add_epi32(acc[0][n][m], acc[SUMS - 1][n][m]) : acc[0][n][m];
-        const __m512 dot = _mm512_mul_ps(_mm512_cvtepi32_ps(whole), _mm512_set1_ps(p.step[of_row]));
-        total[n][m] = _mm512_fmadd_ps(dot, scale, _mm512_fmadd_ps(_mm512_set1_ps(p.sum[of_row]), offset, total[n][m]));
-      }
+      __m512i whole[M];
+      UNROLL for (int m = 0; m < M; ++m)
+        whole[m] = SUMS == 2 ? _mm512_add_epi32(acc[0][n][m], acc[SUMS - 1][n][m]) : acc[0][n][m];
+      vnni_scale<M>(p, block + n, g, row, whole, total[n]);
     }
   }
   UNROLL for (int n = 0; n < N; ++n) UNROLL for (int m = 0; m < M; ++m)
     _mm512_storeu_ps(p.y + (row + m) * p.out + (block + n) * LANES, total[n][m]);
 }
 
+// M rows of a whole unit, too many for the registers: group by group, the totals waiting in the first cache.
+template <int M>
+VNNI void vnni_wide(const Product& p, int64_t block, int64_t row) {
+  constexpr int64_t AHEAD = 2048;  // bytes: the next group
+  const __m512i low = _mm512_set1_epi8(15);
+  const int64_t stride = p.stride(block);
+  const uint8_t* w = p.codes(block);
+  __m512 total[UNIT][M];
+  for (int n = 0; n < UNIT; ++n) UNROLL for (int m = 0; m < M; ++m) total[n][m] = _mm512_setzero_ps();
+  for (int64_t g = 0; g < p.groups; ++g, w += p.group / 8 * stride)
+    for (int n = 0; n < UNIT; ++n) {
+      const uint8_t* v = w + n * LANES * 4;
+      __m512i acc[M];
+      UNROLL for (int m = 0; m < M; ++m) acc[m] = _mm512_setzero_si512();
+      for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 8, v += stride) {
+        const __m512i both = _mm512_loadu_si512(v);
+        _mm_prefetch(reinterpret_cast<const char*>(v + AHEAD), _MM_HINT_T0);
+        const __m512i w0 = _mm512_and_si512(both, low), w1 = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+        UNROLL for (int m = 0; m < M; ++m) {
+          acc[m] = _mm512_dpbusd_epi32(acc[m], w0, _mm512_set1_epi32(four(p.level(row + m, k))));
+          acc[m] = _mm512_dpbusd_epi32(acc[m], w1, _mm512_set1_epi32(four(p.level(row + m, k + 4))));
+        }
+      }
+      vnni_scale<M>(p, block + n, g, row, acc, total[n]);
+    }
+  for (int n = 0; n < UNIT; ++n) UNROLL for (int m = 0; m < M; ++m)
+    _mm512_storeu_ps(p.y + (row + m) * p.out + (block + n) * LANES, total[n][m]);
+}
+
 template <int M>
 void vnni_rows(const Product& p, int64_t first, int64_t end, int64_t row) {
-  constexpr int N = M <= 4 ? int(UNIT) : 1;
-  int64_t block = first;
-  for (; block + N <= end; block += N) vnni_tile<M, N>(p, block, row);
-  for (; block < end; ++block) vnni_tile<M, 1>(p, block, row);
+  if (end - first < UNIT) {
+    for (int64_t block = first; block < end; ++block) vnni_tile<M, 1>(p, block, row);
+  } else if constexpr (M <= 4) {
+    vnni_tile<M, int(UNIT)>(p, first, row);
+  } else {
+    vnni_wide<M>(p, first, row);
+  }
 }
 
 void vnni_unit(const Product& p, int64_t first, int64_t end) {
-  for (int64_t row = 0; row < p.rows; row += ROWS) switch (std::min(ROWS, p.rows - row)) {
+  for (int64_t row = 0; row < p.rows;) {
+    int64_t take = std::min(ROWS, p.rows - row);
+    if (take == 5 || take == 6) take = 4;  // two passes over a unit that the second cache holds are faster
+    switch (take) {
       case 1: vnni_rows<1>(p, first, end, row); break;
       case 2: vnni_rows<2>(p, first, end, row); break;
       case 3: vnni_rows<3>(p, first, end, row); break;
       case 4: vnni_rows<4>(p, first, end, row); break;
-      case 5: vnni_rows<5>(p, first, end, row); break;
-      case 6: vnni_rows<6>(p, first, end, row); break;
       case 7: vnni_rows<7>(p, first, end, row); break;
       default: vnni_rows<8>(p, first, end, row);
     }
+    row += take;
+  }
 }
 
 #endif

@@ -23,6 +23,7 @@ from specdecodes.quant.codes import Codes
 from specdecodes.quant.parallel import Workers, workers
 
 LANES = 16  # output features of a block; the rest of the last one is padding
+UNIT = 4  # blocks that lie side by side
 VARIANTS = {1: "plain C++", 2: "AVX2", 3: "AVX512-VNNI"}
 PLAIN = 1
 
@@ -64,7 +65,7 @@ def support() -> Support:
 
 @torch.library.impl("specdecodes::w4a8_matmul", "CPU")
 def _matmul(x: Tensor, packed: Tensor, scale: Tensor, offset: Tensor, variant: int) -> Tensor:
-    """x [n, in] float32, contiguous; packed [blocks, in / 8, 16, 4]; scale, offset [blocks, groups, 16] fp16."""
+    """x [n, in] float32, contiguous; packed [out * in / 2]; scale, offset [blocks, groups, 16] fp16."""
     rows, width = x.shape
     blocks, groups, _ = scale.shape
     y = x.new_empty(rows, blocks * LANES)
@@ -82,7 +83,7 @@ def _matmul_shape(x: Tensor, packed: Tensor, scale: Tensor, offset: Tensor, vari
 class W4A8Linear(nn.Module):
     """A linear on 4-bit weights and 8-bit activations for the CPU. Buffers are plain tensors.
 
-    packed: [blocks, in / 8, 16, 4] uint8. scale, offset: [blocks, groups, 16] fp16. bias: [out] or None.
+    packed: [out * in / 2] uint8, in the order that w4a8.cpp tells. scale, offset: [blocks, groups, 16] fp16. bias: [out] or None.
     `variant` asks for one of VARIANTS, which the processor must have; None takes its best.
     """
 
@@ -127,7 +128,7 @@ def w4a8_bytes(out_features: int, in_features: int, group: int) -> int:
 
 
 def _pack(codes: Codes, pool: Workers) -> Tensor:
-    """[blocks, in / 8, 16, 4] uint8, made by blocks of rows."""
+    """[out * in / 2] uint8, made by blocks of rows."""
 
     def pack(rows: slice) -> Tensor:
         block = codes.codes(rows)
@@ -135,7 +136,8 @@ def _pack(codes: Codes, pool: Workers) -> Tensor:
         parts = F.pad(block, (0, 0, 0, -len(block) % LANES)).view(-1, LANES, block.shape[1] // 8, 2, 4)
         return (parts[..., 0, :] | parts[..., 1, :] << 4).transpose(1, 2).contiguous()
 
-    return torch.cat(pool.map(pack, codes.row_blocks()))
+    blocks = torch.cat(pool.map(pack, codes.row_blocks()))  # [blocks, in / 8, 16, 4]
+    return torch.cat([unit.transpose(0, 1).flatten() for unit in blocks.split(UNIT)])
 
 
 def _by_block(values: Tensor) -> Tensor:
