@@ -1,151 +1,252 @@
-"""Plain streamed decoding beside two peers, each in a memory cgroup of the same size, cold page cache, alternating.
+"""One model, one memory budget, one clock: this project beside Transformers with accelerate and llama.cpp; one table.
 
-    python benchmarks/peers.py --model DIR --cap 1GB --out assets/results/NAME.json [--llama-python PYTHON --gguf FILE]
+    python benchmarks/peers.py --model DIR --draft-model DIR --cap 2GiB --out assets/results/NAME.json \\
+        [--gguf BF16.gguf --llama-python PYTHON] [--arms vanilla,subspec] [--rounds 2]
+    python benchmarks/peers.py --resident --model DIR --draft-model DIR --out assets/results/NAME.json [...]
 
-Arms: this project (`vanilla`, streamed), Transformers with accelerate's disk offload, and llama.cpp on a BF16 GGUF
-through mmap (needs llama-cpp-python in the interpreter named; `benchmarks/to_gguf.py` writes the file). Every arm
-decodes the same prompt tokens greedily, one token a step; the first step is left out. Needs root: the cgroup limits
-the page cache too, and caches are dropped before every run. The disk's own speed is read before each arm.
+Every arm answers the same prompts, token ids of the same checkpoint, greedily, in a process of its own; arms alternate,
+round after round. Where a control group can be had (Linux, root), each process has the cap's memory, page cache
+included, and finds the cache empty; else the receipt says that there was no cap. Of the cap, `--reserve` is for Python
+and torch, which no budget counts. A GPU's memory is capped by the budget alone. The clock of an answer starts with its
+first token. `--resident` gives every arm all memory there is. An arm that cannot run is listed with the reason; Ctrl-C
+keeps what was measured, and so does every finished arm.
+
+Time: on two cores and a 3 GB model about 20 minutes a round, resident 1.2 GB about 6; `--arms` and `--rounds` choose.
+The GGUF is written by `benchmarks/to_gguf.py`; its Q4_K_M copy is made beside it when there is none.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
 
+import torch
+from transformers import AutoTokenizer
+
+from benchmarks.arms.job import Job
+from benchmarks.capped import Cap, drop_caches
+from benchmarks.peer_table import (
+    ARMS,
+    RESIDENT,
+    SIDES,
+    STREAMED,
+    figures,
+    markdown,
+    obstacle,
+    python_of,
+    q4_of,
+    summary,
+    tree_of,
+)
 from specdecodes.benchmark.environment import describe
+from specdecodes.benchmark.mt_bench import BUNDLED
+from specdecodes.benchmark.sources import question, read_samples
 from specdecodes.offload.store import measure_read, probe, read_index
 from specdecodes.units import parse_bytes
 
-CGROUP = Path("/sys/fs/cgroup/memory/specdecodes-peers")
-PROMPT = [1, *range(300, 330)]  # any tokens will do: what is timed does not depend on them
-
-OURS = """
-import json, sys, time
-from specdecodes.config import Memory, Pipeline, Target
-from specdecodes.methods import build
-from specdecodes.sampling import SamplingParams
-folder, tokens, budget, prompt = sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
-pipeline = Pipeline("vanilla", Target(folder), memory=Memory(budget), max_length=256)
-with build(pipeline, progress=lambda text: None) as made:
-    params = SamplingParams(max_tokens=tokens, ignore_eos=True)
-    made.generate(prompt, SamplingParams(max_tokens=2, ignore_eos=True))  # compiles
-    times = [time.perf_counter() for chunk in made.stream(prompt, params) if chunk.tokens]
-print(json.dumps([b - a for a, b in zip(times, times[1:])]))
-"""
-
-TRANSFORMERS = """
-import json, sys, tempfile, time, torch
-from transformers import AutoConfig, AutoModelForCausalLM
-folder, tokens, budget, prompt = sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
-layers = AutoConfig.from_pretrained(folder).num_hidden_layers
-places = {f"model.layers.{i}": "disk" for i in range(layers)}
-places |= {name: "cpu" for name in ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")}
-model = AutoModelForCausalLM.from_pretrained(
-    folder, dtype=torch.bfloat16, device_map=places, offload_folder=tempfile.mkdtemp(dir=sys.argv[5]))
-times, ids, cache = [], torch.tensor([prompt]), None
-with torch.no_grad():
-    for _ in range(tokens):
-        out = model(input_ids=ids, past_key_values=cache, use_cache=True)
-        ids, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
-        times.append(time.perf_counter())
-print(json.dumps([b - a for a, b in zip(times, times[1:])]))
-"""
-
-LLAMA_CPP = """
-import json, sys, time
-from llama_cpp import Llama
-path, tokens, budget, prompt = sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
-model = Llama(path, n_ctx=256, n_threads=2, n_threads_batch=2, use_mmap=True, verbose=False, logits_all=False)
-times, step = [], prompt
-for _ in range(tokens):
-    model.eval(step)
-    step = [int(model.scores[model.n_tokens - 1].argmax()) if model.scores.shape[0] >= model.n_tokens else 300]
-    times.append(time.perf_counter())
-print(json.dumps([b - a for a, b in zip(times, times[1:])]))
-"""
+HERE = Path(__file__).resolve().parent
 
 
-def main() -> None:
+def main() -> int:
     arguments = _arguments()
-    paths = sorted({span.path for span in read_index(arguments.model).values()})
-    direct = probe(paths[0]).direct
-    arms = {
-        "specdecodes": (sys.executable, OURS, arguments.model),
-        "transformers": (sys.executable, TRANSFORMERS, arguments.model),
-    }
-    if arguments.gguf:
-        arms["llama.cpp"] = (arguments.llama_python, LLAMA_CPP, arguments.gguf)
-    rounds: list[dict[str, Any]] = []
-    for number in range(arguments.rounds):
-        row: dict[str, Any] = {}
-        for name, (python, script, model) in arms.items():
-            disk = measure_read(paths, direct=direct, max_bytes=512 * 10**6)
-            seconds = in_cgroup(python, script, str(model), arguments)
-            row[name] = {"disk_gbps": disk, "seconds_per_token": statistics.median(seconds), "steps": seconds}
-            print(
-                f"round {number}: {name} {row[name]['seconds_per_token']:.2f} s/token, disk {disk:.2f} GB/s", flush=True
-            )
-        rounds.append(row)
-    base = "specdecodes"
-    medians = {name: statistics.median(row[name]["seconds_per_token"] for row in rounds) for name in arms}
-    ratios = {
-        name: statistics.median(row[name]["seconds_per_token"] / row[base]["seconds_per_token"] for row in rounds)
-        for name in arms
-    }
-    receipt = {
-        "cap_bytes": parse_bytes(arguments.cap),
-        "seconds_per_token": medians,
-        "times_as_fast_as": ratios,
-        "rounds": rounds,
-        "command": " ".join(["python", *sys.argv]),
-        "environment": describe(),
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(receipt, indent=1) + "\n")
-    print(json.dumps({"seconds_per_token": medians, "times_as_fast_as": ratios}, indent=1))
+    known = [name for name, arm in ARMS.items() if where_of(arguments) in arm.where]
+    asked = arguments.arms.split(",") if arguments.arms else known
+    if unknown := sorted(set(asked) - set(known)):
+        print(f"error: no such arm here: {', '.join(unknown)}; there are {', '.join(known)}.", file=sys.stderr)
+        return 2
+    left_out = {name: reason for name in asked if (reason := obstacle(name, arguments))}
+    for name, reason in left_out.items():
+        print(f"{name}: left out, {reason}", flush=True)
+    return compare(arguments, [name for name in asked if name not in left_out], left_out)
+
+
+def where_of(arguments: argparse.Namespace) -> str:
+    return RESIDENT if arguments.resident else STREAMED
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="a checkpoint folder")
-    parser.add_argument("--cap", required=True, help="memory limit of every arm, page cache included, like 1GB")
-    parser.add_argument("--device-memory", help="budget of our arm; half the cap when not given")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=6)
+    parser.add_argument("--draft-model", type=Path, help="a small one of the same tokenizer: classic and assisted arms")
+    parser.add_argument("--gguf", type=Path, help="the model for llama.cpp, in BF16")
     parser.add_argument("--llama-python", default=sys.executable, help="interpreter that has llama-cpp-python")
-    parser.add_argument("--gguf", type=Path, help="adds the llama.cpp arm")
-    parser.add_argument("--out", type=Path, required=True, help="the receipt, a JSON file")
+    parser.add_argument("--cap", help="memory of every arm, like 2GiB; needed unless --resident")
+    parser.add_argument("--reserve", default="600MB", help="of the cap, for Python and torch (default: 600MB)")
+    parser.add_argument("--resident", action="store_true", help="the model fits: no cap, no streaming")
+    parser.add_argument("--arms", help=f"some of: {', '.join(ARMS)}")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of every arm, in turn (default: 2)")
+    parser.add_argument("--prompts", type=int, default=2, help="answers of an arm in a round (default: 2)")
+    parser.add_argument("--tokens", type=int, default=48, help="an answer's, of arms that draft (default: 48)")
+    parser.add_argument("--plain-tokens", type=int, default=8, help="an answer's, of all other arms (default: 8)")
+    parser.add_argument("--repetition-penalty", type=float, default=1.2, help="keeps a small model out of loops")
+    parser.add_argument("--max-length", type=int, default=1024, help="of prompt and answer (default: 1024)")
+    parser.add_argument("--limit-minutes", type=float, default=15.0, help="an arm that runs longer is stopped")
+    parser.add_argument("--out", type=Path, required=True, help="the receipt, a JSON file; the table is beside it")
     arguments = parser.parse_args()
-    arguments.device_memory = arguments.device_memory or str(parse_bytes(arguments.cap) // 2)
+    arguments.python = sys.executable
+    if not (arguments.cap or arguments.resident):
+        parser.error("--cap is needed, unless the model is to be --resident")
     return arguments
 
 
-def in_cgroup(python: str, script: str, model: str, arguments: argparse.Namespace) -> list[float]:
-    """Seconds of each step after the first, run by `script` in a fresh, capped, cold process."""
-    CGROUP.mkdir(exist_ok=True)
-    (CGROUP / "memory.limit_in_bytes").write_text(str(parse_bytes(arguments.cap)))
-    os.sync()
-    Path("/proc/sys/vm/drop_caches").write_text("3")
-    enter = f'echo $$ > {CGROUP}/cgroup.procs; exec "$@"'
-    scratch = str(arguments.out.parent)
-    options = [model, str(arguments.tokens), arguments.device_memory, json.dumps(PROMPT), scratch]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(
-        ["bash", "-c", enter, "bash", python, "-c", script, *options], capture_output=True, text=True, env=environment
+def compare(arguments: argparse.Namespace, arms: list[str], left_out: dict[str, str]) -> int:
+    """Runs the arms in turn; writes receipt and table after every one. 1 when an arm failed, 130 after Ctrl-C."""
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    cap = None if arguments.resident else Cap.find()
+    receipt = Receipt(arguments, left_out, [] if arguments.resident else doubts(cap))
+    paths = sorted({span.path for span in read_index(arguments.model).values()})
+    direct, prompts = probe(paths[0]).direct, prompts_of(arguments)
+    code = 0
+    try:
+        for number in range(arguments.rounds):
+            for arm in arms:
+                disk = measure_read(paths, direct=direct, max_bytes=512 * 10**6)
+                result = run_arm(arm, job_of(arm, arguments, prompts), arguments, cap)
+                receipt.add({"arm": arm, "round": number, "disk_gbps": disk, **result})
+                print(f"round {number + 1}: {arm}: {in_words(result)}, {result['seconds']:.0f} s", flush=True)
+                code = max(code, int("error" in result))
+    except KeyboardInterrupt:
+        print("stopped; what was measured is kept", file=sys.stderr)
+        code = 130
+    print(f"\n{receipt.write()}\nwritten to {arguments.out} and {arguments.out.with_suffix('.md')}")
+    return code
+
+
+def doubts(cap: Cap | None) -> list[str]:
+    """What keeps the arms from equal terms here."""
+    found = []
+    if cap is None:
+        found.append("no control group was to be had (Linux, root): arms ran without a cap")
+    if not drop_caches():
+        found.append("the page cache could not be emptied (root): an arm may have found there what another had read")
+    for note in found:
+        print(f"note: {note}", flush=True)
+    return found
+
+
+class Receipt:
+    """What was measured, kept as a JSON file and a table, both whole at any time."""
+
+    def __init__(self, arguments: argparse.Namespace, left_out: dict[str, str], notes: list[str]) -> None:
+        self._path, self._cap = arguments.out, arguments.cap
+        self._left_out, self._notes = left_out, notes
+        self._runs: list[dict[str, Any]] = []
+        self._started = time.monotonic()
+        self._command = " ".join(["python", *sys.argv])
+        self._environment = describe()
+
+    def add(self, run: dict[str, Any]) -> None:
+        self._runs.append(run)
+        self.write()
+
+    def write(self) -> str:
+        """Returns the table."""
+        text = markdown(self._runs, self._left_out, self._notes)
+        receipt = {"cap": self._cap, "arms": summary(self._runs), "left_out": self._left_out, "notes": self._notes}
+        receipt |= {"seconds": time.monotonic() - self._started, "runs": self._runs}
+        receipt |= {"command": self._command, "environment": self._environment}
+        self._replace(self._path, json.dumps(receipt) + "\n")
+        self._replace(self._path.with_suffix(".md"), f"{text}\n`{self._command}`\n")
+        return text
+
+    @staticmethod
+    def _replace(path: Path, content: str) -> None:
+        partial = path.with_name(f"{path.name}.part")
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(path)
+
+
+def in_words(result: dict[str, Any]) -> str:
+    rates = [rate for answer in result["answers"] if (rate := figures(answer).get("tokens_per_second"))]
+    speed = f"{statistics.median(rates):.2f} tokens/s" if rates else "no speed"
+    return f"{speed}, {result['error']}" if "error" in result else speed
+
+
+def prompts_of(arguments: argparse.Namespace) -> tuple[tuple[int, ...], ...]:
+    """Token ids of the first bundled questions, as a chat."""
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    texts = [sample.turns[0] for sample in read_samples(BUNDLED, question)][: arguments.prompts]
+    asked = [[{"role": "user", "content": text}] for text in texts]
+    encoded = [tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True) for turn in asked]
+    return tuple(tuple(one["input_ids"]) for one in encoded)
+
+
+def job_of(name: str, arguments: argparse.Namespace, prompts: tuple[tuple[int, ...], ...]) -> Job:
+    arm, device = ARMS[name], "cuda" if torch.cuda.is_available() else "cpu"
+    tokens = arguments.tokens if arm.drafts else arguments.plain_tokens
+    reserve = 0 if device == "cuda" or arm.side == "llama.cpp" else parse_bytes(arguments.reserve)
+    model, options = arguments.model, dict(arm.options)
+    if arm.side == "ours":
+        options = tree_of(where_of(arguments), device) | options
+    if arm.side == "llama.cpp":
+        model = q4_of(arguments.gguf) if arm.options.get("q4") else arguments.gguf
+        options["layers"] = json.loads((arguments.model / "config.json").read_text())["num_hidden_layers"]
+    return Job(
+        model=str(model),
+        prompts=prompts,
+        tokens=tokens,
+        warmup=max(2, tokens // 4) if arm.side == "ours" else 2,
+        penalty=arguments.repetition_penalty,
+        budget=None if arguments.resident else parse_bytes(arguments.cap) - reserve,
+        max_length=arguments.max_length,
+        threads=len(os.sched_getaffinity(0)),
+        scratch="",  # made for each run
+        device=device,
+        draft_model=str(arguments.draft_model) if arguments.draft_model else None,
+        options=options,
     )
-    if done.returncode:
-        raise SystemExit(f"an arm failed ({done.returncode}):\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_arm(name: str, job: Job, arguments: argparse.Namespace, cap: Cap | None) -> dict[str, Any]:
+    """The arm's answers, from a fresh, capped, cold process; `error` and as many answers as it gave when it fails."""
+    script = HERE / "arms" / SIDES[ARMS[name].side].script
+    threads = {"OMP_NUM_THREADS": str(job.threads), "MKL_NUM_THREADS": str(job.threads)}
+    if not arguments.resident:
+        drop_caches()
+    with tempfile.TemporaryDirectory(dir=arguments.out.parent) as scratch:
+        command = [python_of(name, arguments), str(script), replace(job, scratch=scratch).written()]
+        if cap is not None:
+            command = cap.command(parse_bytes(arguments.cap), command)
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started, stopped = time.monotonic(), ""
+        process = subprocess.Popen(command, env=os.environ | threads, start_new_session=True, **pipes)
+        try:
+            out, told = process.communicate(timeout=60 * arguments.limit_minutes)
+        except subprocess.TimeoutExpired:
+            end(process)
+            out, told = process.communicate()
+            stopped = f"stopped after {arguments.limit_minutes:g} minutes"
+        finally:  # after Ctrl-C too
+            end(process)
+            process.wait()
+    answers = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    peak = cap.peak_bytes if cap else None
+    result: dict[str, Any] = {"answers": answers, "seconds": time.monotonic() - started, "peak_bytes": peak}
+    if process.returncode:
+        last = (told.strip().splitlines() or ["no word of why"])[-1]
+        killed = f"killed by signal {-process.returncode}: the cap may be too small for it"
+        result |= {"error": stopped or (killed if process.returncode < 0 else last), "stderr": told[-4000:]}
+    return result
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kill an arm and whatever it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
