@@ -53,7 +53,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Draft:
-    """Who proposes: a second `model`, or the target's own weights; either quantized as `quant` says.
+    """Who proposes: a second `model` (for eagle_sd a head), or the target's own weights; quantized as `quant` says.
 
     `quant` is spelled as the target's; `auto` is hqq4 for the target's own weights and none for a second model.
     `temperature` sharpens (below 1) or flattens the scores by which the draft tree is grown. Of the tree's nodes,
@@ -147,7 +147,7 @@ class Pipeline:
     warmup: int = 1
 
     def __post_init__(self) -> None:
-        _require(bool(self.method), "method is empty; write vanilla, ngram_sd, classic_sd or subspec_sd.")
+        _require(bool(self.method), "method is empty; write vanilla, ngram_sd, classic_sd, eagle_sd or subspec_sd.")
         _require(self.max_length >= 2, f"max_length must be 2 or more, not {self.max_length}.")
         _require(self.seed >= 0, f"seed must be 0 or more, not {self.seed}.")
         _require(self.warmup >= 0, f"warmup must be 0 or more, not {self.warmup}.")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
-from specdecodes.config import Memory, Target
-from specdecodes.errors import BudgetError, ConfigError
+from specdecodes.config import Draft, Memory, Target
+from specdecodes.errors import BudgetError, CheckpointError, ConfigError
 from specdecodes.methods import METHODS, build, plan_for, site
+from specdecodes.offload.store import SINGLE
 from tests.conftest import write_tokenizer
 from tests.test_lossless import GREEDY, PROMPTS, pipeline_for, smallest_budget
 
@@ -69,6 +72,30 @@ def test_classic_needs_a_draft_with_the_same_tokenizer(tiny_checkpoint, tmp_path
     write_tokenizer(other, 90)
     with pytest.raises(ConfigError, match="different vocabularies"):
         build(pipeline_for("classic_sd", folder, other, exact=True), progress=lambda text: None)
+
+
+def test_eagle_needs_a_head_that_fits(tiny_checkpoint, tmp_path):
+    folder = tiny_checkpoint("llama")
+    pipeline = pipeline_for("eagle_sd", folder, folder, exact=True)
+    with pytest.raises(ConfigError, match="--draft-model"):
+        plan_for(replace(pipeline, draft=Draft()))
+    with pytest.raises(ConfigError, match="full precision; leave out draft.quant=hqq4"):
+        plan_for(replace(pipeline, draft=replace(pipeline.draft, quant="hqq4")))
+    with pytest.raises(CheckpointError, match="hidden_size is 64 and the target's is 128"):
+        plan_for(replace(pipeline, target=replace(pipeline.target, model=str(tiny_checkpoint(hidden_size=128)))))
+    with pytest.raises(CheckpointError, match="num_hidden_layers is 4; an EAGLE head has one layer"):
+        plan_for(replace(pipeline, draft=Draft(str(folder))))
+
+
+def test_a_head_and_what_it_keeps_are_planned_for(tiny_checkpoint):
+    """Its weights by the file, a row of cache for every token and node, and features of all of them."""
+    pipeline = pipeline_for("eagle_sd", tiny_checkpoint("llama"), None, exact=True)
+    parts = plan_for(pipeline).device_bytes
+    weights = 4 * sum(tensor.numel() for tensor in load_file(Path(pipeline.draft.model) / SINGLE).values())
+    rows = pipeline.max_length + 3 * 6  # every level of the tree, the root's padding included
+    features = 4 * 64 * (rows + 2 * pipeline.max_length)
+    assert parts["draft model"] == weights + features
+    assert parts["draft's key-value cache"] == 4 * 2 * 2 * 16 * (rows + 64)
 
 
 def test_a_device_that_is_not_there(tiny_checkpoint):
