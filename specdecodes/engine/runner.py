@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from specdecodes.cache import KVCache
 from specdecodes.engine.compile import Steps
 from specdecodes.engine.layers import LayerSource, Traffic
+from specdecodes.engine.sight import Look, Sight, View
 from specdecodes.models.decoder import Decoder, LayerStep, Rotary
 from specdecodes.spans import span
 from specdecodes.tree import TokenTree
@@ -20,25 +22,14 @@ from specdecodes.tree import TokenTree
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one step: `tokens`, `positions` [B, M], cache `slots` [M] to write, `window` [2] of slots, from the
-    first to behind the last, to see through the first columns of `mask` [B, M, all slots], and the position that each
-    seen slot holds, `seen` [S]; for a head `features` [B, M, hidden] of the tokens before."""
+    """The rows of one step: `tokens`, `positions` [B, M], the cache `slots` [M] to write, and the `look` of a layer at
+    the cache; for a head `features` [B, M, hidden] of the tokens before."""
 
     tokens: Tensor
     positions: Tensor
     slots: Tensor
-    mask: Tensor
-    window: Tensor
-    seen: Tensor
+    look: Look
     features: Tensor | None = None
-
-    def narrowed(self, window: int | None) -> Tensor:
-        """The mask of a layer that sees only the last `window` positions (None: all)."""
-        if window is None:
-            return self.mask
-        mask = self.mask.clone()
-        mask[..., : self.seen.shape[0]] &= self.positions[..., None] - self.seen < window
-        return mask
 
 
 @dataclass(frozen=True)
@@ -52,9 +43,12 @@ class Scores:
 
 
 class ModelRunner:
-    """`prefill` commits a prompt in chunks of `chunk` rows; `score` runs a whole tree, padding included;
-    `level` runs one level of a draft tree; `branches` scores texts that begin alike. A model that streams is read once
-    per call, however many chunks there are.
+    """`prefill` commits a prompt; `score` runs a whole tree, padding included; `level` runs one level of a draft tree;
+    `branches` scores texts that begin alike.
+
+    A prompt is cut into chunks of `wide` rows and a rest in chunks of `chunk`, or one of `width` where that holds it
+    all: the cut depends on its length alone, as exactness asks. A model that streams is read once for `stretch` rows of
+    it, at least for a chunk; for any other call once.
 
     `taps`: layers before which the hidden state is kept for a drafter (the number of all layers: behind the last).
     """
@@ -69,15 +63,19 @@ class ModelRunner:
         width: int,
         chunk: int,
         exact: bool,
+        wide: int = 0,
+        stretch: int = 0,
         taps: Sequence[int] = (),
     ) -> None:
         self.decoder, self.cache, self.steps = decoder, cache, steps
         self.width, self.chunk, self.exact = width, chunk, exact
+        self._wide, self._stretch = max(wide, chunk), stretch
         self._layers, self._taps = layers, tuple(taps)
         self._device = decoder.device
         positions = cache.shape.max_length + cache.shape.target_nodes + cache.shape.draft_nodes
         self._rotary = Rotary(decoder.spec, positions, decoder.dtype, self._device)
         self._index = torch.arange(cache.shape.slots, device=self._device)
+        self._view = View(cache.start, cache.shape.slots, exact)
 
     @property
     def device(self) -> torch.device:
@@ -95,32 +93,30 @@ class ModelRunner:
     def prefill(self, tokens: Tensor, features: Tensor | None = None) -> Scores:
         """Commit `tokens` [n] after the cached rows; scores of the last one (one row). `features` [n, hidden]: a
         head's."""
-        count = tokens.shape[0]
-        chunk = self.width if count <= self.width else self.chunk
-        passes = []
-        for start in range(0, count, chunk):
-            part = slice(start, start + chunk)
-            passes.append(self._prompt_rows(tokens[part], None if features is None else features[part], start, chunk))
-        hidden, states = self._run(passes)
-        self.cache.commit(count)
-        last = (count - 1) % chunk
-        logits = self.steps.logits(self.decoder, hidden[-1])[0, last : last + 1]
-        kept = torch.cat([rows[0] for rows in states])[:count] if states else None
-        return Scores(logits, hidden[-1][0, last : last + 1], kept)
+        kept: list[Tensor] = []
+        for stretch in self._stretches(tokens.shape[0]):
+            passes = [
+                self._prompt_rows(tokens[part], None if features is None else features[part], part.start, rows)
+                for part, rows in stretch
+            ]
+            hidden, states = self._run(passes)
+            kept += states
+            part, _ = stretch[-1]
+        self.cache.commit(tokens.shape[0])
+        last = part.stop - part.start - 1
+        first = max(0, last + 1 - self.width)  # the head runs at one width, whatever the chunk's
+        end, last = hidden[-1][:, first : first + self.width], last - first
+        logits = self.steps.logits(self.decoder, end)[0, last : last + 1]
+        tapped = torch.cat([rows[0] for rows in kept])[: tokens.shape[0]] if kept else None
+        return Scores(logits, end[0, last : last + 1], tapped)
 
     def score(self, tree: TokenTree) -> Scores:
         """Scores of every node of `tree`, in a pass of its capacity. Its cache rows lie in the target's region,
         uncommitted."""
-        length, width = self.cache.length, tree.capacity
-        mask = self._mask(width)
-        mask[0, :, :length] = True
-        mask[0, :, length : length + width] = tree.ancestors
-        window = self._window(self.cache.end + width)
-        slots = self.cache.end + self._index[:width]
-        positions = length + tree.depths
-        seen = torch.cat((self._index[:length], positions))
-        rows = Rows(tree.tokens[None], positions[None], slots, mask, window, seen)
-        hidden, states = self._run([rows])
+        slots = self.cache.end + self._index[: tree.capacity]
+        positions = self.cache.length + tree.depths
+        look = self._view.behind(self.cache.length, tree.ancestors, positions)
+        hidden, states = self._run([Rows(tree.tokens[None], positions[None], slots, look)])
         return Scores(self.steps.logits(self.decoder, hidden[0])[0], hidden[0][0], states[0][0] if states else None)
 
     def level(self, tree: TokenTree, nodes: Tensor, features: Tensor | None = None) -> Scores:
@@ -130,13 +126,19 @@ class ModelRunner:
         Made of tensors that stay where they are and of shapes that never change: a step to record and replay.
         """
         region, count = self.cache.start, self.cache.count
-        mask = (self._index < region + count).repeat(1, nodes.shape[0], 1)
-        mask[0, :, :region] = tree.ancestors[nodes]
         positions = count + tree.depths
-        seen = torch.cat((positions, self._index[: self._index.shape[0] - region]))
         window = torch.cat((torch.zeros_like(count), region + count))
+
+        def look(reach: int | None) -> Sight:
+            mask = (self._index < region + count).repeat(1, nodes.shape[0], 1)
+            mask[0, :, :region] = tree.ancestors[nodes]
+            if reach is not None:
+                seen = torch.cat((positions, self._index[: self._index.shape[0] - region]))
+                mask &= seen > (positions[nodes] - reach)[:, None]
+            return Sight(mask, window)
+
         given = None if features is None else features[None]
-        step = Rows(tree.tokens[None, nodes], positions[None, nodes], nodes, mask, window, seen, given)
+        step = Rows(tree.tokens[None, nodes], positions[None, nodes], nodes, look, given)
         (hidden,), _ = self._run([step], "draft layer")
         return Scores(self.steps.logits(self.decoder, hidden)[0], hidden[0])
 
@@ -149,47 +151,53 @@ class ModelRunner:
         tokens, positions = F.pad(tokens, (0, extra)), length + F.pad(depths, (0, extra))
         own = torch.eye(count + extra, dtype=torch.bool, device=self._device)  # padding sees itself, and nobody else
         own[:count, :count] |= ancestors
-        seen = torch.cat((self._index[:length], positions))
         passes = []
         for start in range(0, count, chunk):
-            rows, stop = slice(start, start + chunk), self.cache.end + start + chunk
-            mask = self._mask(chunk)
-            mask[0, :, :length] = True
-            mask[0, :, length : length + count + extra] = own[rows]
-            slots = self._index[self.cache.end + start : stop]
-            passes.append(Rows(tokens[None, rows], positions[None, rows], slots, mask, self._window(stop), seen))
+            rows, stop = slice(start, start + chunk), start + chunk
+            look = self._view.behind(length, own[rows, :stop], positions[:stop])
+            slots = self.cache.end + self._index[rows]
+            passes.append(Rows(tokens[None, rows], positions[None, rows], slots, look))
         for place, hidden in enumerate(self._run(passes)[0]):
             rows = slice(min(chunk, count - place * chunk))
             yield Scores(self.steps.logits(self.decoder, hidden)[0, rows], hidden[0, rows])
 
-    def _prompt_rows(self, tokens: Tensor, features: Tensor | None, start: int, chunk: int) -> Rows:
-        """Rows of one prompt chunk, padded to `chunk`; padding comes last, so no real row sees it."""
+    def _stretches(self, count: int) -> Iterator[list[tuple[slice, int]]]:
+        """The chunks of a prompt of `count` tokens, each with its rows, in as many lists as there are passes of the
+        weights."""
+        taken: list[tuple[slice, int]] = []
+        for part, rows in self._chunks(count):
+            if taken and part.start + rows > taken[0][0].start + self._stretch:
+                yield taken
+                taken = []
+            taken.append((part, rows))
+        yield taken
+
+    def _chunks(self, count: int) -> Iterator[tuple[slice, int]]:
+        begin = 0
+        while begin < count:
+            left = -(-(count - begin) // self.chunk) * self.chunk
+            rows = self.width if count <= self.width else self._wide if left >= self._wide else self.chunk
+            yield slice(begin, min(begin + rows, count)), rows
+            begin += rows
+
+    def _prompt_rows(self, tokens: Tensor, features: Tensor | None, start: int, rows: int) -> Rows:
+        """One prompt chunk, padded to `rows`; padding comes last, so no real row sees it."""
         first = self.cache.length + start
-        padded = torch.zeros(1, chunk, dtype=torch.int64, device=self._device)
+        padded = torch.zeros(1, rows, dtype=torch.int64, device=self._device)
         padded[0, : tokens.shape[0]] = tokens
-        positions = first + self._index[None, :chunk]
-        mask = self._index <= positions[..., None]
-        slots = self.cache.start + first + self._index[:chunk]
-        window = self._window(self.cache.start + first + chunk)
+        positions = first + self._index[:rows]
         if features is not None:
-            features = F.pad(features, (0, 0, 0, chunk - features.shape[0]))[None]
-        return Rows(padded, positions, slots, mask, window, self._index[: first + chunk], features)
-
-    def _window(self, stop: int) -> Tensor:
-        """From the first committed slot to `stop`, where attention wants it: on the host when exact or on a CPU."""
-        return torch.tensor((self.cache.start, stop), device="cpu" if self.exact else self._device)
-
-    def _mask(self, rows: int) -> Tensor:
-        """As wide as the cache whatever the window, so that its shape never changes."""
-        return torch.zeros(1, rows, self.cache.shape.slots, dtype=torch.bool, device=self._device)
+            features = F.pad(features, (0, 0, 0, rows - features.shape[0]))[None]
+        look = self._view.chain(first, positions)
+        return Rows(padded, positions[None], self.cache.start + positions, look, features)
 
     def _run(self, passes: list[Rows], kind: str = "layer") -> tuple[list[Tensor], list[Tensor]]:
         """Of each pass the hidden states [B, M, hidden] after the last layer, and before the tapped ones side by side
         (an empty list without taps). Layers are outermost, so each is fetched once; a profiler sees every layer as its
         `kind` and number."""
         hidden = [self.decoder.embed(rows.tokens, rows.features) for rows in passes]
-        windows = self.decoder.spec.windows
-        masks = [{window: rows.narrowed(window) for window in set(windows)} for rows in passes]
+        reaches = self.decoder.spec.windows
+        sight = lru_cache(len(set(reaches)))(lambda place, reach: passes[place].look(reach))
         turns = [(self._rotary.cos[rows.positions], self._rotary.sin[rows.positions]) for rows in passes]
         entering: dict[int, list[Tensor]] = {}
         with contextlib.closing(self._layers.layers()) as layers:
@@ -199,9 +207,9 @@ class ModelRunner:
                 keys, values = self.cache.keys[index], self.cache.values[index]
                 with span(f"{kind} {index}"):
                     for place, rows in enumerate(passes):
-                        mask = masks[place][windows[index]]
-                        step = LayerStep(*turns[place], keys, values, rows.slots, mask, rows.window, self.exact)
+                        seen = sight(place, reaches[index])
+                        step = LayerStep(*turns[place], keys, values, rows.slots, seen.mask, seen.window, self.exact)
                         hidden[place] = self.steps.layer(layer, hidden[place], step)
-        entering[len(windows)] = hidden
+        entering[len(reaches)] = hidden
         tapped = [entering[tap] for tap in self._taps]
         return hidden, [torch.cat(states, dim=-1) for states in zip(*tapped, strict=True)]

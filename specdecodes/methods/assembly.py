@@ -113,7 +113,18 @@ def load_target(
         progress(f"{stream.note} {placement.predicted.tokens_per_second:.3g} tokens/s are expected now.")
     shape = site.cache_shape(checkpoint.spec, draft_nodes=draft_nodes, target_nodes=site.chunk)
     cache = KVCache(shape, site.dtype, device)
-    runner = ModelRunner(decoder, layers, cache, site.steps(), width=width, chunk=site.chunk, exact=exact, taps=taps)
+    runner = ModelRunner(
+        decoder,
+        layers,
+        cache,
+        site.steps(),
+        width=width,
+        chunk=site.chunk,
+        exact=exact,
+        wide=site.wide,
+        stretch=placement.stretch,
+        taps=taps,
+    )
     return LoadedTarget(site, decoder, runner, layers, placement, tokenizer, stream)
 
 

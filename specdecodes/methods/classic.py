@@ -35,7 +35,9 @@ def build(site: Site, placement: Placement, progress: Progress) -> Generator:
     load_resident(decoder, draft, range(spec.layers), progress)
     layers = ResidentLayers(decoder.stack)
     cache = KVCache(_draft_cache(site, draft), draft.dtype, device)
-    runner = ModelRunner(decoder, layers, cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False)
+    runner = ModelRunner(
+        decoder, layers, cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False, wide=site.wide
+    )
     options, vocab = site.pipeline.draft, site.checkpoint.spec.vocab_size
     grower = LevelGrower(runner, tree, options.temperature, vocab, pace_of(target), spare=options.ngram)
     return target.generator(IndependentDrafter(runner, grower))

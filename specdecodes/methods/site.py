@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,24 +12,27 @@ import torch
 from specdecodes.cache import CacheShape
 from specdecodes.config import Pipeline
 from specdecodes.engine.compile import Steps, compiled_steps, eager_steps
-from specdecodes.errors import ConfigError
+from specdecodes.errors import BudgetError, ConfigError
 from specdecodes.methods.compression import choose
 from specdecodes.methods.machine import free_bytes, measure
 from specdecodes.methods.outcome import known_acceptance, known_times
 from specdecodes.methods.step_times import COLD_BYTES, CONTEXT, Timed, time_level, time_pass
+from specdecodes.models.attention import scratch_bytes
 from specdecodes.models.families import ModelSpec
 from specdecodes.models.loading import DTYPES, Checkpoint, open_checkpoint
 from specdecodes.offload.candidates import Budgets, Compression, ModelShape
 from specdecodes.offload.layout import lay_out
 from specdecodes.offload.plan import Placement, plan
-from specdecodes.offload.predict import Step, StepTimes, Workload
+from specdecodes.offload.predict import Machine, Step, StepTimes, Workload
 from specdecodes.offload.store import TensorSpan, probe
+from specdecodes.offload.stretch import rows_beside, stretches
 from specdecodes.offload.working import Widths, working_bytes
 from specdecodes.quant import Execution, Rules, Scheme, choose_kernels, main_scheme, packed_bytes
 from specdecodes.units import format_bytes
 
-PROMPT_ROWS = 64
-"""Rows of a prompt chunk at least: enough to keep a core's arithmetic busy, and the width of the usual tree."""
+PROMPT_ROWS, WIDE_ROWS = 64, 256
+"""Rows of a prompt chunk: of the last ones at least (the width of the usual tree), and of those of a long prompt, where
+arithmetic is at its fastest."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,14 @@ class Site:
 
     @property
     def chunk(self) -> int:
-        """Rows of a prompt chunk and of the widest pass: the same for every method, as exactness asks."""
+        """Rows of a prompt chunk, and of the cache behind the committed ones: the same for every method, as exactness
+        asks."""
         return max(PROMPT_ROWS, self.pipeline.tree.nodes)
+
+    @property
+    def wide(self) -> int:
+        """Rows of a chunk of a long prompt: the same for every method."""
+        return max(self.chunk, min(WIDE_ROWS, self.pipeline.max_length))
 
     @property
     def rules(self) -> Rules:
@@ -130,7 +140,6 @@ def place(site: Site, draft: DraftNeeds) -> Placement:
     """
     checkpoint, budgets = site.checkpoint, _budgets(site)
     cache = site.cache_shape(checkpoint.spec, draft_nodes=draft.nodes, target_nodes=site.chunk)
-    shape = model_shape(site, cache, draft)
     machine = measure(checkpoint.files, site.device)
     workload = Workload(
         cache_rows=cache.slots,
@@ -147,19 +156,38 @@ def place(site: Site, draft: DraftNeeds) -> Placement:
         *(_kernel_row("draft model's kernel", draft.model) if draft.model else ()),
     ]
 
-    def planned(compression: Compression | None) -> Placement:
-        return plan(
-            replace(shape, compression=compression),
+    def attempt(stretch: int, compression: Compression | None) -> Placement:
+        prompts = ("prompts", f"{stretch} tokens to a pass of the weights, in chunks of {site.wide}", "")
+        found = plan(
+            replace(model_shape(site, cache, draft, stretch), compression=compression),
             budgets,
             machine,
             workload,
             storage=probe(checkpoint.files[0]).reason,
             kernel=draft.kernel,
             kernel_note=draft.kernel_note,
-            notes=rows,
+            notes=[*rows, prompts],
         )
+        return replace(found, stretch=stretch)
+
+    *longer, shortest = _stretches(site, draft, workload.times, machine, budgets)
+
+    def planned(compression: Compression | None) -> Placement:
+        for stretch in longer:
+            with contextlib.suppress(BudgetError):
+                return attempt(stretch, compression)
+        return attempt(shortest, compression)
 
     return choose(checkpoint, site.device, site.pipeline.memory.compress, planned)
+
+
+def _stretches(site: Site, draft: DraftNeeds, times: StepTimes, machine: Machine, budgets: Budgets) -> tuple[int, ...]:
+    """How many rows of a prompt a pass may take along, best first: as many as are computed while the weights arrive."""
+    spec, nbytes = site.checkpoint.spec, sum(layers_bytes(site, Rules(()), Execution()))
+    from_host = machine.has_accelerator and (budgets.host is None or nbytes <= budgets.host)
+    seconds = nbytes / ((machine.host_gbps if from_host else machine.disk_gbps) * 1e9)
+    rows = site.pipeline.tree.nodes if draft.levels or site.exact(streamed=True) else 1
+    return stretches(rows_beside(times, rows, spec.layers, seconds), site.wide, site.pipeline.max_length)
 
 
 def _kernel_row(what: str, site: Site) -> list[tuple[str, str, str]]:
@@ -242,19 +270,20 @@ def _timed(model: Timed, site: Site) -> Timed:
     return replace(model, scheme=scheme, execution=site.execution, kernel=kernel)
 
 
-def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds) -> ModelShape:
-    """Bytes of every part, from headers alone."""
+def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds, stretch: int) -> ModelShape:
+    """Bytes of every part, from headers alone; `stretch` as in `working_bytes`."""
     spec, checkpoint, itemsize = site.checkpoint.spec, site.checkpoint, site.dtype.itemsize
     layers = [checkpoint.layer(index) for index in range(spec.layers)]
     layer_bytes = layers_bytes(site, site.rules, site.execution)
     widths = Widths(spec.hidden_size, spec.intermediate_size, spec.heads, spec.kv_heads, spec.head_dim, spec.vocab_size)
     working = working_bytes(
         widths,
-        rows=site.chunk,
-        prompt=site.pipeline.max_length,
+        rows=site.wide,
+        scored=site.pipeline.tree.nodes,
+        stretch=stretch,
         slots=cache.slots,
         itemsize=itemsize,
-        exact=site.pipeline.exact is not False,
+        attention=_attention_bytes(site, cache),
         masks=len(set(spec.windows)),
     )
     kv_token, draft_itemsize = cache.nbytes(itemsize) // cache.slots, (draft.model or site).dtype.itemsize
@@ -273,6 +302,13 @@ def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds) -> ModelShape:
         can_stream=not site.rules,
         substitute_all=draft.substitute_all,
     )
+
+
+def _attention_bytes(site: Site, cache: CacheShape) -> int:
+    """Working memory of attention; the larger one where it depends on the plan whether it is exact."""
+    spec, arithmetics = site.checkpoint.spec, {site.exact(streamed=False), site.exact(streamed=True)}
+    shape = (site.wide, cache.slots, spec.heads, spec.kv_heads, spec.head_dim, site.dtype, site.device.type)
+    return max(scratch_bytes(*shape, exact) for exact in arithmetics)
 
 
 def layers_bytes(site: Site, rules: Rules, execution: Execution) -> tuple[int, ...]:

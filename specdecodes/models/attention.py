@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from specdecodes.models import cpu_attention
 
+EXACT_ROWS = 64
+
 torch.library.define(  # a plain definition: torch's decorator for operators costs more than a small attention does
     "specdecodes::attend",
     "(Tensor query, Tensor key, Tensor value, Tensor(a!) keys, Tensor(b!) values, Tensor slots, Tensor mask, "
@@ -47,7 +49,7 @@ def _attend(
 
         return tree_attend(query, key, value, keys, values, slots, mask, window, scale)
     start, stop = window.tolist()
-    if cpu_attention.fits(query, keys, exact):
+    if cpu_attention.fits(query, keys):
         return cpu_attention.attend(query, key, value, keys, values, slots, mask, (start, stop), scale, exact)
     keys.index_copy_(2, slots, key.transpose(1, 2))
     values.index_copy_(2, slots, value.transpose(1, 2))
@@ -61,19 +63,39 @@ def _attend(
         return attended.transpose(1, 2).contiguous()
     attended = torch.empty_like(query, memory_format=torch.contiguous_format)
     groups = query.shape[2] // keys.shape[1]
-    for head in range(keys.shape[1]):  # one at a time: fp64 scores of all heads would be large, and leave the cache
+    # Some rows of one head at a time: fp64 scores of all would be large, and leave the cache.
+    for head in range(keys.shape[1]):
         mine = slice(head * groups, (head + 1) * groups)
-        scores = _scores(queries[:, mine], seen_keys[:, head], scale)
-        weights = scores.masked_fill_(~visible, float("-inf")).softmax(-1)
-        sums = weights.flatten(1, 2) @ seen_values[:, head].to(torch.float64)
-        attended[:, :, mine] = sums.unflatten(1, weights.shape[1:3]).transpose(1, 2).to(query.dtype)
+        wide_keys, wide_values = (seen[:, head].to(torch.float64) for seen in (seen_keys, seen_values))
+        for first in range(0, query.shape[1], EXACT_ROWS):
+            rows = slice(first, first + EXACT_ROWS)
+            scores = _scores(queries[:, mine, rows], wide_keys, scale)
+            weights = scores.masked_fill_(~visible[:, :, rows], float("-inf")).softmax(-1)
+            sums = weights.flatten(1, 2) @ wide_values
+            attended[:, rows, mine] = sums.unflatten(1, weights.shape[1:3]).transpose(1, 2).to(query.dtype)
     return attended
 
 
+def scratch_bytes(
+    rows: int, slots: int, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: str, exact: bool
+) -> int:
+    """Memory that `attend` takes beyond its arguments and its result, for one request, in a window of `slots`."""
+    if device == "cuda" and not exact:
+        from specdecodes.models.tree_attention import parts_bytes  # needs triton
+
+        return parts_bytes(rows, heads, kv_heads, slots, head_dim, dtype.itemsize)
+    if device == "cpu" and cpu_attention.is_built():
+        return cpu_attention.scratch_bytes(head_dim, exact)
+    if not exact:
+        return rows * slots * dtype.itemsize  # torch adds its mask, as numbers
+    scores = 2 * min(rows, EXACT_ROWS) * -(-heads // kv_heads) * slots * 8
+    return scores + 2 * slots * head_dim * 8
+
+
 def _scores(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
-    """`queries` [B, groups, M, D] on one head's `keys` [B, S, D], in fp64: [B, groups, M, S]."""
+    """`queries` [B, groups, M, D] on one head's `keys` [B, S, D] in fp64: [B, groups, M, S]."""
     wide = (queries.to(torch.float64) * scale).flatten(1, 2)
-    return (wide @ keys.to(torch.float64).transpose(-1, -2)).unflatten(1, queries.shape[1:3])
+    return (wide @ keys.transpose(-1, -2)).unflatten(1, queries.shape[1:3])
 
 
 @torch.library.register_fake("specdecodes::attend")

@@ -1,7 +1,9 @@
 // Attention over a window of cache slots, under a mask: out = softmax(scale q K^T) V, accumulated in A and rounded once.
 //
 // The queries of a kv head go together, a tile at a time, so that a key is widened once for all of them; lanes are
-// slots in the first product and head dimensions in the second. New keys and values are written to their slots first.
+// slots in the first product and head dimensions in the second. A long window is looked at in stripes, whose scores stay
+// in a core's cache; what was summed before fades when a later stripe has a higher score. Blocks of slots that no query
+// of the tile sees are passed over. New keys and values are written to their slots first.
 //
 // query, out [rows][heads][dim] contiguous; key, value [rows][kv_heads][dim], a row apart by their strides; keys, values
 // [kv_heads][slots][dim]; mask [rows][mask_stride], its first column is slot `start`. No row may be masked whole.
@@ -21,23 +23,48 @@
 
 namespace {
 
-typedef uint16_t bfloat16;
+struct bfloat16 {
+  uint16_t bits;
+};
+struct float16 {
+  uint16_t bits;
+};
 
-constexpr int64_t BLOCK = 32;  // slots, or head dimensions, that lie side by side
-constexpr int64_t TILE = 64;   // queries
+constexpr int64_t BLOCK = 32;    // slots, or head dimensions, that lie side by side
+constexpr int64_t TILE = 64;     // queries
+constexpr int64_t STRIPE = 512;  // slots
 
-INLINE float widen(float x) { return x; }
-INLINE float widen(bfloat16 x) {
-  const uint32_t bits = uint32_t(x) << 16;
-  float wide;
-  std::memcpy(&wide, &bits, 4);
-  return wide;
+INLINE float as_float(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
 }
-INLINE void narrow(float x, float* to) { *to = x; }
-INLINE void narrow(float x, bfloat16* to) {  // to nearest, ties to even
+INLINE uint32_t as_bits(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
-  *to = std::isnan(x) ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  return bits;
+}
+
+INLINE float widen(float x) { return x; }
+INLINE float widen(bfloat16 x) { return as_float(uint32_t(x.bits) << 16); }
+INLINE float widen(float16 x) {  // the exponent's offset is made up for by a product, which subnormal numbers survive
+  const uint32_t endless = (x.bits & 0x7c00) == 0x7c00 ? 0x7f800000 : 0;
+  const float size = as_float(uint32_t(x.bits & 0x7fff) << 13) * 0x1p112f;
+  return as_float(as_bits(size) | endless | uint32_t(x.bits & 0x8000) << 16);
+}
+
+// To nearest, ties to even.
+INLINE void narrow(float x, float* to) { *to = x; }
+INLINE void narrow(float x, bfloat16* to) {
+  const uint32_t bits = as_bits(x);
+  to->bits = std::isnan(x) ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+INLINE void narrow(float x, float16* to) {
+  const uint32_t bits = as_bits(x), size = bits & 0x7fffffff;
+  uint32_t half = (size + 0xfff + ((size >> 13) & 1) - 0x38000000) >> 13;
+  if (size < 0x38800000) half = as_bits(as_float(size) + 0.5f) - 0x3f000000;  // subnormal: the sum rounds
+  if (size >= 0x477ff000) half = size > 0x7f800000 ? 0x7e00 : 0x7c00;
+  to->bits = uint16_t(half | (bits >> 16 & 0x8000));
 }
 
 // e^x for x <= 0 to a few units in the last place, in operations that vectorize; 0 where it is next to nothing.
@@ -98,22 +125,24 @@ struct Step {
   }
 };
 
-// Working memory of a thread; dims and slots are padded to multiples of BLOCK, and what the padding holds is not read.
+// Working memory of a thread; dims are padded to a multiple of BLOCK, and what the padding holds is not read.
 template <typename A>
 struct Memory {
   std::vector<A> all;
-  int64_t dims = 0, slots = 0;
+  int64_t dims = 0;
   A *queries = nullptr, *sums = nullptr, *scores = nullptr, *block = nullptr;
+  A top[TILE], total[TILE];  // of each query's scores so far: the highest, and the sum of e^(score - top)
 
-  void fit(int64_t count, int64_t dim, int64_t seen) {
+  void fit(int64_t count, int64_t dim) {
     dims = (dim + BLOCK - 1) / BLOCK * BLOCK;
-    slots = (seen + BLOCK - 1) / BLOCK * BLOCK;
-    all.resize(count * (2 * dims + slots) + BLOCK * dims);
+    all.resize(count * (2 * dims + STRIPE) + BLOCK * dims);
     queries = all.data();
     sums = queries + count * dims;
     scores = sums + count * dims;
-    block = scores + count * slots;
-    std::fill(sums, block, A(0));
+    block = scores + count * STRIPE;
+    std::fill(sums, scores, A(0));
+    std::fill(top, top + count, A(-INFINITY));
+    std::fill(total, total + count, A(0));
   }
 };
 
@@ -156,59 +185,96 @@ INLINE void accumulate_all(int64_t queries, const A* factors, int64_t factors_ap
                   sums_apart);
 }
 
-// Scores to weights that sum to one, the invisible ones zero.
+// A stripe's scores to weights, the invisible ones zero; what was summed up before fades to their scale.
 template <typename A>
-INLINE void softmax(A* row, const uint8_t* visible, int64_t count) {
-  A peak = -INFINITY, total = 0;
+INLINE void weigh(A* row, const uint8_t* visible, int64_t count, A* top, A* total, A* sums, int64_t dims) {
+  A peak = *top, added = 0;
 #pragma omp simd reduction(max : peak)
   for (int64_t slot = 0; slot < count; ++slot) {
     row[slot] = visible[slot] ? row[slot] : A(-INFINITY);
     peak = row[slot] > peak ? row[slot] : peak;
   }
-#pragma omp simd reduction(+ : total)
+  const A base = peak == A(-INFINITY) ? A(0) : peak;  // nothing seen yet: -inf minus -inf would be no number
+#pragma omp simd reduction(+ : added)
   for (int64_t slot = 0; slot < count; ++slot) {
-    row[slot] = exponential(row[slot] - peak);
-    total += row[slot];
+    row[slot] = exponential(row[slot] - base);
+    added += row[slot];
   }
-  const A share = 1 / total;
-  for (int64_t slot = 0; slot < count; ++slot) row[slot] *= share;
+  const A fade = exponential(*top - base);
+  *total = *total * fade + added;
+  if (peak != *top)
+    for (int64_t d = 0; d < dims; ++d) sums[d] *= fade;
+  *top = peak;
+}
+
+// Whether any query of a tile sees one of `count` slots; `mask` is that of its first row, there.
+INLINE bool seen_by(const uint8_t* mask, int64_t rows, int64_t mask_stride, int64_t count) {
+  uint8_t any = 0;
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t slot = 0; slot < count; ++slot) any |= mask[row * mask_stride + slot];
+  return any != 0;
+}
+
+// The slots [begin, begin + count) of the window, at most STRIPE, for the queries of a tile.
+template <typename T, typename A>
+INLINE void attend_stripe(const Step<T>& s, int64_t head, int64_t first_query, int64_t queries, int64_t begin,
+                          int64_t count, Memory<A>& m) {
+  const int64_t dim = s.dim, first_row = first_query / s.group();
+  const int64_t rows = (first_query + queries - 1) / s.group() - first_row + 1;
+  const T* const keys = s.keys + (head * s.slots + s.start + begin) * dim;
+  const T* const values = s.values + (head * s.slots + s.start + begin) * dim;
+  const uint8_t* const mask = s.mask + begin;
+  bool seen[STRIPE / BLOCK], any = false;
+  for (int64_t first = 0; first < count; first += BLOCK) {
+    const int64_t slots = std::min(BLOCK, count - first);
+    seen[first / BLOCK] = seen_by(mask + first_row * s.mask_stride + first, rows, s.mask_stride, slots);
+    any |= seen[first / BLOCK];
+  }
+  if (!any) return;
+  std::fill(m.scores, m.scores + queries * STRIPE, A(0));
+  for (int64_t first = 0; first < count; first += BLOCK) {
+    if (!seen[first / BLOCK]) continue;
+    const int64_t slots = std::min(BLOCK, count - first);
+    for (int64_t slot = 0; slot < slots; ++slot)
+      for (int64_t d = 0; d < dim; ++d) m.block[d * BLOCK + slot] = widen(keys[(first + slot) * dim + d]);
+    accumulate_all<A>(queries, m.queries, m.dims, m.block, BLOCK, dim, m.scores + first, STRIPE);
+  }
+  for (int64_t q = 0; q < queries; ++q)
+    weigh<A>(m.scores + q * STRIPE, mask + (first_query + q) / s.group() * s.mask_stride, count, m.top + q,
+             m.total + q, m.sums + q * m.dims, m.dims);
+  for (int64_t first = 0; first < count; first += BLOCK) {
+    if (!seen[first / BLOCK]) continue;
+    const int64_t slots = std::min(BLOCK, count - first);
+    for (int64_t slot = 0; slot < slots; ++slot)
+      for (int64_t d = 0; d < dim; ++d) m.block[slot * m.dims + d] = widen(values[(first + slot) * dim + d]);
+    for (int64_t d = 0; d < m.dims; d += BLOCK)
+      accumulate_all<A>(queries, m.scores + first, STRIPE, m.block + d, m.dims, slots, m.sums + d, m.dims);
+  }
 }
 
 // One tile of the queries of one kv head.
 template <typename T, typename A>
 INLINE void attend_tile(const Step<T>& s, int64_t head, int64_t tile, Memory<A>& m) {
-  const int64_t first_query = tile * TILE, queries = std::min(TILE, s.queries() - first_query);
-  const int64_t dim = s.dim, seen = s.seen();
-  const T* const keys = s.keys + (head * s.slots + s.start) * dim;
-  const T* const values = s.values + (head * s.slots + s.start) * dim;
-  m.fit(queries, dim, seen);
+  const int64_t first_query = tile * TILE, queries = std::min(TILE, s.queries() - first_query), dim = s.dim;
+  m.fit(queries, dim);
   for (int64_t q = 0; q < queries; ++q)
     for (int64_t d = 0; d < dim; ++d)
       m.queries[q * m.dims + d] = A(widen(s.query[s.place(head, first_query + q) + d])) * A(s.scale);
-  for (int64_t first = 0; first < seen; first += BLOCK) {
-    const int64_t count = std::min(BLOCK, seen - first);
-    for (int64_t slot = 0; slot < count; ++slot)
-      for (int64_t d = 0; d < dim; ++d) m.block[d * BLOCK + slot] = widen(keys[(first + slot) * dim + d]);
-    accumulate_all<A>(queries, m.queries, m.dims, m.block, BLOCK, dim, m.scores + first, m.slots);
-  }
-  for (int64_t q = 0; q < queries; ++q)
-    softmax<A>(m.scores + q * m.slots, s.mask + ((first_query + q) / s.group()) * s.mask_stride, seen);
-  for (int64_t first = 0; first < seen; first += BLOCK) {
-    const int64_t count = std::min(BLOCK, seen - first);
-    for (int64_t slot = 0; slot < count; ++slot)
-      for (int64_t d = 0; d < dim; ++d) m.block[slot * m.dims + d] = widen(values[(first + slot) * dim + d]);
-    for (int64_t d = 0; d < m.dims; d += BLOCK)
-      accumulate_all<A>(queries, m.scores + first, m.slots, m.block + d, m.dims, count, m.sums + d, m.dims);
-  }
-  for (int64_t q = 0; q < queries; ++q)
+  for (int64_t begin = 0; begin < s.seen(); begin += STRIPE)
+    attend_stripe(s, head, first_query, queries, begin, std::min(STRIPE, s.seen() - begin), m);
+  for (int64_t q = 0; q < queries; ++q) {
+    const A share = 1 / m.total[q];
     for (int64_t d = 0; d < dim; ++d)
-      narrow(float(m.sums[q * m.dims + d]), s.out + s.place(head, first_query + q) + d);
+      narrow(float(m.sums[q * m.dims + d] * share), s.out + s.place(head, first_query + q) + d);
+  }
 }
 
 // One function for each pair of types, which the compiler clones for the machines it may run on.
 WIDEST void run(const Step<bfloat16>& s, int64_t head, int64_t tile, Memory<float>& m) { attend_tile(s, head, tile, m); }
+WIDEST void run(const Step<float16>& s, int64_t head, int64_t tile, Memory<float>& m) { attend_tile(s, head, tile, m); }
 WIDEST void run(const Step<float>& s, int64_t head, int64_t tile, Memory<float>& m) { attend_tile(s, head, tile, m); }
 WIDEST void run(const Step<bfloat16>& s, int64_t head, int64_t tile, Memory<double>& m) { attend_tile(s, head, tile, m); }
+WIDEST void run(const Step<float16>& s, int64_t head, int64_t tile, Memory<double>& m) { attend_tile(s, head, tile, m); }
 WIDEST void run(const Step<float>& s, int64_t head, int64_t tile, Memory<double>& m) { attend_tile(s, head, tile, m); }
 
 template <typename T>
@@ -245,6 +311,13 @@ int attend(const T* query, const T* key, const T* value, T* keys, T* values, con
 extern "C" int attend_bfloat16(const bfloat16* query, const bfloat16* key, const bfloat16* value, bfloat16* keys,
                                bfloat16* values, const int64_t* slots, const uint8_t* mask, bfloat16* out, double scale,
                                const int64_t* n, int exact) {
+  return exact ? attend<double>(query, key, value, keys, values, slots, mask, out, scale, n)
+               : attend<float>(query, key, value, keys, values, slots, mask, out, scale, n);
+}
+
+extern "C" int attend_float16(const float16* query, const float16* key, const float16* value, float16* keys,
+                              float16* values, const int64_t* slots, const uint8_t* mask, float16* out, double scale,
+                              const int64_t* n, int exact) {
   return exact ? attend<double>(query, key, value, keys, values, slots, mask, out, scale, n)
                : attend<float>(query, key, value, keys, values, slots, mask, out, scale, n);
 }

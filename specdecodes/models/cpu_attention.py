@@ -1,8 +1,8 @@
-"""Attention on the CPU by a kernel of our own (cpu_attention.cpp): a few rows at a time, or any number in exact mode.
+"""Attention on the CPU by a kernel of our own (cpu_attention.cpp), for any number of rows, exact or not.
 
-Torch's attention takes twice as long for four rows, and ten times for one in bfloat16; for more than ROWS it is as
-fast. In exact mode, the same sums in fp64 by torch take three to five times as long. Where the kernel cannot be built,
-torch does both.
+Torch's attention takes twice as long for four rows (in float16 ten times, and for any number of rows twice), and is
+about as fast for hundreds. In exact mode, the same sums in fp64 by torch take three to five times as long. Where the
+kernel cannot be built, torch does it all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from specdecodes.errors import CompileError
 from specdecodes.native import build
 
-ROWS = 16
+TILE, STRIPE, BLOCK = 64, 512, 32  # queries, slots and dims that a thread holds at a time, as in the source
 
 
 @functools.cache
@@ -26,22 +26,31 @@ def _library() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(build(Path(__file__).with_suffix(".cpp"))))
     except (CompileError, OSError):  # the low-bit kernel needs the same compiler, and the plan says why it has none
         return None
-    for function in (library.attend_bfloat16, library.attend_float):
+    for function in (library.attend_bfloat16, library.attend_float16, library.attend_float):
         function.argtypes = [*[ctypes.c_void_p] * 8, ctypes.c_double, ctypes.c_void_p, ctypes.c_int]
         function.restype = ctypes.c_int
     return library
 
 
-def fits(query: Tensor, keys: Tensor, exact: bool) -> bool:
+def fits(query: Tensor, keys: Tensor) -> bool:
     """Whether the kernel takes `query` [B, M, heads, D] on the cache rows `keys` [B, kv_heads, slots, D]."""
     return (
         query.device.type == "cpu"
         and query.shape[0] == 1
-        and (exact or query.shape[1] <= ROWS)
-        and query.dtype in (torch.bfloat16, torch.float32)
+        and query.dtype in (torch.bfloat16, torch.float16, torch.float32)
         and keys.is_contiguous()
-        and _library() is not None
+        and is_built()
     )
+
+
+def is_built() -> bool:
+    return _library() is not None
+
+
+def scratch_bytes(head_dim: int, exact: bool) -> int:
+    """Working memory of all threads together."""
+    dims = -(-head_dim // BLOCK) * BLOCK
+    return torch.get_num_threads() * (TILE * (2 * dims + STRIPE) + BLOCK * dims) * (8 if exact else 4)
 
 
 def attend(
@@ -67,7 +76,8 @@ def attend(
     rows, heads, dim = query.shape[1:]
     out = torch.empty_like(query)
     numbers = (rows, heads, keys.shape[1], dim, keys.shape[2], start, stop, mask.stride(1), key.stride(1))
-    function = library.attend_bfloat16 if query.dtype == torch.bfloat16 else library.attend_float
+    halves = {torch.bfloat16: library.attend_bfloat16, torch.float16: library.attend_float16}
+    function = halves.get(query.dtype, library.attend_float)
     outside = function(
         query.data_ptr(),
         key.data_ptr(),

@@ -42,6 +42,13 @@ def choose_cut(queries: int, heads: int, slots: int, head_dim: int, itemsize: in
     return Cut(rows, 64 if row_bytes <= 128 else 32 if row_bytes <= 512 else 16, 1 << (splits - 1).bit_length(), 4)
 
 
+def parts_bytes(rows: int, heads: int, kv_heads: int, slots: int, head_dim: int, itemsize: int) -> int:
+    """Memory for the splits' results of one request, on this machine's GPU."""
+    queries = rows * (heads // kv_heads)
+    cut = choose_cut(queries, kv_heads, slots, head_dim, itemsize, _processors(torch.device("cuda")))
+    return cut.splits * rows * heads * (head_dim + 1) * 4
+
+
 def tree_attend(
     query: Tensor,
     key: Tensor,

@@ -48,6 +48,7 @@ class Placement:
     kernel: str = ""  # what substitutes run on; empty where the method has none
     notes: tuple[tuple[str, str, str], ...] = ()  # further rows of the table: what runs, what is measured or assumed
     rejected: tuple[Alternative, ...] = ()
+    stretch: int = 0  # rows of a prompt that a pass of the weights takes along
     compression: Compression | None = None  # None: what streams, streams as it is
     whole_bytes: int = 0  # of the streamed layers when they have arrived
     basis: tuple[Work, Machine, Workload] | None = None  # of the prediction

@@ -18,22 +18,27 @@ class Widths:
 
 
 def working_bytes(
-    widths: Widths, *, rows: int, prompt: int, slots: int, itemsize: int, exact: bool, masks: int = 1
+    widths: Widths,
+    *,
+    rows: int,
+    scored: int,
+    stretch: int,
+    slots: int,
+    itemsize: int,
+    attention: int,
+    masks: int = 1,
 ) -> int:
-    """Bytes of the largest moment of a pass of `rows` rows over a prompt of `prompt` tokens, with a cache of `slots`.
+    """Bytes of the largest moment of a pass, with a cache of `slots`: of a prompt, `stretch` rows in chunks of `rows`,
+    or of a tree of `scored` nodes.
 
-    Kept for the whole prompt: hidden states before and after a layer, `masks` masks of one byte a slot, and positions'
-    cos and sin. For one chunk, the larger of
-      - a layer: queries, keys, values, feed-forward, each held twice in fp32, and attention: scores and their softmax,
-        in fp64 with keys and values widened when `exact`, one key head at a time, else in fp32;
+    Kept throughout: cos and sin of every position; for the stretch, hidden states before and after a layer, and its
+    positions' cos and sin. For one chunk, `masks` masks of one byte a slot and one in the making, and the larger of
+      - a layer: queries, keys, values, feed-forward, each held twice in fp32, and `attention` bytes;
       - the head: logits in the model's dtype and two fp32 copies for sampling.
     """
-    prompt = max(prompt, rows)
-    kept = prompt * (2 * widths.hidden * itemsize + masks * slots + 2 * widths.head_dim * itemsize)
+    kept = max(stretch, rows) * 2 * (widths.hidden + widths.head_dim) * itemsize
+    tables = slots * (2 * widths.head_dim * itemsize + 8)
     wide = (widths.heads + 2 * widths.kv_heads) * widths.head_dim + 2 * widths.hidden + 2 * widths.intermediate
-    groups = -(-widths.heads // widths.kv_heads)
-    scores = 2 * rows * slots * (groups * 8 if exact else widths.heads * 4)
-    widened = 2 * slots * widths.head_dim * 8 if exact else 0
-    layer = 2 * rows * wide * 4 + scores + widened
-    head = rows * widths.vocab * (itemsize + 8)
-    return kept + max(layer, head)
+    layer = 2 * rows * wide * 4 + attention
+    head = scored * widths.vocab * (itemsize + 8)
+    return kept + tables + (masks + 1) * rows * slots + max(layer, head)

@@ -9,21 +9,23 @@ from specdecodes.offload.working import Widths, working_bytes
 WIDTHS = Widths(hidden=8, intermediate=16, heads=4, kv_heads=2, head_dim=2, vocab=10)
 
 
+SHAPE = {"rows": 5, "scored": 4, "stretch": 10, "slots": 20, "itemsize": 2, "attention": 1000}
+
+
 def test_by_hand() -> None:
-    kept = 10 * (2 * 8 * 2 + 3 * 20 + 2 * 2 * 2)
-    layer = 2 * 5 * (16 + 16 + 32) * 4 + 2 * 2 * 5 * 20 * 8 + 2 * 20 * 2 * 8  # of one key head: two query heads
-    assert working_bytes(WIDTHS, rows=5, prompt=10, slots=20, itemsize=2, exact=True, masks=3) == kept + layer
+    kept = 10 * (2 * 8 * 2 + 2 * 2 * 2) + 20 * (2 * 2 * 2 + 8)
+    layer = 2 * 5 * (16 + 16 + 32) * 4 + 1000
+    assert working_bytes(WIDTHS, **SHAPE, masks=3) == kept + 4 * 5 * 20 + layer
 
 
 def test_a_large_vocabulary_is_the_larger_moment() -> None:
-    few, many = (
-        working_bytes(replace(WIDTHS, vocab=vocab), rows=5, prompt=10, slots=20, itemsize=2, exact=False)
-        for vocab in (10**6, 2 * 10**6)
+    few, many = (working_bytes(replace(WIDTHS, vocab=vocab), **SHAPE) for vocab in (10**6, 2 * 10**6))
+    assert many - few == 4 * 10**6 * 10
+
+
+def test_a_long_context_costs_no_square() -> None:
+    """Twice the slots, prompts as long: what grows is a chunk's masks and the positions."""
+    long, longer = (
+        working_bytes(WIDTHS, **{**SHAPE, "rows": 256, "stretch": 2048, "slots": slots}) for slots in (32768, 65536)
     )
-    assert many - few == 5 * 10**6 * 10
-
-
-def test_exact_holds_one_key_head_at_a_time() -> None:
-    many = replace(WIDTHS, heads=8, kv_heads=4)
-    one, four = (working_bytes(w, rows=5, prompt=10, slots=2000, itemsize=2, exact=True) for w in (WIDTHS, many))
-    assert four - one == 2 * 5 * (32 - 16) * 4  # only the linears grew
+    assert longer - long == 32768 * (2 * 256 + 2 * 2 * 2 + 8)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.engine.runner import Rows
+from specdecodes.engine.sight import View
 from specdecodes.methods.assembly import LoadedTarget
 from specdecodes.models.decoder import LayerStep, Rotary
 
@@ -73,11 +74,9 @@ class FeatureReader:
             part = tokens[start : start + self._chunk]
             padded = torch.zeros(1, self._chunk, dtype=torch.int64, device=tokens.device)
             padded[0, : part.shape[0]] = part
-            positions = start + self._index[None, : self._chunk]
-            stop = start + self._chunk
-            window = torch.tensor((base, base + stop), device="cpu" if self._runner.exact else tokens.device)
-            slots = base + start + self._index[: self._chunk]
-            yield Rows(padded, positions, slots, self._index <= positions[..., None], window, self._index[:stop])
+            positions = start + self._index[: self._chunk]
+            look = View(base, self._index.shape[0], self._runner.exact).chain(start, positions)
+            yield Rows(padded, positions[None], base + positions, look)
 
     def _run(self, passes: list[Rows]) -> tuple[list[list[Tensor]], list[Tensor]]:
         """The states [rows, hidden] of every pass that enter each wanted layer, and those behind the final norm."""
@@ -91,8 +90,10 @@ class FeatureReader:
                     entering[index] = [state[0].cpu() for state in hidden]
                 keys, values = cache.keys[index], cache.values[index]
                 for place, rows in enumerate(passes):
-                    mask = rows.narrowed(windows[index])
-                    step = LayerStep(*turns[place], keys, values, rows.slots, mask, rows.window, self._runner.exact)
+                    seen = rows.look(windows[index])
+                    step = LayerStep(
+                        *turns[place], keys, values, rows.slots, seen.mask, seen.window, self._runner.exact
+                    )
                     hidden[place] = self._runner.steps.layer(layer, hidden[place], step)
         if self._decoder.spec.layers in self._wanted:
             entering[self._decoder.spec.layers] = [state[0].cpu() for state in hidden]

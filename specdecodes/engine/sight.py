@@ -1,0 +1,62 @@
+"""What the rows of a step see of the cache, made anew for each layer or kept for the next, as memory allows: the masks
+of a long prompt would together grow with the square of its length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sight:
+    """The slots that a layer looks at: `window` [2], from the first to behind the last, through the first columns of
+    `mask` [B, M, all slots]; the columns behind them mean nothing."""
+
+    mask: Tensor
+    window: Tensor
+
+
+Look = Callable[[int | None], Sight]
+"""What a layer looks at that sees only so many of the last positions (None: all)."""
+
+
+@dataclass(frozen=True)
+class View:
+    """The slots of a cache, as rows see them that lie behind committed ones.
+
+    `base`: the slot of the first committed row; `slots`: of the cache, all together; `on_host`: whether windows lie
+    there, as attention wants it when it is exact.
+    """
+
+    base: int
+    slots: int
+    on_host: bool
+
+    def behind(self, length: int, ancestors: Tensor, positions: Tensor) -> Look:
+        """The last M of K rows at `positions` [K] behind `length` committed ones see those, and each other as
+        `ancestors` [M, K] says; a layer of limited reach starts with the first committed row that any of them sees."""
+        rows, columns = ancestors.shape
+        device = ancestors.device
+
+        def look(reach: int | None) -> Sight:
+            first = 0 if reach is None else max(0, length - reach + 1)
+            stop = length - first + columns
+            # As wide as the cache whatever the window, so that its shape never changes.
+            mask = torch.empty(1, rows, self.slots, dtype=torch.bool, device=device)
+            mask[0, :, : length - first] = True
+            mask[0, :, length - first : stop] = ancestors
+            if reach is not None:
+                committed = torch.arange(first, length, device=device)
+                mask[0, :, :stop] &= torch.cat((committed, positions)) > (positions[-rows:] - reach)[:, None]
+            begin = self.base + first
+            return Sight(mask, torch.tensor((begin, begin + stop), device="cpu" if self.on_host else device))
+
+        return look
+
+    def chain(self, length: int, positions: Tensor) -> Look:
+        """Rows at `positions` [M] of which each sees those before it, such as a chunk of a prompt."""
+        order = torch.arange(positions.shape[0], device=positions.device)
+        return self.behind(length, order <= order[:, None], positions)
