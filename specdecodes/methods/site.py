@@ -65,8 +65,8 @@ class Site:
 
     @property
     def wide(self) -> int:
-        """Rows of a chunk of a long prompt: the same for every method."""
-        return max(self.chunk, min(WIDE_ROWS, self.pipeline.max_length))
+        """Rows of a chunk of a long prompt, an eighth of the context at most: the same for every method."""
+        return max(self.chunk, min(WIDE_ROWS, self.pipeline.max_length // 8))
 
     @property
     def rules(self) -> Rules:
