@@ -32,10 +32,20 @@ def test_the_smallest_budget_works_and_one_byte_less_does_not(method, tiny_check
 def test_every_spare_byte_is_used(tiny_checkpoint):
     folder = tiny_checkpoint("llama", hidden_size=128, num_hidden_layers=8)
     pipeline = pipeline_for("vanilla", folder, None, exact=True)
+    pipeline = replace(pipeline, max_length=64)  # one chunk: no longer stretch of a prompt that would take the bytes
     least = smallest_budget(pipeline)
     layer = plan_for(pipeline).device_bytes["8 resident layers"] // 8
     resident = [len(plan_for(replace(pipeline, memory=Memory(least + spare * layer))).resident) for spare in range(5)]
     assert resident == [0, 1, 2, 3, 4]
+
+
+def test_a_prompts_stretch_is_shorter_where_memory_is_short(tiny_checkpoint):
+    """The smallest placement reads the weights for every chunk; with a little more, once for thousands of tokens."""
+    pipeline = replace(pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True), max_length=3000)
+    least = smallest_budget(pipeline)
+    kept = (2048 - 256) * 2 * (64 + 16) * 4  # hidden states, and cos and sin
+    stretches = [plan_for(replace(pipeline, memory=Memory(least + more))).stretch for more in (0, kept - 1, kept)]
+    assert stretches == [256, 256, 2048]
 
 
 def test_budgets_and_sizes_can_be_written_as_text(tiny_checkpoint):
