@@ -197,7 +197,7 @@ def _on(exact: object) -> str:
 
 def _plain(key: str, value: object) -> str:
     """A setting as it is compared: budgets by size, however they were written."""
-    if key.startswith("memory.") and isinstance(value, str | int):
+    if key in ("memory.device", "memory.host") and isinstance(value, str | int):
         return f"{parse_bytes(value)} bytes"
     return str(value)
 

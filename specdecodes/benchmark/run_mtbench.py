@@ -37,6 +37,9 @@ DEMO = str(ASSETS / "demo")
 METHODS_OF = {"naive": "vanilla", "sd-classic": "classic_sd", "sd-eagle": "eagle_sd", "subspec": "subspec_sd"}
 DEMO_DRAFTS = {"sd-classic": str(ASSETS / "demo-draft"), "sd-eagle": str(ASSETS / "demo-eagle")}
 DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "auto": "auto"}
+DEMO_MEMORY, DEMO_PENALTY = "36MiB", 1.2
+"""As in the demo's pipelines: a budget that makes it stream, and what keeps a model this small out of loops."""
+
 WARMUP = 3
 # Tree depth, width and nodes of each mode where none are given: the SubSpec paper's, and EAGLE-2's (60 below the root).
 TREES = {"subspec": (48, 6, 256), "sd-classic": (16, 6, 64), "sd-eagle": (6, 10, 61), "naive": (1, 1, 64)}
@@ -64,9 +67,9 @@ def parser() -> argparse.ArgumentParser:
     add("--max-verify-tokens", type=int, help="draft tokens that one pass of the target verifies")
     add("--max-samples", type=int, help="questions (default: all)")
     add("--data-dir", type=Path, help="folder with mt-bench/question.jsonl (default: the hub, else the bundled ones)")
-    add("--device-memory", metavar="SIZE", help="budget of the model: 8GiB")
+    add("--device-memory", metavar="SIZE", help=f"budget of the model: 8GiB (the demo's: {DEMO_MEMORY}; others: all)")
     add("--host-memory", metavar="SIZE", help="budget of RAM beside a GPU: 16GiB")
-    add("--repetition-penalty", type=float, default=1.0)
+    add("--repetition-penalty", type=float, help=f"1 is none (the demo's: {DEMO_PENALTY}; others: 1)")
     add("--seed", type=int, default=0, help="of the dice and the order of the questions")
     add("--eager", action="store_true", help="do not compile: starts sooner, runs slower")
     add("--out-dir", type=Path, help="folder of the results (default: results/MODE-MODEL)")
@@ -77,7 +80,9 @@ def parser() -> argparse.ArgumentParser:
 
 def pipeline_of(given: argparse.Namespace) -> Pipeline:
     """The experiment that the options mean. Raises ConfigError when a draft is missing or not wanted."""
-    draft = given.ssm_path or (DEMO_DRAFTS.get(given.mode) if given.llm_path == DEMO else None)
+    demo = Path(given.llm_path).resolve() == Path(DEMO)
+    draft = given.ssm_path or (DEMO_DRAFTS.get(given.mode) if demo else None)
+    penalty, memory = (DEMO_PENALTY, DEMO_MEMORY) if demo else (1.0, None)
     if given.mode in DEMO_DRAFTS and draft is None:
         raise ConfigError(f"--mode {given.mode} drafts with a model of its own; name it with -ssm.")
     if given.mode not in DEMO_DRAFTS and given.ssm_path:
@@ -87,7 +92,7 @@ def pipeline_of(given: argparse.Namespace) -> Pipeline:
     sampling = SamplingParams(
         temperature=given.temp if given.do_sample else 0.0,
         max_tokens=given.max_new_tokens,
-        repetition_penalty=given.repetition_penalty,
+        repetition_penalty=given.repetition_penalty or penalty,
         seed=given.seed,
     )
     return Pipeline(
@@ -95,7 +100,7 @@ def pipeline_of(given: argparse.Namespace) -> Pipeline:
         target=Target(given.llm_path, DTYPES[given.dtype]),
         draft=Draft(draft, temperature=1.0) if draft else Draft(),
         tree=Tree(width=given.topk_len or width, depth=given.max_depth or depth, nodes=verified),
-        memory=Memory(given.device_memory, given.host_memory),
+        memory=Memory(given.device_memory or memory, given.host_memory),
         sampling=sampling,
         max_length=given.max_length,
         compile=not given.eager,
