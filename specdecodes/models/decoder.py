@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from specdecodes.models.attention import attend
+from specdecodes.models.cpu_linear import linear
 from specdecodes.models.families import ModelSpec
 
 
@@ -29,7 +30,7 @@ class Linear(nn.Module):
         self.register_buffer("bias", torch.empty(out_features, dtype=dtype, device="meta") if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
 
 class RMSNorm(nn.Module):

@@ -1,0 +1,108 @@
+// y = x W^T + b for a few rows in bfloat16, sums in float: as fast as the weights arrive from memory.
+//
+// A row's sum runs over the inputs in one order, whatever rows stand beside it: its bits do not depend on them.
+//
+// x [rows][in], w [out][in], b [out] or null, y [rows][out].
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+#endif
+#define UNROLL _Pragma("GCC unroll 8")
+
+typedef uint16_t bfloat16;
+
+namespace {
+
+constexpr int64_t UNIT = 16;  // outputs whose weights stay in the second cache until all rows are through
+constexpr int SIDE = 4;       // outputs side by side
+constexpr int64_t STEP = 32;  // inputs of a vector
+
+struct Product {
+  const bfloat16 *x, *w, *b;
+  bfloat16* y;
+  int64_t in, out;
+};
+
+float widen(bfloat16 x) {
+  const uint32_t bits = uint32_t(x) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, 4);
+  return wide;
+}
+
+bfloat16 narrow(float x) {  // to nearest, ties to even
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return x != x ? 0x7fc0 : bfloat16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+#if defined(__x86_64__)
+
+// M rows of N outputs. What the next unit needs is fetched meanwhile: no pattern that the processor would see by itself.
+template <int M, int N>
+BF16 void tile(const Product& p, int64_t row, int64_t n0) {
+  const bfloat16 *x = p.x + row * p.in, *w = p.w + n0 * p.in;
+  __m512 sum[N][M];
+  UNROLL for (int n = 0; n < N; ++n) UNROLL for (int m = 0; m < M; ++m) sum[n][m] = _mm512_setzero_ps();
+  for (int64_t i = 0; i < p.in; i += STEP) {
+    const __mmask32 inside = p.in - i >= STEP ? ~0u : (1u << (p.in - i)) - 1;
+    __m512bh a[M];
+    UNROLL for (int m = 0; m < M; ++m) a[m] = (__m512bh)_mm512_maskz_loadu_epi16(inside, x + m * p.in + i);
+    UNROLL for (int n = 0; n < N; ++n) {
+      const bfloat16* from = w + n * p.in + i;
+      _mm_prefetch(reinterpret_cast<const char*>(from + UNIT * p.in), _MM_HINT_T1);
+      const __m512bh weights = (__m512bh)_mm512_maskz_loadu_epi16(inside, from);
+      UNROLL for (int m = 0; m < M; ++m) sum[n][m] = _mm512_dpbf16_ps(sum[n][m], weights, a[m]);
+    }
+  }
+  UNROLL for (int n = 0; n < N; ++n) UNROLL for (int m = 0; m < M; ++m) {
+    const float total = _mm512_reduce_add_ps(sum[n][m]);
+    p.y[(row + m) * p.out + n0 + n] = narrow(p.b ? total + widen(p.b[n0 + n]) : total);
+  }
+}
+
+template <int M>
+int64_t rows_of(const Product& p, int64_t row, int64_t first, int64_t end) {
+  int64_t n = first;
+  for (; n + SIDE <= end; n += SIDE) tile<M, SIDE>(p, row, n);
+  for (; n < end; ++n) tile<M, 1>(p, row, n);
+  return M;
+}
+
+void unit(const Product& p, int64_t rows, int64_t first, int64_t end) {
+  for (int64_t row = 0; row < rows;) {
+    const int64_t left = rows - row;
+    row += left >= 8   ? rows_of<8>(p, row, first, end)
+           : left >= 4 ? rows_of<4>(p, row, first, end)
+           : left >= 2 ? rows_of<2>(p, row, first, end)
+                       : rows_of<1>(p, row, first, end);
+  }
+}
+
+#endif
+
+}  // namespace
+
+// Whether this processor multiplies bfloat16.
+extern "C" int cpu_linear_runs() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512bf16");
+#else
+  return 0;
+#endif
+}
+
+extern "C" void cpu_linear(const bfloat16* x, const bfloat16* w, const bfloat16* b, bfloat16* y, int64_t rows,
+                           int64_t in, int64_t out) {
+#if defined(__x86_64__)
+  const Product p{x, w, b, y, in, out};
+#pragma omp parallel for schedule(static)
+  for (int64_t first = 0; first < out; first += UNIT) unit(p, rows, first, std::min(first + UNIT, out));
+#endif
+}

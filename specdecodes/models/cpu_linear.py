@@ -1,0 +1,58 @@
+"""Full-precision linears on the CPU for a few rows, by a kernel of our own (cpu_linear.cpp).
+
+Torch's takes twice as long for up to eight rows, and as long from some ROWS on. Needs bfloat16 and a processor that multiplies it (AVX512-BF16); anything else is torch's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from specdecodes.errors import CompileError
+from specdecodes.native import build
+
+ROWS = 16
+
+torch.library.define("specdecodes::few_rows_linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        library = ctypes.CDLL(str(build(Path(__file__).with_suffix(".cpp"))))
+    except (CompileError, OSError):  # the low-bit kernel needs the same compiler, and the plan says why it has none
+        return None
+    library.cpu_linear.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
+    library.cpu_linear.restype = None
+    return library if library.cpu_linear_runs() else None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """[..., in] x [out, in] + [out] -> [..., out], in the inputs' dtype."""
+    few = x.numel() <= ROWS * x.shape[-1]
+    if few and x.device.type == "cpu" and x.dtype == weight.dtype == torch.bfloat16:
+        return torch.ops.specdecodes.few_rows_linear(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+@torch.library.impl("specdecodes::few_rows_linear", "CPU")
+def _few_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    library = _library()
+    if library is None or not weight.is_contiguous():
+        return F.linear(x, weight, bias)
+    x, (out, width) = x.contiguous(), weight.shape
+    y = x.new_empty(*x.shape[:-1], out)
+    held = None if bias is None else bias.contiguous()
+    pointer = None if held is None else held.data_ptr()
+    library.cpu_linear(x.data_ptr(), weight.data_ptr(), pointer, y.data_ptr(), x.numel() // width, width, out)
+    return y
+
+
+@torch.library.register_fake("specdecodes::few_rows_linear")
+def _shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
