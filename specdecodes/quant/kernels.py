@@ -19,14 +19,16 @@ from specdecodes.quant.gemlite import GemliteLinear
 from specdecodes.quant.grids import STEPS
 from specdecodes.quant.int4 import GROUPS, Int4Linear, int4_bytes
 from specdecodes.quant.int8 import Int8Linear, int8_bytes
+from specdecodes.quant.lanes import lanes_bytes
 from specdecodes.quant.reference import ReferenceLinear, reference_bytes
 from specdecodes.quant.solving import grid_of
 from specdecodes.quant.spec import Scheme
-from specdecodes.quant.w4a8 import W4A8Linear, support, w4a8_bytes
+from specdecodes.quant.w4a8 import W4A8Linear, support
 from specdecodes.quant.w4a16 import W4A16Linear, w4a16_bytes
+from specdecodes.quant.w4a32 import W4A32Linear
 
 INT4PACK_ROWS = 3  # up to here int4pack is as fast as int8, or close to it at half the bytes
-KERNELS = ("w4a8", "int4pack", "int8", "w4a16", "gemlite", "reference")
+KERNELS = ("w4a8", "w4a32", "int4pack", "int8", "w4a16", "gemlite", "reference")
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,14 @@ class Execution:
     def _on_cpu(self, scheme: Scheme) -> KernelChoice | None:
         if scheme.name == "w8a8":
             return KernelChoice("int8", "oneDNN's integer product")
-        if grid_of(scheme) != STEPS or scheme.bits > 4 or not (self.draft or scheme.activations == "int8"):
+        if scheme.bits > 4:
             return None
         built = support()
-        if built.variant:
+        if built.variant and (self.draft or scheme.activations):
             return KernelChoice("w4a8", built.note)
-        if not self.draft:
+        if built.variant:
+            return KernelChoice("w4a32", f"activations as they are, {built.note}")
+        if grid_of(scheme) != STEPS or not self.draft or scheme.activations:
             return None
         if (self.rows <= INT4PACK_ROWS or self.compact) and scheme.group in GROUPS:
             return KernelChoice("int4pack", f"{built.note}; torch's packed int4, for few rows")
@@ -82,7 +86,9 @@ def _on_cuda(scheme: Scheme) -> KernelChoice | None:
 def _asked(scheme: Scheme) -> KernelChoice:
     if scheme.kernel not in KERNELS:
         raise QuantError(suggest("kernel", scheme.kernel, KERNELS))
-    if scheme.kernel != "reference" and (grid_of(scheme) != STEPS or scheme.bits > 4):
+    lanes = scheme.kernel == "w4a8" or (scheme.kernel == "w4a32" and not scheme.activations)
+    plain = grid_of(scheme) == STEPS and not scheme.activations
+    if scheme.kernel != "reference" and (scheme.bits > 4 or not (lanes or plain)):
         raise QuantError(f"the {scheme.kernel} kernel does not run {scheme.name}; write {scheme.name} alone.")
     return KernelChoice(scheme.kernel, "as asked")
 
@@ -91,8 +97,8 @@ def kernel_bytes(out_features: int, in_features: int, scheme: Scheme, kernel: st
     """Bytes that a linear of `scheme` holds on `kernel`, its bias apart."""
     group = scheme.group_of(in_features)
     match kernel:
-        case "w4a8":
-            return w4a8_bytes(out_features, in_features, group)
+        case "w4a8" | "w4a32":
+            return lanes_bytes(out_features, in_features, group, grid_of(scheme))
         case "int4pack":
             return int4_bytes(out_features, in_features, group)
         case "int8":
@@ -107,7 +113,8 @@ def build_linear(solved: Solved, scheme: Scheme, kernel: str, name: str, device:
     """The linear of `solved` on `kernel`; `name` is for errors."""
     codes, bias = solved.codes, solved.bias
     wide: dict[str, Callable[[], nn.Module]] = {
-        "w4a8": lambda: W4A8Linear(codes.widened(), bias, name=name),
+        "w4a8": lambda: W4A8Linear(codes, bias, activations=scheme.activations or "int8", name=name),
+        "w4a32": lambda: W4A32Linear(codes, bias, name=name),
         "int4pack": lambda: Int4Linear(codes.widened(), bias, name=name),
         "int8": lambda: Int8Linear(codes, bias, name=name),
         "w4a16": lambda: W4A16Linear(codes.widened(), bias, name=name, device=device),

@@ -1,6 +1,7 @@
-// 4-bit weights times activations rounded to 8 bits by group: y = x W^T, W = code * scale + offset.
+// 4-bit weights times activations of 8 bits or less: y = x W^T, W = value(code) * scale + offset.
 //
-// Codes are unsigned and activation levels signed, which is what the processors' byte dot products take, so a group's
+// A value is the code itself, or what a table of sixteen numbers of at most 128 has for it. Activations are rounded to
+// 8 bits by group here, or come as levels and steps of the caller's. Values are unsigned and activation levels signed, which is what the processors' byte dot products take, so a group's
 // sum needs no correction: y = sum over groups of step * (scale * sum(code * level) + offset * sum(level)).
 // Every variant reads the same layout and sums the same integers; they differ in the order of float sums at most.
 //
@@ -8,6 +9,7 @@
 // time, byte i of output n holds the codes of inputs i (low half) and 4 + i (high half). Read in order: four streams
 // side by side keep the processor from fetching ahead.
 // scale, offset [out / 16][groups][16] fp16. x [rows][in], y [rows][out] float. A group is a multiple of 8 inputs.
+// table [16] or null. given [rows][in] and given_step [rows][groups], or null both, and then x is rounded.
 
 #include <algorithm>
 #include <cmath>
@@ -36,6 +38,9 @@ struct Product {
   const float* x;
   const uint8_t* packed;
   const uint16_t *scale, *offset;
+  const uint8_t* table;
+  const int8_t* given;
+  const float* given_step;
   float* y;
   int8_t* levels;    // [rows][in]
   float *step, *sum;  // [rows][groups]; sum is step times the sum of the group's levels
@@ -52,6 +57,13 @@ struct Product {
 
 // Rounds group `i` of all rows to levels of -127..127. NaN and infinity come out as NaN through the step.
 inline __attribute__((always_inline)) void round_group(const Product& p, int64_t i) {
+  if (p.given) {
+    int32_t total = 0;
+    for (int64_t k = 0; k < p.group; ++k) total += p.levels[i * p.group + k] = p.given[i * p.group + k];
+    p.step[i] = p.given_step[i];
+    p.sum[i] = p.step[i] * float(total);
+    return;
+  }
   const float* x = p.x + i * p.group;
   int8_t* levels = p.levels + i * p.group;
   uint32_t peak_bits = 0;  // magnitudes compare like their bits, and integers vectorize without -ffast-math
@@ -88,7 +100,10 @@ void plain_block(const Product& p, int64_t block, int64_t row) {
       const uint8_t* w = p.codes(block) + k / 8 * p.stride(block);
       const int8_t* a = p.level(row, k);
       for (int64_t n = 0; n < LANES; ++n)
-        for (int64_t i = 0; i < 4; ++i) acc[n] += (w[n * 4 + i] & 15) * a[i] + (w[n * 4 + i] >> 4) * a[4 + i];
+        for (int64_t i = 0; i < 4; ++i) {
+          const int low = w[n * 4 + i] & 15, high = w[n * 4 + i] >> 4;
+          acc[n] += (p.table ? p.table[low] : low) * a[i] + (p.table ? p.table[high] : high) * a[4 + i];
+        }
     }
     const float step = p.step[row * p.groups + g], sum = p.sum[row * p.groups + g];
     const uint16_t *scale = p.scale + p.scales(block, g), *offset = p.offset + p.scales(block, g);
@@ -116,9 +131,11 @@ AVX2 void avx2_round(const Product& p, int64_t i) { round_group(p, i); }
 VNNI void vnni_round(const Product& p, int64_t i) { round_group(p, i); }
 
 // M rows of half a block, 8 outputs.
-template <int M>
+template <int M, bool TABLE>
 AVX2 void avx2_half(const Product& p, int64_t block, int64_t half, int64_t row) {
   const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+  const __m256i table = TABLE ? _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.table)))
+                              : _mm256_setzero_si256();
   const int64_t stride = p.stride(block);
   const uint8_t* w = p.codes(block) + half * 32;
   __m256 total[M];
@@ -128,13 +145,17 @@ AVX2 void avx2_half(const Product& p, int64_t block, int64_t half, int64_t row) 
     UNROLL for (int m = 0; m < M; ++m) acc[m] = _mm256_setzero_si256();
     for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 8, w += stride) {
       const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
-      const __m256i w0 = _mm256_and_si256(both, low), w1 = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+      __m256i w0 = _mm256_and_si256(both, low), w1 = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+      if (TABLE) w0 = _mm256_shuffle_epi8(table, w0), w1 = _mm256_shuffle_epi8(table, w1);
       UNROLL for (int m = 0; m < M; ++m) {
         const int8_t* a = p.level(row + m, k);
-        // Four products of at most 15 * 127 stay far below the 16 bits at which these sums would saturate.
-        const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(w0, _mm256_set1_epi32(four(a))),
-                                               _mm256_maddubs_epi16(w1, _mm256_set1_epi32(four(a + 4))));
-        acc[m] = _mm256_add_epi32(acc[m], _mm256_madd_epi16(pairs, ones));
+        const __m256i p0 = _mm256_maddubs_epi16(w0, _mm256_set1_epi32(four(a)));
+        const __m256i p1 = _mm256_maddubs_epi16(w1, _mm256_set1_epi32(four(a + 4)));
+        // Four products of at most 15 * 127 stay far below the 16 bits at which these sums would saturate; of products
+        // of at most 128 * 127 two do.
+        const __m256i sums = TABLE ? _mm256_add_epi32(_mm256_madd_epi16(p0, ones), _mm256_madd_epi16(p1, ones))
+                                   : _mm256_madd_epi16(_mm256_add_epi16(p0, p1), ones);
+        acc[m] = _mm256_add_epi32(acc[m], sums);
       }
     }
     const int64_t at = p.scales(block, g) + half * 8;
@@ -150,13 +171,14 @@ AVX2 void avx2_half(const Product& p, int64_t block, int64_t half, int64_t row) 
     _mm256_storeu_ps(p.y + (row + m) * p.out + block * LANES + half * 8, total[m]);
 }
 
+template <bool TABLE>
 void avx2_unit(const Product& p, int64_t first, int64_t end) {
   for (int64_t block = first; block < end; ++block)
     for (int64_t half = 0; half < 2; ++half) {
       int64_t row = 0;
-      for (; row + 4 <= p.rows; row += 4) avx2_half<4>(p, block, half, row);
-      for (; row + 2 <= p.rows; row += 2) avx2_half<2>(p, block, half, row);
-      for (; row < p.rows; ++row) avx2_half<1>(p, block, half, row);
+      for (; row + 4 <= p.rows; row += 4) avx2_half<4, TABLE>(p, block, half, row);
+      for (; row + 2 <= p.rows; row += 2) avx2_half<2, TABLE>(p, block, half, row);
+      for (; row < p.rows; ++row) avx2_half<1, TABLE>(p, block, half, row);
     }
 }
 
@@ -174,10 +196,12 @@ VNNI inline void vnni_scale(const Product& p, int64_t block, int64_t g, int64_t 
 }
 
 // M rows of N blocks, so that enough independent sums are under way.
-template <int M, int N>
+template <int M, int N, bool TABLE>
 VNNI void vnni_tile(const Product& p, int64_t block, int64_t row) {
   constexpr int SUMS = M * N < 8 ? 2 : 1;  // two sums per output where one alone would wait for itself
   const __m512i low = _mm512_set1_epi8(15);
+  const __m512i table = TABLE ? _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.table)))
+                              : _mm512_setzero_si512();
   const int64_t stride = p.stride(block);
   const uint8_t* w = p.codes(block);
   __m512 total[N][M];
@@ -194,7 +218,8 @@ VNNI void vnni_tile(const Product& p, int64_t block, int64_t row) {
       }
       UNROLL for (int n = 0; n < N; ++n) {
         const __m512i both = _mm512_loadu_si512(w + n * LANES * 4);
-        const __m512i w0 = _mm512_and_si512(both, low), w1 = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+        __m512i w0 = _mm512_and_si512(both, low), w1 = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+        if (TABLE) w0 = _mm512_shuffle_epi8(table, w0), w1 = _mm512_shuffle_epi8(table, w1);
         UNROLL for (int m = 0; m < M; ++m) {
           acc[0][n][m] = _mm512_dpbusd_epi32(acc[0][n][m], w0, a0[m]);
           acc[SUMS - 1][n][m] = _mm512_dpbusd_epi32(acc[SUMS - 1][n][m], w1, a1[m]);
@@ -213,10 +238,12 @@ VNNI void vnni_tile(const Product& p, int64_t block, int64_t row) {
 }
 
 // M rows of a whole unit, too many for the registers: group by group, the totals waiting in the first cache.
-template <int M>
+template <int M, bool TABLE>
 VNNI void vnni_wide(const Product& p, int64_t block, int64_t row) {
   constexpr int64_t AHEAD = 2048;  // bytes: the next group
   const __m512i low = _mm512_set1_epi8(15);
+  const __m512i table = TABLE ? _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.table)))
+                              : _mm512_setzero_si512();
   const int64_t stride = p.stride(block);
   const uint8_t* w = p.codes(block);
   __m512 total[UNIT][M];
@@ -229,7 +256,8 @@ VNNI void vnni_wide(const Product& p, int64_t block, int64_t row) {
       for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 8, v += stride) {
         const __m512i both = _mm512_loadu_si512(v);
         _mm_prefetch(reinterpret_cast<const char*>(v + AHEAD), _MM_HINT_T0);
-        const __m512i w0 = _mm512_and_si512(both, low), w1 = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+        __m512i w0 = _mm512_and_si512(both, low), w1 = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+        if (TABLE) w0 = _mm512_shuffle_epi8(table, w0), w1 = _mm512_shuffle_epi8(table, w1);
         UNROLL for (int m = 0; m < M; ++m) {
           acc[m] = _mm512_dpbusd_epi32(acc[m], w0, _mm512_set1_epi32(four(p.level(row + m, k))));
           acc[m] = _mm512_dpbusd_epi32(acc[m], w1, _mm512_set1_epi32(four(p.level(row + m, k + 4))));
@@ -241,28 +269,29 @@ VNNI void vnni_wide(const Product& p, int64_t block, int64_t row) {
     _mm512_storeu_ps(p.y + (row + m) * p.out + (block + n) * LANES, total[n][m]);
 }
 
-template <int M>
+template <int M, bool TABLE>
 void vnni_rows(const Product& p, int64_t first, int64_t end, int64_t row) {
   if (end - first < UNIT) {
-    for (int64_t block = first; block < end; ++block) vnni_tile<M, 1>(p, block, row);
+    for (int64_t block = first; block < end; ++block) vnni_tile<M, 1, TABLE>(p, block, row);
   } else if constexpr (M <= 4) {
-    vnni_tile<M, int(UNIT)>(p, first, row);
+    vnni_tile<M, int(UNIT), TABLE>(p, first, row);
   } else {
-    vnni_wide<M>(p, first, row);
+    vnni_wide<M, TABLE>(p, first, row);
   }
 }
 
+template <bool TABLE>
 void vnni_unit(const Product& p, int64_t first, int64_t end) {
   for (int64_t row = 0; row < p.rows;) {
     int64_t take = std::min(ROWS, p.rows - row);
     if (take == 5 || take == 6) take = 4;  // two passes over a unit that the second cache holds are faster
     switch (take) {
-      case 1: vnni_rows<1>(p, first, end, row); break;
-      case 2: vnni_rows<2>(p, first, end, row); break;
-      case 3: vnni_rows<3>(p, first, end, row); break;
-      case 4: vnni_rows<4>(p, first, end, row); break;
-      case 7: vnni_rows<7>(p, first, end, row); break;
-      default: vnni_rows<8>(p, first, end, row);
+      case 1: vnni_rows<1, TABLE>(p, first, end, row); break;
+      case 2: vnni_rows<2, TABLE>(p, first, end, row); break;
+      case 3: vnni_rows<3, TABLE>(p, first, end, row); break;
+      case 4: vnni_rows<4, TABLE>(p, first, end, row); break;
+      case 7: vnni_rows<7, TABLE>(p, first, end, row); break;
+      default: vnni_rows<8, TABLE>(p, first, end, row);
     }
     row += take;
   }
@@ -283,17 +312,18 @@ extern "C" int w4a8_best() {
   return PLAIN;
 }
 
-extern "C" void w4a8(const float* x, const uint8_t* packed, const uint16_t* scale, const uint16_t* offset, float* y,
-                     int64_t rows, int64_t in, int64_t out, int64_t groups, int variant) {
+extern "C" void w4a8(const float* x, const int8_t* given, const float* given_step, const uint8_t* packed,
+                     const uint16_t* scale, const uint16_t* offset, const uint8_t* table, float* y, int64_t rows,
+                     int64_t in, int64_t out, int64_t groups, int variant) {
   const std::unique_ptr<int8_t[]> levels(new int8_t[rows * in]);
   const std::unique_ptr<float[]> steps(new float[2 * rows * groups]);
-  const Product p{rows, in, out, groups, in / groups, x, packed, scale, offset, y,
+  const Product p{rows, in, out, groups, in / groups, x, packed, scale, offset, table, given, given_step, y,
                   levels.get(), steps.get(), steps.get() + rows * groups};
   auto round = plain_round;
   auto unit = plain_unit;
 #if defined(__x86_64__)
-  if (variant == WITH_AVX2) round = avx2_round, unit = avx2_unit;
-  if (variant == WITH_VNNI) round = vnni_round, unit = vnni_unit;
+  if (variant == WITH_AVX2) round = avx2_round, unit = table ? avx2_unit<true> : avx2_unit<false>;
+  if (variant == WITH_VNNI) round = vnni_round, unit = table ? vnni_unit<true> : vnni_unit<false>;
 #endif
   const int64_t blocks = out / LANES;
 #pragma omp parallel if (in * out > WORTH_THREADS)

@@ -1,8 +1,9 @@
-"""4-bit linears on a kernel of our own: the fastest for up to sixteen rows, at the size of int4pack.
+"""4-bit linears on an integer kernel of our own: the fastest for up to sixteen rows, at the size of int4pack.
 
-Activations are rounded to 8 bits per row and group, so a huge activation coarsens its group alone. Codes and levels are
-multiplied as integers (w4a8.cpp: AVX512-VNNI or AVX2, chosen when it runs); scales and offsets are fp16, which moves a
-weight by about a hundredth of the 4-bit step. The layout is the same on all machines.
+Activations are rounded to 8 bits per row and group, so a huge activation coarsens its group alone; or to the 4-bit
+integers or floats that a scheme asks for, whose levels the kernel is then given. Codes and levels are multiplied as
+integers (w4a8.cpp: AVX512-VNNI or AVX2, chosen when it runs), so that with whole values the result is exact but for the
+rounding of scales to fp16 and of the float sums over groups.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from specdecodes.errors import CompileError, QuantError
 from specdecodes.native import build
+from specdecodes.quant.activations import levels_and_steps
 from specdecodes.quant.codes import Codes
-from specdecodes.quant.parallel import Workers, workers
+from specdecodes.quant.lanes import LANES, LanesLinear
 
-LANES = 16  # output features of a block; the rest of the last one is padding
-UNIT = 4  # blocks that lie side by side
 VARIANTS = {1: "plain C++", 2: "AVX2", 3: "AVX512-VNNI"}
 PLAIN = 1
 
 torch.library.define(
-    "specdecodes::w4a8_matmul", "(Tensor x, Tensor packed, Tensor scale, Tensor offset, int variant) -> Tensor"
+    "specdecodes::w4a8_matmul",
+    "(Tensor x, Tensor? given, Tensor? steps, Tensor packed, Tensor scale, Tensor offset, Tensor? whole, int variant) "
+    "-> Tensor",
 )
 
 
@@ -43,7 +44,7 @@ class Support:
 @functools.cache
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(build(Path(__file__).with_suffix(".cpp"))))
-    library.w4a8.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 4 + [ctypes.c_int]
+    library.w4a8.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 4 + [ctypes.c_int]
     library.w4a8.restype = None
     return library
 
@@ -64,83 +65,69 @@ def support() -> Support:
 
 
 @torch.library.impl("specdecodes::w4a8_matmul", "CPU")
-def _matmul(x: Tensor, packed: Tensor, scale: Tensor, offset: Tensor, variant: int) -> Tensor:
-    """x [n, in] float32, contiguous; packed [out * in / 2]; scale, offset [blocks, groups, 16] fp16."""
+def _matmul(
+    x: Tensor,
+    given: Tensor | None,
+    steps: Tensor | None,
+    packed: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    whole: Tensor | None,
+    variant: int,
+) -> Tensor:
+    """x [n, in] float32, or `given` levels of it [n, in] int8 with steps [n, groups] float32, all contiguous; packed
+    [padded out * in / 2]; scale, offset [blocks, groups, 16] fp16; whole [16] uint8."""
     rows, width = x.shape
     blocks, groups, _ = scale.shape
     y = x.new_empty(rows, blocks * LANES)
     run: Callable[..., None] = _library().w4a8
-    pointers = (x.data_ptr(), packed.data_ptr(), scale.data_ptr(), offset.data_ptr(), y.data_ptr())
+    tensors = (x, given, steps, packed, scale, offset, whole, y)
+    pointers = [tensor.data_ptr() if tensor is not None else None for tensor in tensors]
     run(*pointers, rows, width, blocks * LANES, groups, variant)
     return y
 
 
 @torch.library.register_fake("specdecodes::w4a8_matmul")
-def _matmul_shape(x: Tensor, packed: Tensor, scale: Tensor, offset: Tensor, variant: int) -> Tensor:
+def _matmul_shape(
+    x: Tensor,
+    given: Tensor | None,
+    steps: Tensor | None,
+    packed: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    whole: Tensor | None,
+    variant: int,
+) -> Tensor:
     return x.new_empty(x.shape[0], scale.shape[0] * LANES)
 
 
-class W4A8Linear(nn.Module):
-    """A linear on 4-bit weights and 8-bit activations for the CPU. Buffers are plain tensors.
-
-    packed: [out * in / 2] uint8, in the order that w4a8.cpp tells. scale, offset: [blocks, groups, 16] fp16. bias: [out] or None.
-    `variant` asks for one of VARIANTS, which the processor must have; None takes its best.
-    """
-
-    packed: Tensor
-    scale: Tensor
-    offset: Tensor
-    bias: Tensor | None
+class W4A8Linear(LanesLinear):
+    """A linear on 4-bit weights and activations of 8 bits or less for the CPU; `activations` is int8, int4, mxfp4 or
+    nvfp4. `variant` asks for one of VARIANTS, which the processor must have; None takes its best."""
 
     def __init__(
-        self, codes: Codes, bias: Tensor | None = None, *, name: str = "weight", variant: int | None = None
+        self,
+        codes: Codes,
+        bias: Tensor | None = None,
+        *,
+        activations: str = "int8",
+        name: str = "weight",
+        variant: int | None = None,
     ) -> None:
-        super().__init__()
-        if codes.packed.device.type != "cpu":
-            raise QuantError(f"{name}: the w4a8 kernel runs on the CPU, not on {codes.packed.device}.")
-        if codes.group % 8:
-            raise QuantError(f"{name}: the w4a8 kernel takes groups that are multiples of 8, not {codes.group}.")
-        self.variant = variant or support().variant
-        if not self.variant:
+        chosen = variant or support().variant
+        if not chosen:
             raise QuantError(f"{name}: {support().note}; choose int4pack or int8.")
-        self.out_features, self.in_features = codes.shape
-        with workers() as pool:
-            scale, offset = codes.scale_and_offset()
-            self.register_buffer("packed", _pack(codes, pool))
-            self.register_buffer("scale", _by_block(scale))
-            self.register_buffer("offset", _by_block(offset - 8.0 * scale))
-        self.register_buffer("bias", bias)
+        super().__init__(codes, bias, name, chosen)
+        self.activations = activations
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out] in x's dtype; integer sums, scaled and added in fp32."""
-        rows = x.reshape(-1, self.in_features).float().contiguous()
-        y = torch.ops.specdecodes.w4a8_matmul(rows, self.packed, self.scale, self.offset, self.variant)
-        y = y[:, : self.out_features]
-        if self.bias is not None:
-            y = y + self.bias
-        return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
-
-
-def w4a8_bytes(out_features: int, in_features: int, group: int) -> int:
-    """Exact bytes of a W4A8Linear without bias."""
-    padded = -(-out_features // LANES) * LANES
-    return padded * in_features // 2 + padded * (in_features // group) * 4
-
-
-def _pack(codes: Codes, pool: Workers) -> Tensor:
-    """[out * in / 2] uint8, made by blocks of rows."""
-
-    def pack(rows: slice) -> Tensor:
-        block = codes.codes(rows)
-        # Axes: block and lane of the outputs; of the inputs, their eight, the half of it, and the place in the half.
-        parts = F.pad(block, (0, 0, 0, -len(block) % LANES)).view(-1, LANES, block.shape[1] // 8, 2, 4)
-        return (parts[..., 0, :] | parts[..., 1, :] << 4).transpose(1, 2).contiguous()
-
-    blocks = torch.cat(pool.map(pack, codes.row_blocks()))  # [blocks, in / 8, 16, 4]
-    return torch.cat([unit.transpose(0, 1).flatten() for unit in blocks.split(UNIT)])
-
-
-def _by_block(values: Tensor) -> Tensor:
-    """[out, groups] to [blocks, groups, 16] fp16."""
-    padded = F.pad(values, (0, 0, 0, -len(values) % LANES))
-    return padded.view(-1, LANES, values.shape[1]).transpose(1, 2).to(torch.float16).contiguous()
+        rows, given, steps = self.rows(x), None, None
+        if self.activations != "int8":
+            levels, steps = levels_and_steps(rows, self.activations)
+            given = levels.to(torch.int8)
+            steps = steps.repeat_interleave(self.scale.shape[1] // steps.shape[1], 1).contiguous()
+        y = torch.ops.specdecodes.w4a8_matmul(
+            rows, given, steps, self.packed, self.scale, self.offset, self.whole, self.variant
+        )
+        return self.finished(y, x)

@@ -15,13 +15,18 @@ from specdecodes.quant.codes import Codes
 from specdecodes.quant.hqq import solve
 from specdecodes.quant.int4 import Int4Linear, int4_bytes
 from specdecodes.quant.int8 import Int8Linear, int8_bytes
+from specdecodes.quant.lanes import lanes_bytes
 from specdecodes.quant.reference import ReferenceLinear, reference_bytes
-from specdecodes.quant.w4a8 import W4A8Linear, support, w4a8_bytes
+from specdecodes.quant.solving import solve as solve_scheme
+from specdecodes.quant.spec import find_scheme
+from specdecodes.quant.w4a8 import W4A8Linear, support
+from specdecodes.quant.w4a32 import W4A32Linear
 
 BUILT = pytest.mark.skipif(not support().variant, reason=support().note)
-KERNELS = [ReferenceLinear, Int4Linear, Int8Linear, pytest.param(W4A8Linear, marks=BUILT)]
-# What is rounded: nothing; activations, scales and results to bf16; activations and weights to 8 bits.
-TOLERANCE = {ReferenceLinear: 1e-5, Int4Linear: 5e-3, Int8Linear: 2e-2, W4A8Linear: 1e-2}
+OWN = [pytest.param(kernel, marks=BUILT) for kernel in (W4A8Linear, W4A32Linear)]
+KERNELS = [ReferenceLinear, Int4Linear, Int8Linear, *OWN]
+# What is rounded: nothing; activations, scales and results to bf16; activations and weights to 8 bits; scales to fp16.
+TOLERANCE = {ReferenceLinear: 1e-5, Int4Linear: 5e-3, Int8Linear: 2e-2, W4A8Linear: 1e-2, W4A32Linear: 1e-3}
 
 Kernel = Callable[[Codes, Tensor | None], nn.Module]
 
@@ -29,6 +34,12 @@ Kernel = Callable[[Codes, Tensor | None], nn.Module]
 def codes_of(out: int = 96, width: int = 256, group: int = 64, seed: int = 0) -> Codes:
     torch.manual_seed(seed)
     return solve(torch.randn(out, width) * 0.02, group=group)
+
+
+def solved(weight: Tensor, scheme: str) -> Codes:
+    found = find_scheme(scheme)
+    assert found is not None
+    return solve_scheme(weight, found)
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -100,7 +111,7 @@ def test_sizes_are_exact() -> None:
     for out, width, group in [(96, 256, 64), (72, 128, 32)]:
         codes = codes_of(out, width, group)
         assert held_bytes(Int4Linear(codes)) == int4_bytes(out, width, group)
-        assert not support().variant or held_bytes(W4A8Linear(codes)) == w4a8_bytes(out, width, group)
+        assert not support().variant or held_bytes(W4A8Linear(codes)) == lanes_bytes(out, width, group)
         assert held_bytes(ReferenceLinear(codes)) == reference_bytes(out, width, group)
         opaque = Int8Linear(codes)
         assert int8_bytes(out, width) == opaque.packed.numel() + opaque.scale.nbytes + opaque.zero.nbytes
@@ -116,14 +127,40 @@ def test_int4_names_the_groups_it_takes() -> None:
 
 
 @BUILT
+@pytest.mark.parametrize("kernel", OWN)
 @pytest.mark.parametrize("variant", range(1, support().variant + 1))
-@pytest.mark.parametrize("group", [8, 64])
-def test_every_variant_of_the_own_kernel_agrees(variant: int, group: int) -> None:
+@pytest.mark.parametrize("scheme", ["hqq4:g8", "hqq4", "higgs4", "mxfp4"])
+def test_every_variant_of_the_own_kernels_agrees(kernel: Kernel, variant: int, scheme: str) -> None:
     """Any number of rows and of blocks, one plain loop as the measure."""
-    codes = codes_of(out=16 * 9, width=128, group=group)
+    torch.manual_seed(0)
+    codes = solved(torch.randn(16 * 9, 128) * 0.02, scheme)
+    linear, plain = kernel(codes, variant=variant), kernel(codes, variant=1)
     for rows in (*range(1, 10), 17):
         x = torch.randn(rows, 128)
-        torch.testing.assert_close(W4A8Linear(codes, variant=variant)(x), W4A8Linear(codes, variant=1)(x))
+        torch.testing.assert_close(linear(x), plain(x), rtol=1e-5, atol=1e-6)
+
+
+@BUILT
+def test_a_row_of_the_float_kernel_does_not_depend_on_how_many_there_are() -> None:
+    linear = W4A32Linear(codes_of())
+    x = torch.randn(17, 256)
+    whole = linear(x)
+    for rows in range(1, 17):
+        assert torch.equal(linear(x[:rows]), whole[:rows])
+
+
+@BUILT
+def test_two_ways_to_run_one_linear_share_its_memory() -> None:
+    """What QSpec drafts with and what it verifies with: the same weights, once in memory."""
+    torch.manual_seed(0)
+    codes = solved(torch.randn(96, 256) * 0.02, "w4a4")
+    draft = W4A8Linear(codes, torch.randn(96), activations="int4")
+    target = W4A32Linear.sharing(draft)
+    assert {b.data_ptr() for b in target.buffers()} == {b.data_ptr() for b in draft.buffers()}
+    x = torch.randn(3, 256)
+    assert torch.equal(target(x), W4A32Linear(codes, draft.bias)(x))
+    x = torch.randn(32, 256)
+    assert 0.02 < relative_error(draft(x) - draft.bias, target(x) - draft.bias) < 0.3
 
 
 @BUILT
@@ -161,7 +198,7 @@ def test_threads_do_not_change_the_own_kernel() -> None:
         torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("kernel", [Int4Linear, Int8Linear, pytest.param(W4A8Linear, marks=BUILT)])
+@pytest.mark.parametrize("kernel", [Int4Linear, Int8Linear, *OWN])
 def test_blocks_pack_like_the_whole(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = codes_of(out=200, width=64)
     x = torch.randn(3, 64)

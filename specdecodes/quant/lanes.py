@@ -1,0 +1,111 @@
+"""4-bit weights in blocks of sixteen outputs: the layout that the kernels of our own on the CPU share.
+
+A weight is `value(code) * scale + offset`, scale and offset in fp16, which moves it by about a hundredth of the step
+between two levels. Values are whole numbers of at most 128: the codes themselves, e2m1 numbers in halves, or Lloyd-Max
+levels in 64ths of the largest, which adds under two percent to the error that those make (the float kernel takes them
+as they are). The layout is the same on all machines.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from specdecodes.errors import QuantError
+from specdecodes.quant.codes import Codes
+from specdecodes.quant.grids import CENTRED, E2M1, STEPS, table
+from specdecodes.quant.hadamard import rotate
+from specdecodes.quant.parallel import Workers, workers
+
+LANES = 16  # output features of a block; the rest of the last one is padding
+UNIT = 4  # blocks that lie side by side
+FINEST = 64  # of the largest level a whole number is, where levels are not whole themselves
+
+
+class LanesLinear(nn.Module):
+    """What both kernels hold; `forward` is theirs. Buffers are plain tensors.
+
+    packed: [padded out * in / 2] uint8, in the order that w4a8.cpp tells. scale, offset: [blocks, groups, 16] fp16.
+    values: [16] float32, of the codes.
+    whole: [16] uint8, the values rounded, or None where the codes are the values. bias: [out] or None.
+    """
+
+    packed: Tensor
+    scale: Tensor
+    offset: Tensor
+    values: Tensor
+    whole: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, codes: Codes, bias: Tensor | None, name: str, variant: int) -> None:
+        super().__init__()
+        if codes.packed.device.type != "cpu":
+            raise QuantError(f"{name}: this kernel runs on the CPU, not on {codes.packed.device}.")
+        if codes.group % 8:
+            raise QuantError(f"{name}: this kernel takes groups that are multiples of 8, not {codes.group}.")
+        self.out_features, self.in_features = codes.shape
+        self.rotation, self.variant = codes.rotation, variant
+        values, whole, unit, middle = _values(codes.grid)
+        scale, offset = codes.scale_and_offset()
+        if whole is None:
+            offset = offset - 8.0 * scale
+        else:
+            scale = (scale * unit).half().float()
+            offset = -middle * scale
+        with workers() as pool:
+            self.register_buffer("packed", _pack(codes.widened(), pool))
+            self.register_buffer("scale", _by_block(scale))
+            self.register_buffer("offset", _by_block(offset))
+        self.register_buffer("values", values)
+        self.register_buffer("whole", whole)
+        self.register_buffer("bias", bias)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """x [..., in] as [n, in] float32, contiguous, rotated where the weights are."""
+        return rotate(x.reshape(-1, self.in_features).float(), self.rotation).contiguous()
+
+    def finished(self, y: Tensor, x: Tensor) -> Tensor:
+        """y [n, padded out] of the kernel, with the bias, as [..., out] in x's dtype."""
+        y = y[:, : self.out_features]
+        if self.bias is not None:
+            y = y + self.bias
+        return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+
+def lanes_bytes(out_features: int, in_features: int, group: int, grid: str = STEPS) -> int:
+    """Exact bytes of a LanesLinear without bias."""
+    padded = -(-out_features // LANES) * LANES
+    tables = 64 if _values(grid)[1] is None else 80
+    return padded * in_features // 2 + padded * (in_features // group) * 4 + tables
+
+
+def _values(grid: str) -> tuple[Tensor, Tensor | None, float, float]:
+    """The values of sixteen codes, float32 and whole (None: equal to the codes), what one is worth in levels of the
+    grid, and the value of level zero."""
+    if grid == STEPS or grid.startswith(CENTRED):
+        return torch.arange(16.0), None, 1.0, 8.0
+    levels = table(grid)
+    unit = 0.5 if grid == E2M1 else float(levels.abs().amax()) / FINEST
+    middle = round(float(levels.abs().amax()) / unit)
+    values = F.pad(levels / unit + middle, (0, 16 - len(levels)))
+    return values, values.round().to(torch.uint8), unit, float(middle)
+
+
+def _pack(codes: Codes, pool: Workers) -> Tensor:
+    """[padded out * in / 2] uint8, made by blocks of rows."""
+
+    def pack(rows: slice) -> Tensor:
+        block = codes.codes(rows)
+        # Axes: block and lane of the outputs; of the inputs, their eight, the half of it, and the place in the half.
+        parts = F.pad(block, (0, 0, 0, -len(block) % LANES)).view(-1, LANES, block.shape[1] // 8, 2, 4)
+        return (parts[..., 0, :] | parts[..., 1, :] << 4).transpose(1, 2).contiguous()
+
+    blocks = torch.cat(pool.map(pack, codes.row_blocks()))  # [blocks, in / 8, 16, 4]
+    return torch.cat([unit.transpose(0, 1).flatten() for unit in blocks.split(UNIT)])
+
+
+def _by_block(values: Tensor) -> Tensor:
+    """[out, groups] to [blocks, groups, 16] fp16."""
+    padded = F.pad(values, (0, 0, 0, -len(values) % LANES))
+    return padded.view(-1, LANES, values.shape[1]).transpose(1, 2).to(torch.float16).contiguous()

@@ -1,0 +1,82 @@
+"""4-bit linears whose activations stay as they are, on a float kernel of our own for the CPU.
+
+What a target of 4 bits or less runs on, since rounding its inputs would be another precision than asked. Activations of
+any dtype are widened to fp32 and summed there (w4a32.cpp: AVX512 or AVX2, chosen when it runs); a row's result does not
+depend on the other rows, nor on how many there are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from specdecodes.errors import QuantError
+from specdecodes.native import build
+from specdecodes.quant.codes import Codes
+from specdecodes.quant.lanes import LANES, LanesLinear
+from specdecodes.quant.w4a8 import support
+
+torch.library.define(
+    "specdecodes::w4a32_matmul",
+    "(Tensor x, Tensor packed, Tensor scale, Tensor offset, Tensor values, int variant) -> Tensor",
+)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(build(Path(__file__).with_suffix(".cpp"))))
+    library.w4a32.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 4 + [ctypes.c_int]
+    library.w4a32.restype = None
+    return library
+
+
+@torch.library.impl("specdecodes::w4a32_matmul", "CPU")
+def _matmul(x: Tensor, packed: Tensor, scale: Tensor, offset: Tensor, values: Tensor, variant: int) -> Tensor:
+    """x [n, in] float32, contiguous; packed, scale, offset and values as in `LanesLinear`."""
+    rows, width = x.shape
+    blocks, groups, _ = scale.shape
+    y = x.new_empty(rows, blocks * LANES)
+    run: Callable[..., None] = _library().w4a32
+    pointers = [tensor.data_ptr() for tensor in (x, packed, scale, offset, values, y)]
+    run(*pointers, rows, width, blocks * LANES, groups, variant)
+    return y
+
+
+@torch.library.register_fake("specdecodes::w4a32_matmul")
+def _matmul_shape(x: Tensor, packed: Tensor, scale: Tensor, offset: Tensor, values: Tensor, variant: int) -> Tensor:
+    return x.new_empty(x.shape[0], scale.shape[0] * LANES)
+
+
+class W4A32Linear(LanesLinear):
+    """A linear on 4-bit weights for the CPU, its activations as they are. `variant` as in W4A8Linear."""
+
+    def __init__(
+        self, codes: Codes, bias: Tensor | None = None, *, name: str = "weight", variant: int | None = None
+    ) -> None:
+        chosen = variant or support().variant
+        if not chosen:
+            raise QuantError(f"{name}: {support().note}; write @reference behind the scheme.")
+        super().__init__(codes, bias, name, chosen)
+
+    @classmethod
+    def sharing(cls, linear: LanesLinear) -> W4A32Linear:
+        """The same weights, in the same memory, with activations as they are: a second way to run one linear."""
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made.out_features, made.in_features = linear.out_features, linear.in_features
+        made.rotation, made.variant = linear.rotation, linear.variant
+        for name, buffer in linear._buffers.items():
+            made.register_buffer(name, buffer)
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] to [..., out] in x's dtype; products, scales and sums in fp32."""
+        y = torch.ops.specdecodes.w4a32_matmul(
+            self.rows(x), self.packed, self.scale, self.offset, self.values, self.variant
+        )
+        return self.finished(y, x)
