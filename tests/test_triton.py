@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 from specdecodes.models import tree_attention
 from specdecodes.models.tree_attention import choose_cut
 from specdecodes.offload import codec_kernel
-from specdecodes.quant import w4a16_kernel
+from specdecodes.quant import lookup_kernel, w4a16_kernel
 from specdecodes.quant.tiling import choose_splits, choose_tiling
 
 def build(capability, kernel, pointers, constants, warps, stages):
@@ -38,7 +38,12 @@ cache = {name: "*bf16" for name in ("query", "key", "value", "keys", "values", "
 cache |= {"mask": "*i1", "window": "*i64", "slots": "*i64", "parts": "*fp32", "levels": "*fp32", "scale": "fp32"}
 piece = {"SPLITS": cut.splits, "ROWS": cut.rows, "SLOTS": cut.slots, "D": 128, "OPERAND": tl.bfloat16}
 block = {"block": "*u8", "numbers": "*i32", "out": "*i16"}
+look = {"x": "*bf16", "packed": "*u8", "scale": "*fp16", "offset": "*fp16", "levels": "*fp32", "y": "*fp32"}
+grids = [{"BITS": bits, "GROUP": 64, "OFFSET": bits != 4, "LEVELS": bits == 4} for bits in (3, 4)]
+place = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 64, "OPERAND": tl.bfloat16}
 for capability in map(int, sys.argv[1:]):
+    for grid in grids:
+        build(capability, lookup_kernel._look_up, look, grid | place, 4, 3)
     build(capability, w4a16_kernel._kernel, matrix, tile, tiling.warps, tiling.stages)
     build(capability, tree_attention._attend, cache, piece, cut.warps, 2)
     build(capability, tree_attention._store, cache, {"D": 128}, 1, 2)
@@ -52,4 +57,4 @@ def test_kernels_compile_for_ampere_and_hopper() -> None:
     command = [sys.executable, "-c", COMPILE, "80", "90"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == 10
+    assert len(done.stdout.splitlines()) == 14

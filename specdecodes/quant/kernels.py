@@ -17,9 +17,11 @@ from specdecodes.errors import QuantError, suggest
 from specdecodes.quant.codes import Solved
 from specdecodes.quant.gemlite import GemliteLinear
 from specdecodes.quant.grids import STEPS
+from specdecodes.quant.halves import HalvesLinear, halves_bytes
 from specdecodes.quant.int4 import GROUPS, Int4Linear, int4_bytes
 from specdecodes.quant.int8 import Int8Linear, int8_bytes
 from specdecodes.quant.lanes import lanes_bytes
+from specdecodes.quant.lookup import LookupLinear, lookup_bytes
 from specdecodes.quant.reference import ReferenceLinear, reference_bytes
 from specdecodes.quant.solving import grid_of
 from specdecodes.quant.spec import Scheme
@@ -28,7 +30,7 @@ from specdecodes.quant.w4a16 import W4A16Linear, w4a16_bytes
 from specdecodes.quant.w4a32 import W4A32Linear
 
 INT4PACK_ROWS = 3  # up to here int4pack is as fast as int8, or close to it at half the bytes
-KERNELS = ("w4a8", "w4a32", "int4pack", "int8", "w4a16", "gemlite", "reference")
+KERNELS = ("w4a8", "w4a32", "int4pack", "int8", "w4a16", "lookup", "gemlite", "reference")
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,14 @@ class Execution:
     def _on_cpu(self, scheme: Scheme) -> KernelChoice | None:
         if scheme.name == "w8a8":
             return KernelChoice("int8", "oneDNN's integer product")
+        built = support()
+        if scheme.name in ("int8", "hqq8"):
+            if self.draft and not scheme.group:
+                return KernelChoice("int8", "oneDNN's integer product")
+            name = "w4a8 twice" if self.draft else "w4a32 twice"
+            return KernelChoice(name, f"8 bits in two halves, {built.note}") if built.variant else None
         if scheme.bits > 4:
             return None
-        built = support()
         if built.variant and (self.draft or scheme.activations):
             return KernelChoice("w4a8", built.note)
         if built.variant:
@@ -78,9 +85,11 @@ class Execution:
 
 
 def _on_cuda(scheme: Scheme) -> KernelChoice | None:
-    if find_spec("triton") is not None and grid_of(scheme) == STEPS and scheme.bits <= 4 and not scheme.activations:
+    if find_spec("triton") is None or scheme.activations:
+        return None
+    if grid_of(scheme) == STEPS and scheme.bits == 4:
         return KernelChoice("w4a16", "4-bit weights on Triton, activations as they are")
-    return None
+    return KernelChoice("lookup", "levels from a table on Triton, activations as they are")
 
 
 def _asked(scheme: Scheme) -> KernelChoice:
@@ -88,7 +97,8 @@ def _asked(scheme: Scheme) -> KernelChoice:
         raise QuantError(suggest("kernel", scheme.kernel, KERNELS))
     lanes = scheme.kernel == "w4a8" or (scheme.kernel == "w4a32" and not scheme.activations)
     plain = grid_of(scheme) == STEPS and not scheme.activations
-    if scheme.kernel != "reference" and (scheme.bits > 4 or not (lanes or plain)):
+    looked_up = scheme.kernel == "lookup" and not scheme.activations
+    if not (scheme.kernel == "reference" or looked_up or (scheme.bits <= 4 and (lanes or plain))):
         raise QuantError(f"the {scheme.kernel} kernel does not run {scheme.name}; write {scheme.name} alone.")
     return KernelChoice(scheme.kernel, "as asked")
 
@@ -99,12 +109,16 @@ def kernel_bytes(out_features: int, in_features: int, scheme: Scheme, kernel: st
     match kernel:
         case "w4a8" | "w4a32":
             return lanes_bytes(out_features, in_features, group, grid_of(scheme))
+        case "w4a8 twice" | "w4a32 twice":
+            return halves_bytes(out_features, in_features, group)
         case "int4pack":
             return int4_bytes(out_features, in_features, group)
         case "int8":
             return int8_bytes(out_features, in_features)
         case "w4a16" | "gemlite":
             return w4a16_bytes(out_features, in_features, group)
+        case "lookup":
+            return lookup_bytes(out_features, in_features, group, bits=scheme.bits, grid=grid_of(scheme))
         case _:
             return reference_bytes(out_features, in_features, group, bits=scheme.bits, grid=grid_of(scheme))
 
@@ -115,9 +129,12 @@ def build_linear(solved: Solved, scheme: Scheme, kernel: str, name: str, device:
     wide: dict[str, Callable[[], nn.Module]] = {
         "w4a8": lambda: W4A8Linear(codes, bias, activations=scheme.activations or "int8", name=name),
         "w4a32": lambda: W4A32Linear(codes, bias, name=name),
+        "w4a8 twice": lambda: HalvesLinear(codes, bias, whole=False, name=name),
+        "w4a32 twice": lambda: HalvesLinear(codes, bias, whole=True, name=name),
         "int4pack": lambda: Int4Linear(codes.widened(), bias, name=name),
         "int8": lambda: Int8Linear(codes, bias, name=name),
         "w4a16": lambda: W4A16Linear(codes.widened(), bias, name=name, device=device),
+        "lookup": lambda: LookupLinear(codes, bias, name=name, device=device),
         "gemlite": lambda: GemliteLinear(codes.widened(), bias, device=device),
         "reference": lambda: ReferenceLinear(codes, bias, activations=scheme.activations).to(device),
     }
