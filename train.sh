@@ -77,7 +77,7 @@ say "2/3 what the target computes over them"
 "${launch[@]}" specdecodes.train.data_gen.allocation --target "$target" --data "$data" --architecture "$architecture" \
     --outdir "$work/data" ${allocation[@]+"${allocation[@]}"}
 say "3/3 training"
-"${launch[@]}" specdecodes.train.eagle --target "$target" --data "$work/data" --out "$out" --run "$work/run" \
+"${launch[@]}" specdecodes.train.eagle --target "$target" --data "$work/data" --out "$out" --run-dir "$work/run" \
     ${training[@]+"${training[@]}"}
 say "done in $((SECONDS / 60)) min $((SECONDS % 60)) s; try the head with:"
 echo "    python -m specdecodes.benchmark.run_mtbench -llm $target -ssm $out --mode sd-eagle" >&2

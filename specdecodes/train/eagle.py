@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -226,8 +227,11 @@ class _Run:
         return (noise * (self.plan.noise * 512 / batch.inputs.shape[1])).to(batch.inputs.device)
 
     def _out_of_time(self) -> bool:
+        """Whether any process says so: they have to end together."""
         minutes = (time.monotonic() - self.started) / 60
-        return self.plan.minutes is not None and minutes > self.plan.minutes
+        over = self.plan.minutes is not None and minutes > self.plan.minutes
+        said = torch.tensor(float(over), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(said, "sum"))
 
     def _judge(self, curve: Curve | None, note: Note) -> None:
         """Measure acceptance, keep the head if it is the best so far, and write a checkpoint."""
@@ -262,14 +266,17 @@ class _Run:
 def acceptance(
     loss: HeadLoss, stored: StoredConversations, held: Sequence[int], plan: HeadTraining, accelerator: Accelerator
 ) -> list[float]:
-    """Share of drafted chains that the target would have accepted to depth 1, 2, ...; see `HeadLoss.agreement`."""
-    accepted, possible = torch.zeros(plan.depth), torch.zeros(plan.depth)
-    order = sorted(held, key=lambda index: stored.lengths[index])
+    """Share of drafted chains that the target would have accepted to depth 1, 2, ...; see `HeadLoss.agreement`. Each
+    process looks at its share of the conversations."""
+    counts = torch.zeros(2, plan.depth, device=accelerator.device)
+    order = sorted(held, key=lambda index: stored.lengths[index])[
+        accelerator.process_index :: accelerator.num_processes
+    ]
     groups = [order[start : start + plan.batch_size] for start in range(0, len(order), plan.batch_size)]
     for batch in loaded(stored, groups, 0):
         with accelerator.autocast():
-            got, could = loss.agreement(batch.to(accelerator.device), plan.depth)
-        accepted, possible = accepted + got, possible + could
+            counts += torch.stack(loss.agreement(batch.to(accelerator.device), plan.depth)).to(counts.device)
+    accepted, possible = accelerator.reduce(counts, "sum")
     return (accepted / possible.clamp(min=1)).tolist()
 
 
@@ -285,7 +292,7 @@ def parser() -> argparse.ArgumentParser:
     add("--data", type=Path, required=True, help="folder that data_gen.allocation wrote")
     add("--target", default=str(DEMO), help="hub id or folder (default: the demo model)")
     add("--out", type=Path, required=True, help="folder of the head")
-    add("--run", type=Path, help="folder of log and checkpoints (default: results/train-OUT)")
+    add("--run-dir", type=Path, dest="run", help="folder of log and checkpoints (default: results/train-OUT)")
     add("--epochs", type=int, default=default.epochs, help="passes over the conversations")
     add("--batch-size", type=int, default=default.batch_size, help="conversations, of all processes together")
     add("--rate", type=float, help="learning rate at its highest (default: as published)")
@@ -316,6 +323,9 @@ def main() -> None:
         train(HeadTraining(**given))
     except SpecDecodesError as error:
         fail(error)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last evaluation", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":
