@@ -48,6 +48,12 @@ class Site:
     @classmethod
     def of(cls, pipeline: Pipeline, *, drafts: bool = False) -> Site:
         checkpoint = open_checkpoint(pipeline.target.model, pipeline.target.revision)
+        name, positions = checkpoint.folder.name, checkpoint.spec.max_positions
+        if pipeline.max_length > positions:
+            raise ConfigError(
+                f"max_length is {pipeline.max_length}, but {name} is made for {positions} positions; "
+                f"give --max-length {positions} or less, or a checkpoint whose config.json scales its rope further."
+            )
         device = find_device(pipeline.target.device)
         dtype = checkpoint.dtype if pipeline.target.dtype == "auto" else DTYPES[pipeline.target.dtype]
         return cls(pipeline, checkpoint, device, dtype, drafts)

@@ -39,7 +39,8 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything the decoder needs to know of a checkpoint; sizes in elements, `windows` one entry a layer."""
+    """Everything the decoder needs to know of a checkpoint; sizes in elements, `windows` one entry a layer,
+    `max_positions` with its rope scaling counted."""
 
     architecture: str
     vocab_size: int
@@ -135,7 +136,7 @@ def spec_of(config: Any) -> ModelSpec:
         qk_norm=family.qk_norm,
         tied=bool(fields.get("tie_word_embeddings")),
         windows=_windows(fields, family),
-        max_positions=fields["max_position_embeddings"],
+        max_positions=_positions(fields["max_position_embeddings"], config.rope_parameters),
         rope_scale=rope_scale,
         inv_freq=tuple(inv_freq.tolist()),
     )
@@ -147,6 +148,15 @@ def _windows(fields: dict[str, Any], family: Family) -> tuple[int | None, ...]:
         return (None,) * layers
     kinds = fields.get("layer_types") or ["sliding_attention"] * layers
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+def _positions(configured: int, rope: dict[str, Any]) -> int:
+    """Positions that a checkpoint is made for: `linear` and `yarn` stretch the original ones by their factor; of
+    `llama3` the config gives those after stretching."""
+    if rope.get("rope_type", "default") not in ("linear", "yarn"):
+        return configured
+    original = rope.get("original_max_position_embeddings") or configured
+    return max(configured, int(original * rope["factor"]))
 
 
 def rope_frequencies(config: Any, head_dim: int) -> tuple[Tensor, float]:

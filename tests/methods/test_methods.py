@@ -41,11 +41,23 @@ def test_every_spare_byte_is_used(tiny_checkpoint):
 
 def test_a_prompts_stretch_is_shorter_where_memory_is_short(tiny_checkpoint):
     """The smallest placement reads the weights for every chunk; with a little more, once for thousands of tokens."""
-    pipeline = replace(pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True), max_length=3000)
+    folder = tiny_checkpoint("llama", max_position_embeddings=4096)
+    pipeline = replace(pipeline_for("vanilla", folder, None, exact=True), max_length=3000)
     least = smallest_budget(pipeline)
     kept = (2048 - 256) * 2 * (64 + 16) * 4  # hidden states, and cos and sin
     stretches = [plan_for(replace(pipeline, memory=Memory(least + more))).stretch for more in (0, kept - 1, kept)]
     assert stretches == [256, 256, 2048]
+
+
+@pytest.mark.parametrize("drafts", [False, True], ids=["target", "draft"])
+def test_a_context_beyond_the_checkpoints_positions_is_refused(drafts, tiny_checkpoint):
+    short, long = tiny_checkpoint("llama"), tiny_checkpoint("llama", max_position_embeddings=4096)
+    pipeline = pipeline_for("classic_sd", long if drafts else short, short if drafts else long, exact=True)
+    plan_for(replace(pipeline, max_length=2048))
+    with pytest.raises(
+        ConfigError, match="max_length is 2049, but .* is made for 2048 positions; give --max-length 2048"
+    ):
+        plan_for(replace(pipeline, max_length=2049))
 
 
 def test_budgets_and_sizes_can_be_written_as_text(tiny_checkpoint):

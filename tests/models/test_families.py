@@ -16,7 +16,7 @@ from specdecodes.errors import CheckpointError, UnsupportedModelError
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_layers, load_outer, open_checkpoint
 from specdecodes.tree import TokenTree
-from tests.conftest import FAMILY_OPTIONS
+from tests.conftest import FAMILY_OPTIONS, LLAMA3_ROPE
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "models"
 
@@ -96,6 +96,21 @@ def test_unsupported_architecture_is_named(tiny_checkpoint, tmp_path):
     folder = edited(tiny_checkpoint(), tmp_path / "x", architectures=["FalconForCausalLM"])
     with pytest.raises(UnsupportedModelError, match="FalconForCausalLM.*LlamaForCausalLM.*Qwen3ForCausalLM"):
         open_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("rope", "positions"),
+    [
+        ({"rope_type": "default"}, 2048),
+        ({"rope_type": "linear", "factor": 4.0}, 8192),
+        ({"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 512}, 8192),
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 512}, 2048),  # as configured
+        ({**LLAMA3_ROPE, "factor": 99.0}, 2048),
+    ],
+)
+def test_positions_count_rope_scaling(rope, positions, tiny_checkpoint, tmp_path):
+    folder = edited(tiny_checkpoint(), tmp_path / "x", rope_parameters={"rope_theta": 1e4, **rope})
+    assert open_checkpoint(str(folder)).spec.max_positions == positions
 
 
 def test_unsupported_rope_is_named(tiny_checkpoint, tmp_path):
