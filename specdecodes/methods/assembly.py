@@ -148,7 +148,13 @@ def _sources(
     if site.device.type == "cuda":
         pinned = [place for place, index in enumerate(placement.streamed) if index in set(placement.pinned)]
         stream: LayerStream = CudaLayerStream(
-            spans, device=site.device, pinned=pinned, slots=placement.ring_slots, dtype=dtype
+            spans,
+            device=site.device,
+            pinned=pinned,
+            slots=placement.ring_slots,
+            dtype=dtype,
+            compressed=compressed,
+            compress=None if placement.compression is None else site.checkpoint.dtype,
         )
     else:
         readers = 2 if compressed is None else READERS

@@ -130,8 +130,6 @@ def _impossible(checkpoint: Checkpoint, device: torch.device) -> str:
     """Why layers cannot be compressed; empty when they can."""
     if checkpoint.dtype not in codec.KINDS:
         return f"{str(checkpoint.dtype).removeprefix('torch.')} weights are not compressed, only 16-bit ones"
-    if device.type == "cuda":
-        return "a GPU takes layers as they are for now"
     if device.type == "cuda" and find_spec("triton") is None:
         return "expanding on a GPU needs triton, which comes with torch's CUDA build"
     return codec.missing()

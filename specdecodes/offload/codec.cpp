@@ -196,11 +196,9 @@ template <typename Way>
 INLINE int expand_group(const uint8_t* block, const Planes& at, int64_t bytes, int64_t group, uint32_t kind,
                         uint16_t* out) {
   alignas(64) uint8_t level1[GROUP + 64], level2[GROUP + 64], level3[GROUP + 64], last[GROUP + 64];
+  if (!sound(block, at, bytes, group, kind)) return 1;
   Entry e;
   std::memcpy(&e, block + sizeof(Header) + group * sizeof e, sizeof e);
-  if (e.second > GROUP || e.third > e.second || e.fourth > GROUP || e.tail < at.tails ||
-      e.tail + whole(tail_bytes(e)) + SLACK > bytes || check_of(block, at, e, group, kind) != e.check)
-    return 1;
   const uint8_t *const codes2 = block + e.tail, *const codes3 = codes2 + quarter(e.second);
   std::memcpy(last, codes3 + quarter(e.third), e.fourth);
   if (e.second) {
@@ -221,15 +219,12 @@ INLINE int expand_group(const uint8_t* block, const Planes& at, int64_t bytes, i
 template <typename Way>
 INLINE int expand(const uint8_t* block, int64_t bytes, uint16_t* out, int64_t weights) {
   alignas(64) uint16_t words[GROUP];
-  Header header = {};
-  if (bytes >= int64_t(sizeof header)) std::memcpy(&header, block, sizeof header);
-  const Planes at(weights, header.kind);
-  if (header.magic != MAGIC || header.kind > FLOAT16 || header.weights != weights || header.bytes != bytes ||
-      at.tails + SLACK > bytes)
-    return 1;
+  const uint32_t kind = kind_of(block, bytes);
+  const Planes at(weights, kind);
+  if (!fits(block, bytes, weights, at)) return 1;
   for (int64_t group = 0; group < at.groups; ++group, out += GROUP, weights -= GROUP) {
     const bool whole_group = weights >= GROUP && uintptr_t(out) % 64 == 0;
-    if (expand_group<Way>(block, at, bytes, group, header.kind, whole_group ? out : words)) return 1;
+    if (expand_group<Way>(block, at, bytes, group, kind, whole_group ? out : words)) return 1;
     if (!whole_group) std::memcpy(out, words, 2 * std::min(weights, GROUP));
   }
   return 0;
@@ -281,6 +276,15 @@ extern "C" int codec_best() {
     return 2;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) return 1;
 #endif
+  return 0;
+}
+
+// 0, or 1 when the block is damaged or of another size.
+extern "C" int codec_check(const uint8_t* block, int64_t bytes, int64_t weights) {
+  const Planes at(weights, kind_of(block, bytes));
+  if (!fits(block, bytes, weights, at)) return 1;
+  for (int64_t group = 0; group < at.groups; ++group)
+    if (!sound(block, at, bytes, group, kind_of(block, bytes))) return 1;
   return 0;
 }
 

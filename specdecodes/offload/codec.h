@@ -92,4 +92,22 @@ INLINE uint32_t check_of(const uint8_t* block, const Planes& at, const Entry& e,
   return check.sum();
 }
 
+INLINE uint32_t kind_of(const uint8_t* block, int64_t bytes) {
+  Header header = {};
+  if (bytes >= int64_t(sizeof header)) std::memcpy(&header, block, sizeof header);
+  return header.kind;
+}
+INLINE bool fits(const uint8_t* block, int64_t bytes, int64_t weights, const Planes& at) {
+  Header header = {};
+  if (bytes >= int64_t(sizeof header)) std::memcpy(&header, block, sizeof header);
+  return header.magic == MAGIC && header.kind <= FLOAT16 && header.weights == weights && header.bytes == bytes &&
+         at.tails + SLACK <= bytes;
+}
+INLINE bool sound(const uint8_t* block, const Planes& at, int64_t bytes, int64_t group, uint32_t kind) {
+  Entry e;
+  std::memcpy(&e, block + sizeof(Header) + group * sizeof e, sizeof e);
+  return e.second <= GROUP && e.third <= e.second && e.fourth <= GROUP && e.tail >= at.tails &&
+         e.tail + whole(tail_bytes(e)) + SLACK <= bytes && check_of(block, at, e, group, kind) == e.check;
+}
+
 }  // namespace

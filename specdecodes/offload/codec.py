@@ -32,6 +32,7 @@ def _library() -> ctypes.CDLL:
     pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     library.codec_bound.argtypes, library.codec_bound.restype = [count, number], count
     library.codec_compress.argtypes, library.codec_compress.restype = [pointer, count, number, pointer], count
+    library.codec_check.argtypes = [pointer, count, count]
     library.codec_expand.argtypes = [pointer, count, pointer, count, number]
     return library
 
@@ -62,6 +63,11 @@ def compress(raw: Tensor, dtype: torch.dtype) -> Tensor:
     block = torch.empty(bound(raw.numel(), dtype), dtype=torch.uint8)
     size = _library().codec_compress(raw.data_ptr(), raw.numel() // 2, KINDS[dtype], block.data_ptr())
     return block[:size]
+
+
+def sound(block: Tensor, nbytes: int) -> bool:
+    """Whether `block` is an undamaged one of `nbytes` bytes."""
+    return _library().codec_check(block.data_ptr(), block.numel(), nbytes // 2) == 0
 
 
 def expand(block: Tensor, out: Tensor, *, way: str | None = None) -> bool:

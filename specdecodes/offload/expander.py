@@ -16,6 +16,13 @@ from specdecodes.offload.layout import Block
 from specdecodes.offload.store import aligned_memory
 
 
+def damaged(block: Block) -> StreamError:
+    return StreamError(
+        f"{block.path} is damaged at byte {block.start}. Remove it, and let `run-compress` write it anew; or try again "
+        "with --set memory.compress=off."
+    )
+
+
 class Expander:
     """A buffer for each of `readers` threads, as large as the largest of `blocks` that are compressed."""
 
@@ -33,10 +40,7 @@ class Expander:
             count = files.read(replace(block, slot_offset=0), memoryview(buffer))
             compressed = torch.frombuffer(buffer, dtype=torch.uint8, count=block.needed)
             if not codec.expand(compressed, target[: block.expands_to]):
-                raise StreamError(
-                    f"{block.path} is damaged at byte {block.start}. Remove it, and let `run-compress` write it anew; "
-                    "or try again with --set memory.compress=off."
-                )
+                raise damaged(block)
             return count
         finally:
             self._free.put(buffer)

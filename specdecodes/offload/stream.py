@@ -68,7 +68,7 @@ class LayerStream:
         if not all(self._blocks):
             raise ValueError("a streamed layer without bytes cannot be waited for")
         self._files = WeightFiles({block.path for blocks in self._blocks for block in blocks})
-        self._expander = Expander((block for blocks in self._blocks for block in blocks), readers)
+        self._expander = self._make_expander(readers)
         self._slots = [Slot(index) for index in range(slots)]
         self._readers = readers
         self._process = os.getpid()
@@ -152,10 +152,13 @@ class LayerStream:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    # Where the slots are: here host memory, read into in place. A subclass for another device overrides these four.
+    # Where the slots are: here host memory, read into in place. A subclass for another device overrides these five.
 
     def _make_ring(self, layers: Sequence[Mapping[str, TensorSpan]], slots: int, dtype: torch.dtype | None) -> Ring:
         return Ring(layers, slots, dtype)
+
+    def _make_expander(self, readers: int) -> Expander:
+        return Expander((block for blocks in self._blocks for block in blocks), readers)
 
     def _fill(self, slot: Slot, block: Block) -> int:
         """Brings `block` into `slot`, in a reader's thread; returns its bytes, which are there. Raises StreamError."""

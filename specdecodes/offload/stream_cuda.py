@@ -2,8 +2,9 @@
 
 A layer in page-locked host memory is one asynchronous copy. All copies go through one CUDA stream, in the order of the
 pass: two at once would both arrive late. A slot is not overwritten before the kernels that read it have ended, and its
-kernels wait for its bytes on the device, so that nobody waits on the host. Written without a CUDA device at hand and
-not yet run on one; the order of things is tested with a simulated device.
+kernels wait for its bytes on the device, so that nobody waits on the host. Compressed bytes are copied to landings
+beside the ring, from where kernels on a second stream restore them into the slot. Written without a CUDA device at hand
+and not yet run on one; the order of things is tested with a simulated device.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ import torch
 from torch import Tensor
 
 from specdecodes.errors import CheckpointError
+from specdecodes.offload import codec
+from specdecodes.offload.compressed import CompressedLayer
 from specdecodes.offload.counters import StreamCounters
+from specdecodes.offload.expander import Expander, damaged
+from specdecodes.offload.kept import KeptLayer
+from specdecodes.offload.landings import Landings
 from specdecodes.offload.layout import Block
 from specdecodes.offload.locked import HostMemory
 from specdecodes.offload.ring import Ring
@@ -42,10 +48,15 @@ class CudaLayerStream(LayerStream):
         readers: int = 2,
         block_bytes: int = BLOCK_BYTES,
         dtype: torch.dtype | None = None,
+        compressed: Mapping[int, CompressedLayer] | None = None,
+        compress: torch.dtype | None = None,
     ) -> None:
-        """`pinned` counts streamed layers, in the order of a pass. Raises CheckpointError, and StreamError."""
-        self._device = device
-        super().__init__(layers, slots=slots, readers=readers, block_bytes=block_bytes, dtype=dtype)
+        """`pinned` counts streamed layers, in the order of a pass; given `compress`, the dtype of their 16-bit weights,
+        they are kept compressed. Raises CheckpointError, and StreamError."""
+        self._device, self._weights = device, compress
+        super().__init__(
+            layers, slots=slots, readers=readers, block_bytes=block_bytes, dtype=dtype, compressed=compressed
+        )
         if any(layout.moves for layout in self._ring.layouts):
             super().close()
             raise CheckpointError("tensors at odd offsets cannot be streamed to a GPU; save the checkpoint again.")
@@ -54,8 +65,9 @@ class CudaLayerStream(LayerStream):
         self._used: dict[int, torch.cuda.Event] = {}  # by slot: the end of the work that reads it
         self._arrived: dict[int, torch.cuda.Event] = {}  # by slot: the end of a copy that nobody has waited for
         self._copying, self._stalling = Stopwatch(), Stopwatch()
-        self._host: dict[int, HostMemory] = {}
+        self._host: dict[int, KeptLayer] = {}
         self._stagings: list[HostMemory] = []
+        self._landings: Landings | None = None
         self._free: SimpleQueue[HostMemory] = SimpleQueue()
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)  # locked memory must not be given back as it is
@@ -65,8 +77,9 @@ class CudaLayerStream(LayerStream):
                 self._readers = 1  # it has nothing to wait for, and copies keep their order
             else:
                 for _ in range(readers):
-                    self._stagings.append(HostMemory(block_bytes, device))
+                    self._stagings.append(HostMemory(max(block_bytes, self._longest_compressed), device))
                     self._free.put(self._stagings[-1])
+            self._landings = Landings(self._longest_compressed, device) if self._longest_compressed else None
             undo.pop_all()
 
     @property
@@ -85,11 +98,20 @@ class CudaLayerStream(LayerStream):
     @property
     def unlocked_bytes(self) -> int:
         """Of the layers kept in host memory: those that the system did not page-lock."""
-        return sum(memory.bytes.nbytes for memory in self._host.values() if not memory.locked)
+        return sum(kept.memory.bytes.nbytes for kept in self._host.values() if not kept.memory.locked)
 
     @property
     def _locked(self) -> int:
-        return sum(memory.locked for memory in self._host.values())
+        return sum(kept.memory.locked for kept in self._host.values())
+
+    @property
+    def _longest_compressed(self) -> int:
+        return max((block.length for blocks in self._blocks for block in blocks if block.expands_to), default=0)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the ring, conversion and compressed bytes included."""
+        return super().nbytes + (self._landings.nbytes if self._landings else 0)
 
     @property
     def counters(self) -> StreamCounters:
@@ -100,55 +122,85 @@ class CudaLayerStream(LayerStream):
     def close(self) -> None:
         super().close()
         torch.cuda.synchronize(self._device)
-        for memory in (*self._host.values(), *self._stagings):
+        for memory in (*(kept.memory for kept in self._host.values()), *self._stagings):
             memory.release()
         self._host, self._stagings = {}, []
 
     def _make_ring(self, layers: Sequence[Mapping[str, TensorSpan]], slots: int, dtype: torch.dtype | None) -> Ring:
         return Ring(layers, slots, dtype, self._device)
 
+    def _make_expander(self, readers: int) -> Expander:
+        return Expander((), 0)  # the device expands
+
     def _keep(self, layer: int) -> None:
-        """Reads `layer` into host memory; where that is page-locked, it becomes one block."""
-        nbytes = self._ring.layouts[layer].nbytes
         # What was refused once would be refused again, after some seconds of trying.
-        memory = HostMemory(nbytes, self._device, lock=all(memory.locked for memory in self._host.values()))
-        self._host[layer] = memory
-        for block in self._blocks[layer]:
-            self._files.read(block, memory.memory)
-        if memory.locked:
-            self._blocks[layer] = (replace(self._blocks[layer][0], length=nbytes, needed=nbytes, slot_offset=0),)
+        lock = all(kept.memory.locked for kept in self._host.values())
+        layout, blocks = self._ring.layouts[layer], self._blocks[layer]
+        kept = KeptLayer(blocks, layout, self._files, self._device, compress=self._weights, lock=lock)
+        self._host[layer], self._blocks[layer] = kept, kept.blocks
 
     def _fill(self, slot: Slot, block: Block) -> int:
-        """Bytes from page-locked memory are on their way when this returns; others are there."""
+        """Bytes from page-locked memory are on their way when this returns; others are there, or being expanded."""
         layer = slot.turn % len(self._blocks)
         start = slot.index * self._ring.slot_bytes + self._ring.shifts[layer] + block.slot_offset
-        target = self._ring.bytes[start : start + block.needed]
-        host = self._host.get(layer)
-        if host is not None and host.locked:
-            begin, self._arrived[slot.index] = self._send(slot, target, host.bytes)
-            self._copying.add(begin, self._arrived[slot.index])
+        target = self._ring.bytes[start : start + (block.expands_to or block.needed)]
+        kept = self._host.get(layer)
+        if kept is not None and kept.memory.locked:
+            self._copying.add(*self._send(slot, block, target, kept.bytes_of(block)))
             return block.needed
         staging = self._free.get()
         try:
-            if host is not None:
-                staging.bytes[: block.needed].copy_(host.bytes[block.slot_offset :][: block.needed])
+            if kept is not None:
+                staging.bytes[: block.needed].copy_(kept.bytes_of(block))
             else:
                 self._files.read(replace(block, slot_offset=0), staging.memory)
-            _, end = self._send(slot, target, staging.bytes[: block.needed])
+                if block.expands_to and not codec.sound(staging.bytes[: block.needed], block.expands_to):
+                    raise damaged(block)
+            _, end = self._send(slot, block, target, staging.bytes[: block.needed])
             end.synchronize()  # before the staging block is read into again
         finally:
             self._free.put(staging)
         return block.needed
 
-    def _send(self, slot: Slot, target: Tensor, source: Tensor) -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    def _send(
+        self, slot: Slot, block: Block, target: Tensor, source: Tensor
+    ) -> tuple[torch.cuda.Event, torch.cuda.Event]:
         """Enqueues a copy behind the kernels that read what is in `slot`; returns marks of its begin and end."""
         with self._enqueue:
-            used = self._used.get(slot.index)
-            if used is not None:
-                self._copies.wait_event(used)
+            last = [event.get(slot.index) for event in (self._used, self._arrived)]
+            if block.expands_to:
+                return self._send_compressed(slot, target, source, last)
+            for event in last:
+                if event is not None:
+                    self._copies.wait_event(event)
             begin = mark(self._copies)
             self._copy(target, source)
-            return begin, mark(self._copies)
+            end = self._arrived[slot.index] = mark(self._copies)
+            return begin, end
+
+    def _send_compressed(
+        self, slot: Slot, target: Tensor, source: Tensor, last: Sequence[torch.cuda.Event | None]
+    ) -> tuple[torch.cuda.Event, torch.cuda.Event]:
+        """The copy waits for a landing; what restores it, for the copy and for what was last done with the slot."""
+        assert self._landings is not None, "made for every stream that has compressed blocks"
+        landing = self._landings.take(len(source), self._copies)
+        begin = mark(self._copies)
+        self._copy(landing, source)
+        end = mark(self._copies)
+        for event in (*last, end):
+            if event is not None:
+                self._landings.stream.wait_event(event)
+        self._expand(landing, target)
+        self._arrived[slot.index] = mark(self._landings.stream)
+        self._landings.give_back(self._arrived[slot.index])
+        return begin, end
+
+    def _expand(self, landing: Tensor, target: Tensor) -> None:
+        from specdecodes.offload import codec_kernel
+
+        assert self._landings is not None and self._weights is not None, "given with what is compressed"
+        with torch.cuda.stream(self._landings.stream):
+            codec_kernel.expand(landing, target, self._weights)
 
     def _copy(self, target: Tensor, source: Tensor) -> None:
         with torch.cuda.stream(self._copies):

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from specdecodes.offload import codec_reference
+
 
 class SimulatedStream:
     """Runs what is enqueued, in order, in its own thread, each after up to `delay` seconds; `run` returns at once.
@@ -97,6 +99,12 @@ class SimulatedCuda:
         monkeypatch.setattr(
             "specdecodes.offload.stream_cuda.CudaLayerStream._copy",
             lambda stream, target, source: stream._copies.run(lambda: target.copy_(source)),
+        )
+        monkeypatch.setattr(
+            "specdecodes.offload.stream_cuda.CudaLayerStream._expand",
+            lambda stream, landing, target: stream._landings.stream.run(
+                lambda: codec_reference.expand(landing, target, stream._weights)
+            ),
         )
 
     def synchronize(self) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from specdecodes.errors import CheckpointError, StreamError
+from specdecodes.offload import codec, compressed
+from specdecodes.offload.compressed import write_layer
+from specdecodes.offload.layout import lay_out
 from specdecodes.offload.ring import Ring
 from specdecodes.offload.store import ALIGNMENT
 from specdecodes.offload.stream_cuda import CudaLayerStream
@@ -160,3 +165,73 @@ def test_a_device_ring_aligns_each_layers_first_tensor(make_layers: MakeLayers) 
             first = min(named, key=lambda name: ring.layouts[layer].offsets[name])
             address = ring.tensors(slot, layer)[first].data_ptr() - ring.bytes.data_ptr()
             assert (address - slot * ring.slot_bytes) % 256 == 0
+
+
+@pytest.fixture
+def small_compressed_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks a layer, where the codec can be built."""
+    if codec.missing():
+        pytest.skip(codec.missing())
+    monkeypatch.setattr(compressed, "BLOCK_BYTES", 8 * ALIGNMENT)
+
+
+@pytest.mark.parametrize("pinned", [(), (0, 3), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize(("lockable", "files"), [("inf", False), ("inf", True), (0, True)])
+@pytest.mark.usefixtures("small_compressed_blocks")
+def test_compressed_layers_bring_their_bits(
+    make_layers: MakeLayers, simulate: Simulate, tmp_path: Path, pinned: tuple[int, ...], lockable: str, files: bool
+) -> None:
+    """Compressed while they load, or from files of theirs, beside others that are not; copies and kernels late."""
+    cuda = simulate(delay=0.001, lockable=float(lockable))
+    layers, spans = make_layers(rows=2000)
+    kept = {place: write_layer(tmp_path / f"{place}", lay_out(spans[place]), torch.bfloat16) for place in (0, 1, 2)}
+    with CudaLayerStream(
+        spans,
+        device=CPU,
+        pinned=pinned,
+        block_bytes=BLOCK,
+        compressed=kept if files else None,
+        compress=torch.bfloat16,
+    ) as stream:
+        assert differing(stream, layers, cuda) == 0
+        whole = sum(block.needed for layout in stream._ring.layouts for block in layout.ranges)
+        fewer = {*pinned, *(kept if files else ())}
+        assert (stream.bytes_per_pass < 0.95 * whole) == bool(fewer)
+    assert not cuda.registered
+
+
+@pytest.mark.usefixtures("small_compressed_blocks")
+def test_a_jump_among_compressed_and_other_layers_shows_no_late_bits(
+    make_layers: MakeLayers, simulate: Simulate
+) -> None:
+    cuda = simulate(delay=0.002)
+    layers, spans = make_layers(rows=1500)
+    wrong: list[int] = []
+    dice = random.Random(3)
+    with CudaLayerStream(spans, device=CPU, pinned=(0, 2, 4), block_bytes=BLOCK, compress=torch.bfloat16) as stream:
+        for _ in range(30):
+            index = dice.randrange(len(layers))
+            with stream.layer(index) as tensors:
+                for name, value in layers[index].items():
+                    cuda.compute.run(lambda found=tensors[name], value=value: found.equal(value) or wrong.append(1))
+        cuda.synchronize()
+    assert not wrong
+
+
+@pytest.mark.parametrize("pinned", [(), (0, 1, 2)])
+@pytest.mark.usefixtures("small_compressed_blocks")
+def test_a_damaged_file_is_told_before_a_kernel_sees_it(
+    make_layers: MakeLayers, simulate: Simulate, tmp_path: Path, pinned: tuple[int, ...]
+) -> None:
+    cuda = simulate()
+    layers, spans = make_layers(3, rows=1500)
+    kept = {0: write_layer(tmp_path / "0", lay_out(spans[0]), torch.bfloat16)}
+    content = bytearray(kept[0].path.read_bytes())
+    content[kept[0].blocks[-1].start + 200] ^= 1
+    kept[0].path.write_bytes(content)
+    with (
+        pytest.raises(StreamError, match="is damaged at byte"),
+        CudaLayerStream(spans, device=CPU, pinned=pinned, compressed=kept, compress=torch.bfloat16) as stream,
+    ):
+        differing(stream, layers, cuda)
+    assert not cuda.registered
