@@ -8,7 +8,7 @@ from typing import NamedTuple
 from specdecodes.config import Pipeline
 from specdecodes.errors import ConfigError, suggest
 from specdecodes.generator import Generator
-from specdecodes.methods import classic, eagle, ngram, share, subspec, vanilla
+from specdecodes.methods import classic, eagle, ngram, qspec, share, subspec, vanilla
 from specdecodes.methods.assembly import Progress
 from specdecodes.methods.outcome import learn
 from specdecodes.methods.site import Site
@@ -31,6 +31,7 @@ METHODS: dict[str, Method] = {
     "eagle_sd": Method(eagle.plan, eagle.build),
     "subspec_sd": Method(subspec.plan, subspec.build),
     "share_sd": Method(share.plan, share.build),
+    "qspec": Method(qspec.plan, qspec.build),
 }
 
 UNDRAFTED = ("vanilla", "ngram_sd")

@@ -8,6 +8,7 @@ from specdecodes.quant.apply import LayerDone, choose_kernels, main_scheme, pack
 from specdecodes.quant.cache import SubstituteCache
 from specdecodes.quant.kernels import Execution, KernelChoice
 from specdecodes.quant.spec import FULL, SCHEMES, Rules, Scheme
+from specdecodes.quant.twins import twin
 
 __all__ = [
     "FULL",
@@ -23,4 +24,5 @@ __all__ = [
     "packed_bytes",
     "specimen",
     "substitute",
+    "twin",
 ]

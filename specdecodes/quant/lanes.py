@@ -8,6 +8,8 @@ as they are). The layout is the same on all machines.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,6 +62,17 @@ class LanesLinear(nn.Module):
         self.register_buffer("values", values)
         self.register_buffer("whole", whole)
         self.register_buffer("bias", bias)
+
+    @classmethod
+    def sharing(cls, linear: LanesLinear) -> Self:
+        """The same weights, in the same memory, on this kernel: a second way to run one linear."""
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made.out_features, made.in_features = linear.out_features, linear.in_features
+        made.rotation, made.variant = linear.rotation, linear.variant
+        for name, buffer in linear._buffers.items():
+            made.register_buffer(name, buffer)
+        return made
 
     def rows(self, x: Tensor) -> Tensor:
         """x [..., in] as [n, in] float32, contiguous, rotated where the weights are."""

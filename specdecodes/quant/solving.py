@@ -36,7 +36,7 @@ def solve(weight: Tensor, scheme: Scheme, *, name: str = "weight") -> Codes:
             return float4(weight, layout=layout, group=group)
         case "higgs2" | "higgs3" | "higgs4":
             return solve_rotated(weight, bits=scheme.bits, group=group)
-        case "w4a4":
+        case "w4a4" | "w4a16":
             rotation = rotation_of(weight.shape[1])
             codes = symmetric(rotate(weight.detach().float(), rotation), bits=4, group=group)
             return replace(codes, rotation=rotation)
@@ -47,7 +47,7 @@ def solve(weight: Tensor, scheme: Scheme, *, name: str = "weight") -> Codes:
 def grid_of(scheme: Scheme) -> str:
     """The grid of the codes that `solve` gives."""
     match scheme.name:
-        case "int8" | "w8a8" | "w4a4":
+        case "int8" | "w8a8" | "w4a4" | "w4a16":
             return f"{CENTRED}{scheme.bits}"
         case "fp8":
             return E4M3

@@ -58,6 +58,7 @@ _FORMATS = (
     *(Scheme(f"hqq{bits}", bits) for bits in (2, 3, 4, 8)),
     *(Scheme(f"higgs{bits}", bits, scale_bits=16, rotated=True) for bits in (2, 3, 4)),
     Scheme("w4a4", 4, group=0, scale_bits=16, activations="int4", rotated=True),
+    Scheme("w4a16", 4, scale_bits=16, rotated=True),
     Scheme("w4a8", 4, activations="int8"),
     Scheme("w8a8", 8, group=0, activations="int8", regroups=False),
 )

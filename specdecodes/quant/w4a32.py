@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from specdecodes.errors import QuantError
 from specdecodes.native import build
@@ -62,17 +62,6 @@ class W4A32Linear(LanesLinear):
         if not chosen:
             raise QuantError(f"{name}: {support().note}; write @reference behind the scheme.")
         super().__init__(codes, bias, name, chosen)
-
-    @classmethod
-    def sharing(cls, linear: LanesLinear) -> W4A32Linear:
-        """The same weights, in the same memory, with activations as they are: a second way to run one linear."""
-        made = cls.__new__(cls)
-        nn.Module.__init__(made)
-        made.out_features, made.in_features = linear.out_features, linear.in_features
-        made.rotation, made.variant = linear.rotation, linear.variant
-        for name, buffer in linear._buffers.items():
-            made.register_buffer(name, buffer)
-        return made
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out] in x's dtype; products, scales and sums in fp32."""

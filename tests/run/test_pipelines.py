@@ -14,7 +14,7 @@ from tests.heads import write_head
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ("vanilla", "ngram_sd", "classic_sd", "subspec_sd")
-SHARED = {"run.exp_shared.share_sd_demo", "run.exp_shared.share_sd_llama2_7b"}
+SHARED = {f"run.exp_shared.{name}" for name in ("share_sd_demo", "share_sd_llama2_7b", "qspec_demo", "qspec_llama_8b")}
 MODELS = ("demo", "llama_8b", "qwen_7b", "qwen_14b", "qwen_32b")
 EAGLE_MODELS = ("demo", "llama_8b", "qwen_7b")  # those that have a head
 

@@ -1,0 +1,100 @@
+"""QSpec: one set of packed 4-bit weights, run with inputs of 4 bits to draft and with inputs as they are to verify.
+
+Nothing but the rounding of inputs tells draft and target apart: weights, norms, head and cache are the same tensors,
+and the verify pass writes every committed row anew. The answers are those of the target's own plain decoding, its
+weights in 4 bits.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+from torch import nn
+
+from specdecodes.drafters.level import LevelGrower, region_nodes
+from specdecodes.drafters.substitute import SubstituteDrafter
+from specdecodes.engine.layers import ResidentLayers
+from specdecodes.engine.runner import ModelRunner
+from specdecodes.errors import ConfigError
+from specdecodes.generator import Generator
+from specdecodes.methods.assembly import load_target, pace_of
+from specdecodes.methods.quantized import Progress
+from specdecodes.methods.site import DraftNeeds, Site, place
+from specdecodes.models.decoder import Decoder
+from specdecodes.offload.plan import Placement
+from specdecodes.quant import SCHEMES, Execution, Scheme, choose_kernels, main_scheme, twin
+
+VERIFIED, DRAFTED = "w4a16", "w4a4"
+
+
+def plan(site: Site) -> Placement:
+    tree, layers = site.pipeline.tree, site.checkpoint.spec.layers
+    execution, scheme = Execution(str(site.device), tree.width), _scheme(site)
+    choice = choose_kernels(site.rules, execution)
+    needs = DraftNeeds(
+        tree.depth,
+        region_nodes(tree),
+        (0,) * layers,  # drafting adds nothing to what the target holds
+        substitute_all=True,
+        rules=site.rules,
+        scheme=scheme,
+        execution=execution,
+        kernel=choice.kernel,
+        kernel_note=f"the target's own weights, inputs rounded to 4 bits; {choice.note}",
+    )
+    return place(site, needs)
+
+
+def build(site: Site, placement: Placement, progress: Progress) -> Generator:
+    pipeline, tree = site.pipeline, site.pipeline.tree
+    target = load_target(site, placement, progress, width=tree.nodes, draft_nodes=region_nodes(tree))
+    decoder = draft_of(target.decoder)
+    runner = ModelRunner(
+        decoder,
+        ResidentLayers(decoder.stack),
+        target.runner.cache,
+        site.steps(),
+        width=tree.width,
+        chunk=site.chunk,
+        exact=False,
+    )
+    options, vocab = pipeline.draft, site.checkpoint.spec.vocab_size
+    grower = LevelGrower(runner, tree, options.temperature, vocab, pace_of(target), spare=options.ngram)
+    return target.generator(SubstituteDrafter(grower))
+
+
+def draft_of(target: Decoder) -> Decoder:
+    """The same modules on the same tensors, but that quantized linears round their inputs to 4 bits."""
+    draft = copy.copy(target)
+    draft.__dict__["_modules"] = {name: part and _second_way(part) for name, part in target._modules.items()}
+    return draft
+
+
+def _second_way(module: nn.Module) -> nn.Module:
+    """`module` on the same tensors, with 4-bit inputs where it is a linear that has two ways."""
+    rounding = twin(module, SCHEMES[DRAFTED].activations)
+    if rounding is not None:
+        return rounding
+    other = copy.copy(module)
+    other.__dict__["_modules"] = {name: part and _second_way(part) for name, part in module._modules.items()}
+    return other
+
+
+def _scheme(site: Site) -> Scheme:
+    """How most of the weights are drafted. Raises ConfigError for a target whose weights cannot be run in two ways, and
+    for another draft."""
+    target, draft = site.pipeline.target, site.pipeline.draft
+    names = {scheme.name for scheme in site.rules.schemes}
+    if names != {VERIFIED}:
+        raise ConfigError(
+            f"qspec runs one set of 4-bit weights in two ways: target.quant is {VERIFIED}, or {VERIFIED}:g128, not "
+            f"{target.quant}. share_sd drafts with other schemes."
+        )
+    if draft.quant not in ("auto", DRAFTED):
+        raise ConfigError(f"qspec drafts as {DRAFTED}, not as {draft.quant}; leave draft.quant out, or use share_sd.")
+    spec = site.checkpoint.spec
+    scheme = main_scheme(site.rules, spec.linears(), (f"layers.{index}" for index in range(spec.layers)))
+    if scheme is None:
+        raise ConfigError(f"target.quant {target.quant} leaves most weights in full precision; qspec cannot draft so.")
+    return replace(SCHEMES[DRAFTED], group=scheme.group)
