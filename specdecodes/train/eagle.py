@@ -14,7 +14,6 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from specdecodes.errors import ConfigError, NumericsError, SpecDecodesError, fai
 from specdecodes.models.eagle import EAGLE, EagleSpec
 from specdecodes.models.eagle_files import save_head
 from specdecodes.models.loading import Checkpoint, load_tensors, open_checkpoint
+from specdecodes.train.acceptance import head_acceptance, ngram_acceptance, spoken
 from specdecodes.train.checkpoints import Checkpoints, Progressed
 from specdecodes.train.curve import Curve, Note, read_curve
 from specdecodes.train.data_gen.allocation import DEMO
@@ -77,11 +77,12 @@ class HeadTraining:
 
 @dataclass(frozen=True)
 class HeadReport:
-    """What came of a run: accepted draft tokens by depth on held-out conversations, of the head and of an untrained
-    one; `best_step` is the step whose head was kept."""
+    """What came of a run: accepted draft tokens by depth on held-out conversations, of the head, of an untrained one, of
+    n-grams; `best_step` is the step whose head was kept."""
 
     acceptance: tuple[float, ...]
     untrained: tuple[float, ...]
+    ngram: tuple[float, ...]
     steps: int
     best_step: int
     seconds: float
@@ -235,7 +236,7 @@ class _Run:
 
     def _judge(self, curve: Curve | None, note: Note) -> None:
         """Measure acceptance, keep the head if it is the best so far, and write a checkpoint."""
-        rates = acceptance(self.loss, self.stored, self.split.held, self.plan, self.accelerator)
+        rates = head_acceptance(self.loss, self.stored, self._held(), self.plan.depth, self.accelerator)
         tau, step = sum(rates), self.progress.step
         if curve is not None:
             curve.add(step, acceptance=rates, tau=tau)
@@ -245,44 +246,31 @@ class _Run:
         self.progress.ended = self.progress.ended or step == len(self.batches)
         self.checkpoints.save()
 
+    def _held(self) -> list[list[int]]:
+        """The held-out conversations in batches, of equal length as far as may be."""
+        order, size = sorted(self.split.held, key=lambda index: self.stored.lengths[index]), self.plan.batch_size
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
     def _finish(self, note: Note) -> HeadReport:
         progress, plan = self.progress, self.plan
         log = read_curve(plan.run / "log.jsonl") if self.accelerator.is_main_process else []
         first: list[float] = next((line["acceptance"] for line in log if "acceptance" in line), [])
         seconds = time.monotonic() - self.started
-        report = HeadReport(tuple(progress.best), tuple(first), progress.step, progress.best_step, round(seconds, 1))
+        ngram = ngram_acceptance(self.stored, self.split.held, self.loss.output, plan.depth)
+        report = HeadReport(
+            tuple(progress.best), tuple(first), tuple(ngram), progress.step, progress.best_step, round(seconds, 1)
+        )
         if self.accelerator.is_main_process:
             shutil.copytree(plan.run / "best", plan.out, dirs_exist_ok=True)
             settings = {name: value for name, value in asdict(plan).items() if not isinstance(value, Path)}
             told = {**asdict(report), "settings": settings, "data": self.stored.settings}
             (plan.out / "training.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
             note(f"untrained head: {sum(first):.3f} accepted; by depth {spoken(first)}")
+            note(f"n-grams:        {sum(ngram):.3f} accepted; by depth {spoken(ngram)}")
             note(f"this head:      {sum(report.acceptance):.3f} accepted; by depth {spoken(report.acceptance)}")
             note(f"{plan.out}: the head of step {progress.best_step}")
         self.accelerator.end_training()
         return report
-
-
-def acceptance(
-    loss: HeadLoss, stored: StoredConversations, held: Sequence[int], plan: HeadTraining, accelerator: Accelerator
-) -> list[float]:
-    """Share of drafted chains that the target would have accepted to depth 1, 2, ...; see `HeadLoss.agreement`. Each
-    process looks at its share of the conversations."""
-    counts = torch.zeros(2, plan.depth, device=accelerator.device)
-    order = sorted(held, key=lambda index: stored.lengths[index])[
-        accelerator.process_index :: accelerator.num_processes
-    ]
-    groups = [order[start : start + plan.batch_size] for start in range(0, len(order), plan.batch_size)]
-    for batch in loaded(stored, groups, 0):
-        with accelerator.autocast():
-            counts += torch.stack(loss.agreement(batch.to(accelerator.device), plan.depth)).to(counts.device)
-    accepted, possible = accelerator.reduce(counts, "sum")
-    return (accepted / possible.clamp(min=1)).tolist()
-
-
-def spoken(rates: Sequence[float]) -> str:
-    """Acceptance by depth as percentages."""
-    return " ".join(f"{rate:.1%}" for rate in rates)
 
 
 def parser() -> argparse.ArgumentParser:
