@@ -1,8 +1,7 @@
 """`run-compress`: a second, smaller copy of the layers that a plan streams from disk."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 
 from specdecodes.cli.options import pipeline_command
@@ -13,18 +12,15 @@ if TYPE_CHECKING:
 
 
 @pipeline_command()
-def run_compress(
-    pipeline: "Pipeline",
-    remove: Annotated[
-        bool, typer.Option("--remove", help="Remove the compressed copies of every checkpoint instead.")
-    ] = False,
-) -> None:
-    """Write losslessly compressed copies of the layers that stream from disk; plans use them where that is faster."""
+def run_compress(pipeline: "Pipeline") -> None:
+    """Write losslessly compressed copies of the layers that stream from disk; plans use them where that is faster.
+
+    The size is told before anything is written. `run-cache clear compressed` removes them.
+    """
     from specdecodes.config import override
     from specdecodes.methods import plan_for
     from specdecodes.methods.compression import ensure_layers, folder_of
     from specdecodes.models.loading import open_checkpoint
-    from specdecodes.offload.compressed import clear
     from specdecodes.units import format_bytes
 
     console = Console(stderr=True)
@@ -32,9 +28,6 @@ def run_compress(
     def tell(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    if remove:
-        tell(f"{format_bytes(clear())} freed")
-        return
     placement = plan_for(override(pipeline, "memory.compress", "on"))
     layers = [layer for layer in placement.streamed if layer not in set(placement.pinned)]
     if not layers:

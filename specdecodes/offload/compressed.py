@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,22 +154,6 @@ def sample_ratio(layouts: Sequence[LayerLayout], dtype: torch.dtype) -> float:
     pieces = every[:: -(-len(every) // _SAMPLES)]
     compressed = sum(content.numel() for content in compress_blocks(pieces, dtype))
     return compressed / sum(block.needed for block in pieces)
-
-
-def kept_bytes(folder: Path | None = None) -> int:
-    """Bytes of all compressed layers, of every checkpoint."""
-    return sum(path.stat().st_size for path in _kept(folder))
-
-
-def clear(folder: Path | None = None) -> int:
-    """Removes all compressed layers, and what killed writers left; gives the bytes freed."""
-    freed = kept_bytes(folder)
-    shutil.rmtree((folder or cache_folder()) / "compressed", ignore_errors=True)
-    return freed
-
-
-def _kept(folder: Path | None) -> Iterable[Path]:
-    return (path for path in ((folder or cache_folder()) / "compressed").glob("*/*") if path.is_file())
 
 
 def _even(nbytes: int) -> int:
