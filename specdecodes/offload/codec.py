@@ -1,7 +1,7 @@
 """Lossless compression of 16-bit weights by a codec of our own (codec.cpp; codec.h describes the format).
 
 Trained and normally distributed bfloat16 weights take 67.1% of their bytes (the entropy of their exponents: 65.9%),
-float16 ones 85.9%. Measured on one Sapphire Rapids core, in weights restored: 11 GB/s by AVX-512, 2.4 GB/s by BMI2, 0.5
+float16 ones 85.9%. Measured on one Zen 4 core, in weights restored: 11 GB/s by AVX-512, 2.4 GB/s by BMI2, 0.5
 GB/s by plain C++. zstd on the exponents alone gives 68.0% at 1.5 GB/s, a Huffman code (zlib's) 66.2% at 0.5 GB/s, both
 before exponents and mantissas are joined.
 """
