@@ -114,7 +114,7 @@ def compare(arguments: argparse.Namespace, arms: list[str], left_out: dict[str, 
         for number in range(arguments.rounds):
             for arm in arms:
                 disk = measure_read(paths, direct=direct, max_bytes=512 * 10**6)
-                result = run_arm(arm, job_of(arm, arguments, prompts), arguments, cap)
+                result = run_safely(arm, job_of(arm, arguments, prompts), arguments, cap)
                 receipt.add({"arm": arm, "round": number, "disk_gbps": disk, **result})
                 print(f"round {number + 1}: {arm}: {in_words(result)}, {result['seconds']:.0f} s", flush=True)
                 code = max(code, int("error" in result))
@@ -210,6 +210,15 @@ def job_of(name: str, arguments: argparse.Namespace, prompts: tuple[tuple[int, .
     )
 
 
+def run_safely(name: str, job: Job, arguments: argparse.Namespace, cap: Cap | None) -> dict[str, Any]:
+    """`run_arm`; llama.cpp a second time, without its repacked weights, if they crashed it or were too large."""
+    result = run_arm(name, job, arguments, cap)
+    if ARMS[name].side != "llama.cpp" or not result.get("killed"):
+        return result
+    plainer = replace(job, options={**job.options, "repack": False})
+    return run_arm(name, plainer, arguments, cap) | {"note": f"weights as in the file; repacked: {result['error']}"}
+
+
 def run_arm(name: str, job: Job, arguments: argparse.Namespace, cap: Cap | None) -> dict[str, Any]:
     """The arm's answers, from a fresh, capped, cold process; `error` and as many answers as it gave when it fails."""
     script = HERE / "arms" / SIDES[ARMS[name].side].script
@@ -236,6 +245,7 @@ def run_arm(name: str, job: Job, arguments: argparse.Namespace, cap: Cap | None)
     peak = cap.peak_bytes if cap else None
     result: dict[str, Any] = {"answers": answers, "seconds": time.monotonic() - started, "peak_bytes": peak}
     if process.returncode:
+        result["killed"] = process.returncode < 0 and not stopped
         last = (told.strip().splitlines() or ["no word of why"])[-1]
         killed = f"killed by signal {-process.returncode}: the cap may be too small for it"
         result |= {"error": stopped or (killed if process.returncode < 0 else last), "stderr": told[-4000:]}
