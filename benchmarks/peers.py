@@ -84,7 +84,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--gguf", type=Path, help="the model for llama.cpp, in BF16")
     parser.add_argument("--llama-python", default=sys.executable, help="interpreter that has llama-cpp-python")
     parser.add_argument("--cap", help="memory of every arm, like 2GiB; needed unless --resident")
-    parser.add_argument("--reserve", default="600MB", help="of the cap, for Python and torch (default: 600MB)")
+    parser.add_argument(
+        "--reserve", default="800MB", help="of the cap, for Python, torch and the compiler (default: 800MB)"
+    )
     parser.add_argument("--resident", action="store_true", help="the model fits: no cap, no streaming")
     parser.add_argument("--arms", help=f"some of: {', '.join(ARMS)}")
     parser.add_argument("--rounds", type=int, default=2, help="runs of every arm, in turn (default: 2)")
@@ -222,7 +224,8 @@ def run_safely(name: str, job: Job, arguments: argparse.Namespace, cap: Cap | No
 def run_arm(name: str, job: Job, arguments: argparse.Namespace, cap: Cap | None) -> dict[str, Any]:
     """The arm's answers, from a fresh, capped, cold process; `error` and as many answers as it gave when it fails."""
     script = HERE / "arms" / SIDES[ARMS[name].side].script
-    threads = {"OMP_NUM_THREADS": str(job.threads), "MKL_NUM_THREADS": str(job.threads)}
+    settings = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    settings["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # compilers at work side by side would count against the cap
     if not arguments.resident:
         drop_caches()
     with tempfile.TemporaryDirectory(dir=arguments.out.parent) as scratch:
@@ -231,7 +234,7 @@ def run_arm(name: str, job: Job, arguments: argparse.Namespace, cap: Cap | None)
             command = cap.command(parse_bytes(arguments.cap), command)
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         started, stopped = time.monotonic(), ""
-        process = subprocess.Popen(command, env=os.environ | threads, start_new_session=True, **pipes)
+        process = subprocess.Popen(command, env=os.environ | settings, start_new_session=True, **pipes)
         try:
             out, told = process.communicate(timeout=60 * arguments.limit_minutes)
         except subprocess.TimeoutExpired:
