@@ -110,9 +110,9 @@ def compare(arguments: argparse.Namespace, arms: list[str], left_out: dict[str, 
     cap = None if arguments.resident else Cap.find()
     receipt = Receipt(arguments, left_out, [] if arguments.resident else doubts(cap))
     paths = sorted({span.path for span in read_index(arguments.model).values()})
-    direct, prompts = probe(paths[0]).direct, prompts_of(arguments)
     code = 0
     try:
+        direct, prompts = probe(paths[0]).direct, prompts_of(arguments)
         for number in range(arguments.rounds):
             for arm in arms:
                 disk = measure_read(paths, direct=direct, max_bytes=512 * 10**6)
