@@ -16,7 +16,7 @@ from specdecodes.models.eagle_files import HeadFiles, open_head
 from specdecodes.offload.plan import Placement
 
 ACCEPTANCE = 0.8
-"""A level, until a run has shown it: SubSpec's authors had 3.9 tokens a round of six levels with EAGLE-2, bonus included."""
+"""A level, until a run has shown it: SubSpec's authors had 3.9 tokens a round with EAGLE-2 and six levels."""
 
 
 def plan(site: Site) -> Placement:
