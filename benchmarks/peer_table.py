@@ -191,7 +191,8 @@ def markdown(runs: Sequence[Mapping[str, Any]], left_out: Mapping[str, str], not
             f"{row['alike']}/{row['comparable']}" if row["comparable"] else "",
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    more = [*(f"{name}: left out, {reason}" for name, reason in left_out.items()), *notes]
+    told = dict.fromkeys(f"{run['arm']}: {run['note']}" for run in runs if "note" in run)
+    more = [*told, *(f"{name}: left out, {reason}" for name, reason in left_out.items()), *notes]
     return "\n".join([*lines, "", *(f"- {line}" for line in more)]) + "\n"
 
 

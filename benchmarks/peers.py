@@ -84,7 +84,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--gguf", type=Path, help="the model for llama.cpp, in BF16")
     parser.add_argument("--llama-python", default=sys.executable, help="interpreter that has llama-cpp-python")
     parser.add_argument("--cap", help="memory of every arm, like 2GiB; needed unless --resident")
-    parser.add_argument("--reserve", default="600MB", help="of the cap, for Python and torch (default: 600MB)")
+    parser.add_argument(
+        "--reserve", default="800MB", help="of the cap, for Python, torch and the compiler (default: 800MB)"
+    )
     parser.add_argument("--resident", action="store_true", help="the model fits: no cap, no streaming")
     parser.add_argument("--arms", help=f"some of: {', '.join(ARMS)}")
     parser.add_argument("--rounds", type=int, default=2, help="runs of every arm, in turn (default: 2)")
@@ -108,13 +110,13 @@ def compare(arguments: argparse.Namespace, arms: list[str], left_out: dict[str, 
     cap = None if arguments.resident else Cap.find()
     receipt = Receipt(arguments, left_out, [] if arguments.resident else doubts(cap))
     paths = sorted({span.path for span in read_index(arguments.model).values()})
-    direct, prompts = probe(paths[0]).direct, prompts_of(arguments)
     code = 0
     try:
+        direct, prompts = probe(paths[0]).direct, prompts_of(arguments)
         for number in range(arguments.rounds):
             for arm in arms:
                 disk = measure_read(paths, direct=direct, max_bytes=512 * 10**6)
-                result = run_arm(arm, job_of(arm, arguments, prompts), arguments, cap)
+                result = run_safely(arm, job_of(arm, arguments, prompts), arguments, cap)
                 receipt.add({"arm": arm, "round": number, "disk_gbps": disk, **result})
                 print(f"round {number + 1}: {arm}: {in_words(result)}, {result['seconds']:.0f} s", flush=True)
                 code = max(code, int("error" in result))
@@ -210,10 +212,20 @@ def job_of(name: str, arguments: argparse.Namespace, prompts: tuple[tuple[int, .
     )
 
 
+def run_safely(name: str, job: Job, arguments: argparse.Namespace, cap: Cap | None) -> dict[str, Any]:
+    """`run_arm`; llama.cpp a second time, without its repacked weights, if they crashed it or were too large."""
+    result = run_arm(name, job, arguments, cap)
+    if ARMS[name].side != "llama.cpp" or not result.get("killed"):
+        return result
+    plainer = replace(job, options={**job.options, "repack": False})
+    return run_arm(name, plainer, arguments, cap) | {"note": f"weights as in the file; repacked: {result['error']}"}
+
+
 def run_arm(name: str, job: Job, arguments: argparse.Namespace, cap: Cap | None) -> dict[str, Any]:
     """The arm's answers, from a fresh, capped, cold process; `error` and as many answers as it gave when it fails."""
     script = HERE / "arms" / SIDES[ARMS[name].side].script
-    threads = {"OMP_NUM_THREADS": str(job.threads), "MKL_NUM_THREADS": str(job.threads)}
+    settings = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    settings["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # compilers at work side by side would count against the cap
     if not arguments.resident:
         drop_caches()
     with tempfile.TemporaryDirectory(dir=arguments.out.parent) as scratch:
@@ -222,7 +234,7 @@ def run_arm(name: str, job: Job, arguments: argparse.Namespace, cap: Cap | None)
             command = cap.command(parse_bytes(arguments.cap), command)
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         started, stopped = time.monotonic(), ""
-        process = subprocess.Popen(command, env=os.environ | threads, start_new_session=True, **pipes)
+        process = subprocess.Popen(command, env=os.environ | settings, start_new_session=True, **pipes)
         try:
             out, told = process.communicate(timeout=60 * arguments.limit_minutes)
         except subprocess.TimeoutExpired:
@@ -236,6 +248,7 @@ def run_arm(name: str, job: Job, arguments: argparse.Namespace, cap: Cap | None)
     peak = cap.peak_bytes if cap else None
     result: dict[str, Any] = {"answers": answers, "seconds": time.monotonic() - started, "peak_bytes": peak}
     if process.returncode:
+        result["killed"] = process.returncode < 0 and not stopped
         last = (told.strip().splitlines() or ["no word of why"])[-1]
         killed = f"killed by signal {-process.returncode}: the cap may be too small for it"
         result |= {"error": stopped or (killed if process.returncode < 0 else last), "stderr": told[-4000:]}

@@ -31,6 +31,7 @@ DRAFTED = [row for row in ROWS if row not in UNDRAFTED and "eagle" not in row]  
 EVERYWHERE = ("vanilla", "classic_sd", "subspec_sd")  # on all families; the others on those with an odd cache or mask
 FEWER = ("llama3", "qwen2-sliding")
 MATRIX = [(method, family) for method in ROWS for family in (FAMILY_OPTIONS if method in EVERYWHERE else FEWER)]
+MATRIX.remove(("eagle_sd" + COMBINED, FEWER[0]))  # a head's layer is its own, and each part has its rows
 
 
 def pipeline_for(method, folder, draft, *, exact, streamed=False, compiled=False, depth=5):

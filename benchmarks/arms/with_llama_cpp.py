@@ -3,6 +3,7 @@
     python benchmarks/arms/with_llama_cpp.py JOB            as the benchmark starts it
     python benchmarks/arms/with_llama_cpp.py --quantize BF16.gguf Q4.gguf
 
+Option `repack` false: no copy of the weights in a layout of the processor's, which crashes on some and exceeds a cap.
 Needs nothing else of this project's requirements, so it may run in an interpreter of its own.
 """
 
@@ -22,6 +23,8 @@ def main() -> int:
     if sys.argv[1] == "--quantize":
         return quantize(*sys.argv[2:])
     job = Job.read()
+    if not job.options.get("repack", True):
+        keep_weights_as_they_are()
     model = llama_cpp.Llama(
         job.model,
         n_ctx=job.max_length,
@@ -42,6 +45,18 @@ def main() -> int:
         if counts:
             told.tell()
     return 0
+
+
+def keep_weights_as_they_are() -> None:
+    """Models loaded from now on compute from the file's own layout, with no repacked copy of the weights."""
+    defaults = llama_cpp.llama_cpp.llama_model_default_params
+
+    def plain() -> llama_cpp.llama_model_params:
+        settings = defaults()
+        settings.use_extra_bufts = False
+        return settings
+
+    llama_cpp.llama_cpp.llama_model_default_params = plain
 
 
 def choice(model: llama_cpp.Llama, seen: set[int], penalty: float) -> int:

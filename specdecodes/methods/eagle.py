@@ -15,11 +15,14 @@ from specdecodes.models.eagle import EagleHead, EagleSpec
 from specdecodes.models.eagle_files import HeadFiles, open_head
 from specdecodes.offload.plan import Placement
 
+ACCEPTANCE = 0.8
+"""A level, until a run has shown it: SubSpec's authors had 3.9 tokens a round with EAGLE-2 and six levels."""
+
 
 def plan(site: Site) -> Placement:
     spec, tree = _head_files(site).spec, site.pipeline.tree
     head = HeadNeeds(spec.drafting, spec.elements() * site.dtype.itemsize + _feature_bytes(site, spec))
-    return place(site, DraftNeeds(levels=tree.depth, head=head, cache=_head_cache(site, spec)))
+    return place(site, DraftNeeds(tree.depth, head=head, cache=_head_cache(site, spec), acceptance=ACCEPTANCE))
 
 
 def build(site: Site, placement: Placement, progress: Progress) -> Generator:
@@ -30,7 +33,8 @@ def build(site: Site, placement: Placement, progress: Progress) -> Generator:
     head.put(files.load())
     cache = KVCache(_head_cache(site, files.spec), site.dtype, site.device)
     layers = ResidentLayers(head.stack)
-    runner = ModelRunner(head, layers, cache, site.steps(), width=tree.depth + 1, chunk=site.chunk, exact=False)
+    width = tree.width  # a level's: what was accepted runs in a step that is compiled already
+    runner = ModelRunner(head, layers, cache, site.steps(), width=width, chunk=site.chunk, exact=False, wide=site.wide)
     levels, options, vocab = FeatureLevels(head, runner), site.pipeline.draft, site.checkpoint.spec.vocab_size
     grower = LevelGrower(levels, tree, options.temperature, vocab, pace_of(target), spare=options.ngram)
     return target.generator(EagleDrafter(levels, grower))
@@ -47,7 +51,7 @@ def _head_files(site: Site) -> HeadFiles:
 
 def _head_cache(site: Site, spec: EagleSpec) -> CacheShape:
     tree = site.pipeline.tree
-    rows = max(tree.depth + 1, site.chunk)
+    rows = max(tree.width, site.chunk)
     return site.cache_shape(spec.layer, draft_nodes=region_nodes(tree), target_nodes=rows)
 
 

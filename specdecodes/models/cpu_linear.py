@@ -1,6 +1,7 @@
 """Full-precision linears on the CPU for a few rows, by a kernel of our own (cpu_linear.cpp).
 
-Torch's takes twice as long for up to eight rows, and as long from some ROWS on. Needs bfloat16 and a processor that multiplies it (AVX512-BF16); anything else is torch's.
+Torch's takes twice as long for up to eight rows, and as long from some ROWS on. Needs bfloat16 and a processor that
+multiplies it (AVX512-BF16); anything else is torch's.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,18 +42,6 @@ class EagleSpec:
     draft_vocab_size: int
     target_layers: tuple[int, ...]
     fusion_bias: bool
-
-    @classmethod
-    def read(cls, folder: Path, target: ModelSpec) -> EagleSpec:
-        """The spec in a head folder's config.json. Raises CheckpointError naming the field that does not fit."""
-        import json
-
-        path = folder / "config.json"
-        try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} could not be read: {error}.") from error
-        return cls.of(fields, target, str(path))
 
     @classmethod
     def of(cls, fields: Mapping[str, Any], target: ModelSpec, where: str = "config.json") -> EagleSpec:

@@ -15,6 +15,8 @@ from torch import nn
 
 from specdecodes.errors import QuantError, suggest
 from specdecodes.quant.codes import Solved
+from specdecodes.quant.flute import FluteLinear
+from specdecodes.quant.fp8 import Fp8Linear, fp8_bytes
 from specdecodes.quant.gemlite import GemliteLinear
 from specdecodes.quant.grids import STEPS
 from specdecodes.quant.halves import HalvesLinear, halves_bytes
@@ -30,7 +32,7 @@ from specdecodes.quant.w4a16 import W4A16Linear, w4a16_bytes
 from specdecodes.quant.w4a32 import W4A32Linear
 
 INT4PACK_ROWS = 3  # up to here int4pack is as fast as int8, or close to it at half the bytes
-KERNELS = ("w4a8", "w4a32", "int4pack", "int8", "w4a16", "lookup", "gemlite", "reference")
+KERNELS = ("w4a8", "w4a32", "int4pack", "int8", "fp8", "w4a16", "lookup", "gemlite", "flute", "reference")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Execution:
         Raises QuantError for a kernel that was asked for by name and does not exist or does not run the scheme.
         """
         if scheme.kernel:
-            return _asked(scheme)
+            return _asked(scheme, self.draft)
         kind = torch.device(self.device).type
         choice = self._on_cpu(scheme) if kind == "cpu" else _on_cuda(scheme) if kind == "cuda" else None
         return choice or KernelChoice("reference", f"no fused kernel for {scheme.name} here: correct and slow")
@@ -65,6 +67,8 @@ class Execution:
     def _on_cpu(self, scheme: Scheme) -> KernelChoice | None:
         if scheme.name == "w8a8":
             return KernelChoice("int8", "oneDNN's integer product")
+        if scheme.name == "fp8":
+            return KernelChoice("fp8", "torch's scaled product of e4m3 numbers")
         built = support()
         if scheme.name in ("int8", "hqq8"):
             if self.draft and not scheme.group:
@@ -85,6 +89,8 @@ class Execution:
 
 
 def _on_cuda(scheme: Scheme) -> KernelChoice | None:
+    if scheme.name == "fp8" and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9):
+        return KernelChoice("fp8", "torch's scaled product of e4m3 numbers")
     if find_spec("triton") is None or scheme.activations:
         return None
     if grid_of(scheme) == STEPS and scheme.bits == 4:
@@ -92,15 +98,32 @@ def _on_cuda(scheme: Scheme) -> KernelChoice | None:
     return KernelChoice("lookup", "levels from a table on Triton, activations as they are")
 
 
-def _asked(scheme: Scheme) -> KernelChoice:
+def _asked(scheme: Scheme, draft: bool) -> KernelChoice:
     if scheme.kernel not in KERNELS:
         raise QuantError(suggest("kernel", scheme.kernel, KERNELS))
-    lanes = scheme.kernel == "w4a8" or (scheme.kernel == "w4a32" and not scheme.activations)
-    plain = grid_of(scheme) == STEPS and not scheme.activations
-    looked_up = scheme.kernel == "lookup" and not scheme.activations
-    if not (scheme.kernel == "reference" or looked_up or (scheme.bits <= 4 and (lanes or plain))):
+    if not _runs(scheme.kernel, scheme):
         raise QuantError(f"the {scheme.kernel} kernel does not run {scheme.name}; write {scheme.name} alone.")
+    if scheme.kernel == "flute" and not draft:
+        raise QuantError("flute sums in another order every time, so a target cannot run on it; leave @flute away.")
     return KernelChoice(scheme.kernel, "as asked")
+
+
+def _runs(kernel: str, scheme: Scheme) -> bool:
+    match kernel:
+        case "reference":
+            return True
+        case "fp8":
+            return scheme.name == "fp8"
+        case "flute":
+            return scheme.name in ("higgs2", "higgs3", "higgs4")
+        case "lookup":
+            return not scheme.activations
+        case "w4a8":
+            return scheme.bits <= 4
+        case "w4a32":
+            return scheme.bits <= 4 and not scheme.activations
+        case _:
+            return grid_of(scheme) == STEPS and scheme.bits <= 4 and not scheme.activations
 
 
 def kernel_bytes(out_features: int, in_features: int, scheme: Scheme, kernel: str) -> int:
@@ -117,7 +140,9 @@ def kernel_bytes(out_features: int, in_features: int, scheme: Scheme, kernel: st
             return int8_bytes(out_features, in_features)
         case "w4a16" | "gemlite":
             return w4a16_bytes(out_features, in_features, group)
-        case "lookup":
+        case "fp8":
+            return fp8_bytes(out_features, in_features)
+        case "lookup" | "flute":
             return lookup_bytes(out_features, in_features, group, bits=scheme.bits, grid=grid_of(scheme))
         case _:
             return reference_bytes(out_features, in_features, group, bits=scheme.bits, grid=grid_of(scheme))
@@ -134,6 +159,8 @@ def build_linear(solved: Solved, scheme: Scheme, kernel: str, name: str, device:
         "int4pack": lambda: Int4Linear(codes.widened(), bias, name=name),
         "int8": lambda: Int8Linear(codes, bias, name=name),
         "w4a16": lambda: W4A16Linear(codes.widened(), bias, name=name, device=device),
+        "fp8": lambda: Fp8Linear(codes, bias, device=device),
+        "flute": lambda: FluteLinear(codes, bias, device=device),
         "lookup": lambda: LookupLinear(codes, bias, name=name, device=device),
         "gemlite": lambda: GemliteLinear(codes.widened(), bias, device=device),
         "reference": lambda: ReferenceLinear(codes, bias, activations=scheme.activations).to(device),

@@ -77,8 +77,8 @@ class HeadTraining:
 
 @dataclass(frozen=True)
 class HeadReport:
-    """What came of a run: accepted draft tokens by depth on held-out conversations, of the head, of an untrained one, of
-    n-grams; `best_step` is the step whose head was kept."""
+    """What came of a run: draft tokens accepted by depth on held-out conversations, the head's, an untrained one's and
+    n-grams'; `best_step` is the step whose head was kept."""
 
     acceptance: tuple[float, ...]
     untrained: tuple[float, ...]

@@ -30,7 +30,7 @@ RUNS = [
     {"arm": "vanilla", "round": 1, "peak_bytes": 2**20, "answers": [answer([1, 2, 3], 1.0, (1.0, 1), (1.0, 1))]},
     {"arm": "subspec", "round": 0, "peak_bytes": None, "answers": [answer([1, 2, 3, 4, 5], 3.0, (1.0, 4))]},
     {"arm": "subspec", "round": 1, "peak_bytes": None, "answers": [answer([1, 2, 9, 4, 5], 3.0, (1.0, 4))]},
-    {"arm": "llama-q4", "round": 0, "peak_bytes": None, "answers": [], "error": "out of memory"},
+    {"arm": "llama-q4", "round": 0, "peak_bytes": None, "answers": [], "error": "out of memory", "note": "tried twice"},
 ]
 
 
@@ -49,6 +49,7 @@ def test_the_table_has_every_arm_and_every_reason() -> None:
     assert "| vanilla | 0.75 | 1.00 | 1.0 | 1.0 s | 1 MiB | 6/6 |" in lines
     assert "| subspec | 4.00 | 6.00 | 4.0 | 3.0 s |  | 5/6 |" in lines
     assert any(line.startswith("| llama-q4 | failed: out of memory |") for line in lines)
+    assert "- llama-q4: tried twice" in lines
     assert "- accelerate-cpu: left out, it needs a GPU" in lines and "- no cap" in lines
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
@@ -116,6 +117,19 @@ def test_an_arm_that_fails_or_takes_too_long_is_told(tmp_path: Path, monkeypatch
         result = peers.run_arm("vanilla", job, given, None)
         assert result["error"].startswith(error)
     assert not [path for path in given.out.parent.iterdir() if path.is_dir()], "scratch folders are removed"
+
+
+def test_llama_cpp_gets_a_second_chance_without_repacked_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def run_arm(name: str, job: Job, *_: object) -> dict:
+        asked.append(job.options.get("repack", True))
+        return {"answers": []} if len(asked) == 2 else {"answers": [], "error": "signal 11", "killed": True}
+
+    monkeypatch.setattr(peers, "run_arm", run_arm)
+    given = Job("m", (PROMPT,), 4, 2, 1.0, None, 64, 1, "")
+    assert "signal 11" in peers.run_safely("llama-q4", given, None, None)["note"]
+    assert asked == [True, False]
 
 
 def test_a_control_group_of_either_version_is_found(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from specdecodes.config import Draft, Memory, Pipeline
 from specdecodes.drafters.eagle import EagleDrafter
+from specdecodes.drafters.pace import Pace
 from specdecodes.methods import build
 from specdecodes.models.eagle_files import open_head, save_head
 from specdecodes.models.loading import open_checkpoint
@@ -41,13 +43,14 @@ def states_of(model: PreTrainedModel, text: list[int], kind: str) -> Tensor:
 @pytest.mark.parametrize("kind", ["eagle", "eagle3"])
 def test_every_proposal_starts_from_the_target_s_own_features(kind, tiny_checkpoint, tmp_path, monkeypatch):
     """Against the head's forward in plain torch on Transformers' hidden states: a prompt of two chunks, rounds that
-    accept some, and a second turn on the kept cache."""
+    accept some, rounds that draft nothing, and a second turn on the kept cache."""
     target = tiny_checkpoint("llama")
     more = {"target_layers": list(TAPPED)} if kind == "eagle3" else {}
     folder = write_head(tmp_path / "head", target, kind, **more)
     decoder, head, tensors = load(target, folder)
     plain, trees = Plain(head, decoder, tensors, head.spec.norm_eps), []
-    propose = EagleDrafter.propose
+    propose, turns = EagleDrafter.propose, itertools.count(1)
+    monkeypatch.setattr(Pace, "drafts", property(lambda self: next(turns) % 3 > 0))
     monkeypatch.setattr(EagleDrafter, "propose", lambda self, root: trees.append(propose(self, root)) or trees[-1])
     with build(pipeline_of(target, folder), progress=lambda text: None) as generator:
         first = generator.generate(PROMPTS[1], replace(GREEDY, max_tokens=12))
@@ -60,7 +63,7 @@ def test_every_proposal_starts_from_the_target_s_own_features(kind, tiny_checkpo
         for round_ in generation.rounds:
             texts.append(list(text))
             text += round_.tokens
-    assert len(trees) == len(texts) > 6
+    assert len(trees) == len(texts) > 6 and {tree.size > 1 for tree in trees} == {True, False}
     reference = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
     for tree, text in zip(trees, texts, strict=True):
         states = states_of(reference, text[:-1], kind)

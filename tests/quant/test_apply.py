@@ -78,8 +78,8 @@ def test_on_cuda_triton_decides(monkeypatch: pytest.MonkeyPatch, found: bool, ke
 
 
 def test_a_plan_says_reference_where_no_kernel_is_fused() -> None:
-    choice = chosen("hqq4@reference+down_proj=fp8", Execution())
-    assert choice.kernel == "reference" and "as asked" in choice.note and "no fused kernel for fp8" in choice.note
+    choice = chosen("hqq4@reference+down_proj=nvfp4", Execution("xpu"))
+    assert choice.kernel == "reference" and "as asked" in choice.note and "no fused kernel for nvfp4" in choice.note
 
 
 @pytest.mark.parametrize("kernel", KERNELS_HERE)
