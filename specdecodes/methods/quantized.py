@@ -11,7 +11,7 @@ from tqdm import tqdm
 from specdecodes.methods.site import Site
 from specdecodes.models.decoder import JOINED, Decoder
 from specdecodes.models.loading import load_tensors
-from specdecodes.quant import Execution, LayerDone, Rules, SubstituteCache, choose_kernels, substitute
+from specdecodes.quant import Execution, LayerDone, Rules, SubstituteCache, choose_kernels, substitute, tune
 
 Progress = Callable[[str], None]
 
@@ -28,6 +28,8 @@ def load_quantized(
     started = time.perf_counter()
     for index in tqdm(layers, desc=f"layers in {rules}", unit="layer", leave=False, disable=None):
         _fill(decoder, site, rules, execution, index, cache, done)
+    if site.device.type == "cuda":
+        tune([module for index in layers for module in decoder.stack[index].modules()], execution.rows)
     solved, seconds = sum(not layer.cached for layer in done), time.perf_counter() - started
     kernel = choose_kernels(rules, execution).kernel
     origin = f"{solved} solved anew, the rest from {cache.root}"

@@ -8,6 +8,7 @@ from specdecodes.quant.apply import LayerDone, choose_kernels, main_scheme, pack
 from specdecodes.quant.cache import SubstituteCache
 from specdecodes.quant.kernels import Execution, KernelChoice
 from specdecodes.quant.spec import FULL, SCHEMES, Rules, Scheme
+from specdecodes.quant.tuning import tune
 from specdecodes.quant.twins import twin
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "packed_bytes",
     "specimen",
     "substitute",
+    "tune",
     "twin",
 ]

@@ -66,7 +66,8 @@ class LookupLinear(nn.Module):
         """Raises QuantError for groups that the kernel does not take."""
         super().__init__()
         self.out_features, self.in_features = codes.shape
-        self.bits, self.rotation = codes.bits, codes.rotation
+        self.bits, self.rotation, self.group = codes.bits, codes.rotation, codes.group
+        self.tuned: dict[int, int] = {}  # splits by rows, where `tuning` has found them
         if codes.group % MIN_BLOCK or self.in_features // 8 % MIN_BLOCK:
             raise QuantError(
                 f"{name}: the lookup kernel needs a group and an eighth of the {self.in_features} input features that "
@@ -87,14 +88,23 @@ class LookupLinear(nn.Module):
         rows = x.reshape(-1, self.in_features)
         if self.rotation:
             rows = rotate(rows.float(), self.rotation).to(x.dtype)
-        tiles = -(-rows.shape[0] // 16) * -(-self.out_features // 64)
-        splits = max(1, min(-(-PROGRAMS_PER_PROCESSOR * self.processors // tiles), self.in_features // 512))
+        splits = self.splits(rows.shape[0])
         y = torch.ops.specdecodes.lookup_matmul(
             rows.contiguous(), self.packed, self.scale, self.offset, self.levels, self.bits, splits
         ).sum(0)
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+    def splits(self, rows: int) -> int:
+        """Into how many the loop over the inputs is cut, for so many rows: as tuned, else as arithmetic says."""
+        tiles = -(-rows // 16) * -(-self.out_features // 64)
+        wanted = -(-PROGRAMS_PER_PROCESSOR * self.processors // tiles)
+        return self.tuned.get(rows) or max(1, min(wanted, self.in_features // 512))
+
+    @property
+    def packed_weight(self) -> Tensor:
+        return self.packed
 
 
 def lookup_bytes(out_features: int, in_features: int, group: int, *, bits: int, grid: str) -> int:

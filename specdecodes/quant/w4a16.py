@@ -65,6 +65,8 @@ class W4A16Linear(nn.Module):
                 f"multiples of {MIN_BLOCK}, not {self.group} and {self.in_features / 2:g}; choose another group, or "
                 "keep this layer in full precision."
             )
+        self.bits = 4
+        self.tuned: dict[int, int] = {}  # splits by rows, where `tuning` has found them
         where = torch.device(device) if device is not None else codes.packed.device
         scale, offset = codes.scale_and_offset()
         self.register_buffer("nibbles", codes.packed.to(where).contiguous())
@@ -79,11 +81,21 @@ class W4A16Linear(nn.Module):
         count = rows.shape[0]
         # Out here both sums are torch's own, so that a compiled step shares them or folds them into its neighbours.
         sums = rows.view(count, -1, self.block).sum(-1, dtype=torch.float32)
-        splits = choose_splits(count, self.out_features, self.in_features, self.group, self.processors)
-        y = torch.ops.specdecodes.w4a16_matmul(rows, sums, self.nibbles, self.scale, self.offset, splits).sum(0)
+        y = torch.ops.specdecodes.w4a16_matmul(
+            rows, sums, self.nibbles, self.scale, self.offset, self.splits(count)
+        ).sum(0)
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+    def splits(self, rows: int) -> int:
+        """Into how many the loop over the inputs is cut, for so many rows: as tuned, else as arithmetic says."""
+        found = self.tuned.get(rows)
+        return found or choose_splits(rows, self.out_features, self.in_features, self.group, self.processors)
+
+    @property
+    def packed_weight(self) -> Tensor:
+        return self.nibbles
 
 
 def w4a16_bytes(out_features: int, in_features: int, group: int) -> int:

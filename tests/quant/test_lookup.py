@@ -68,7 +68,7 @@ def test_it_is_what_cuda_takes_for_tables_and_odd_bits(monkeypatch: pytest.Monke
     monkeypatch.setattr("specdecodes.quant.kernels.find_spec", lambda name: object() if name == "triton" else None)
     chosen = {name: Execution("cuda").choose(scheme).kernel for name, scheme in SCHEMES.items()}
     lookups = {name for name, kernel in chosen.items() if kernel == "lookup"}
-    assert lookups == {"int8", "hqq2", "hqq3", "hqq8", "higgs2", "higgs3", "higgs4"}
+    assert lookups == {"int8", "hqq2", "hqq3", "hqq8", "higgs2", "higgs3", "higgs4", "w4a16"}
     assert {name for name, kernel in chosen.items() if kernel == "w4a16"} == {"int4", "hqq4"}
     scheme = SCHEMES["higgs2"]
     codes = solve(torch.randn(32, 128), scheme)
