@@ -18,6 +18,7 @@ from specdecodes.cli.run_plan import run_plan
 from specdecodes.cli.run_profile import run_profile
 from specdecodes.cli.run_report import run_report
 from specdecodes.cli.run_test import run_test
+from specdecodes.cli.run_tune import run_tune
 from specdecodes.cli.run_verify import run_verify
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ for command in (
     run_verify,
     run_report,
     run_grid_search,
+    run_tune,
     run_profile,
     run_convert_eagle,
     run_perplexity,

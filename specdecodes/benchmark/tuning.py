@@ -1,0 +1,132 @@
+"""Which method, width and depth decode fastest here: a cost model of rounds, fed by a few deep ones that were measured.
+
+    tokens/s = (1 + mean accepted up to the depth) / (depth * draft level + rest of the round)
+
+A deep draft tells of all shallower ones: of `a` accepted tokens, a draft of depth d would have had min(a, d).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pprint import pformat
+from typing import TYPE_CHECKING
+
+from specdecodes.config import Pipeline, Tree
+from specdecodes.stats import Generation, Round
+
+if TYPE_CHECKING:
+    from specdecodes.offload.plan import Placement
+
+SETTLING = 2
+"""Rounds of an answer that are not believed: caches are cold."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to decode, and what the cost model expects of it; `measured` is its decode tokens/s when it was run."""
+
+    method: str
+    tree: Tree
+    tokens_per_round: float
+    round_s: float
+    measured: float | None = None
+
+    @property
+    def predicted(self) -> float:
+        """Decode tokens/s."""
+        return self.tokens_per_round / self.round_s
+
+    @property
+    def error(self) -> float | None:
+        """Predicted over measured, less one."""
+        return None if self.measured is None else self.predicted / self.measured - 1.0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What rounds of `method` with a tree of fixed shape showed: tokens `accepted` in each, the median seconds of a
+    draft level (0: no draft model) and of the rest, and the share of the rest that verifying a single row takes."""
+
+    method: str
+    tree: Tree
+    accepted: tuple[int, ...]
+    level_s: float
+    rest_s: float
+    one_row: float = 1.0
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, placement: Placement, exact: bool, answers: Iterable[Generation]) -> Probe:
+        """From what a pipeline with `tree.adaptive` off answered."""
+        rounds = [r for answer in answers for r in answer.rounds[SETTLING:-1] or answer.rounds]
+        levels = [r.seconds["draft"] / r.levels for r in rounds if r.levels]
+        return cls(
+            pipeline.method,
+            pipeline.tree,
+            tuple(r.accepted for r in rounds),
+            statistics.median(levels) if levels else 0.0,
+            statistics.median(_rest(r) for r in rounds),
+            1.0 if exact or placement.streamed else placement.times.one_row,
+        )
+
+    def candidates(self) -> list[Candidate]:
+        """At every depth up to the probe's; a method without a draft model has no depth to choose."""
+        depths = range(1, self.tree.depth + 1) if self.level_s else (self.tree.depth,)
+        return [self._at(depth) for depth in depths]
+
+    def _at(self, depth: int) -> Candidate:
+        nodes = self.tree.nodes
+        if self.one_row < 1.0 and self.level_s:  # a pass of fewer rows costs less
+            nodes = min(nodes, self.tree.width * depth + 1)
+        share = self.one_row + (1.0 - self.one_row) * (nodes - 1) / (self.tree.nodes - 1)
+        return Candidate(
+            self.method,
+            replace(self.tree, depth=depth, nodes=nodes),
+            1.0 + statistics.mean(min(accepted, depth) for accepted in self.accepted),
+            depth * self.level_s + self.rest_s * share,
+        )
+
+
+def shortlist(probes: Sequence[Probe], count: int) -> list[Candidate]:
+    """The best of every probe, then the best of the rest that differ by a good part in depth; `count` or fewer more."""
+    groups = [sorted(probe.candidates(), key=lambda c: -c.predicted) for probe in probes]
+    chosen = [group[0] for group in groups]
+    others = sorted((c for group in groups for c in group[1:]), key=lambda c: -c.predicted)
+    for candidate in others:
+        if len(chosen) >= len(probes) + count:
+            break
+        if all(_apart(candidate, known) for known in chosen):
+            chosen.append(candidate)
+    return sorted(chosen, key=lambda c: -c.predicted)
+
+
+def fastest(candidates: Sequence[Candidate]) -> Candidate:
+    """By what was measured where that was done, else as expected."""
+    measured = [candidate for candidate in candidates if candidate.measured is not None]
+    return max(measured or candidates, key=lambda c: c.measured or c.predicted)
+
+
+def tuned(pipeline: Pipeline, winner: Candidate) -> Pipeline:
+    """`pipeline` decoding as `winner` does, but stopping earlier where a round asks for it."""
+    return replace(pipeline, method=winner.method, tree=replace(winner.tree, adaptive=True))
+
+
+def module(pipeline: Pipeline, command: str, machine: str) -> str:
+    """The text of a pipeline module that holds `pipeline` whole."""
+    value = pformat(pipeline, width=112, sort_dicts=False)
+    return (
+        f'"""The fastest of what run-tune tried on {machine}.\n\n    {command}\n"""\n\n'
+        "from specdecodes.config import Draft, Memory, Pipeline, Target, Tree\n"
+        "from specdecodes.sampling import SamplingParams\n\n"
+        f"pipeline = {value}\n"
+    )
+
+
+def _apart(candidate: Candidate, other: Candidate) -> bool:
+    same = (candidate.method, candidate.tree.width) == (other.method, other.tree.width)
+    return not same or not 2 / 3 < candidate.tree.depth / other.tree.depth < 3 / 2
+
+
+def _rest(turn: Round) -> float:
+    return sum(seconds for phase, seconds in turn.seconds.items() if phase != "draft")
