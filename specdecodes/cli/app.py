@@ -6,6 +6,7 @@ import typer
 
 from specdecodes import __version__
 from specdecodes.cli.run_benchmark import run_benchmark
+from specdecodes.cli.run_benchmark_precision import run_benchmark_precision
 from specdecodes.cli.run_cache import run_cache
 from specdecodes.cli.run_chat import run_chat
 from specdecodes.cli.run_compare import run_compare
@@ -44,6 +45,7 @@ for command in (
     run_profile,
     run_convert_eagle,
     run_perplexity,
+    run_benchmark_precision,
     run_cache,
     run_doctor,
 ):

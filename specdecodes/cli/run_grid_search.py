@@ -1,7 +1,7 @@
 """`run-grid-search`: a benchmark at every combination of some settings, and which is fastest."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -16,7 +16,8 @@ from specdecodes.cli.options import pipeline_command
 from specdecodes.errors import SpecDecodesError
 
 if TYPE_CHECKING:
-    from specdecodes.benchmark.grid import Point, Row
+    from specdecodes.benchmark.grid import Measure, Point, Row
+    from specdecodes.benchmark.samples import Benchmark
     from specdecodes.config import Pipeline
 
 
@@ -46,9 +47,7 @@ def run_grid_search(
     """
     from specdecodes.benchmark import load_all
     from specdecodes.benchmark.grid import TABLE, best, parse_axes, points, sweep
-    from specdecodes.benchmark.journal import drop
     from specdecodes.benchmark.page import write_grid_report
-    from specdecodes.benchmark.runner import finished
     from specdecodes.cli.run_benchmark import spoken
 
     axes = parse_axes(grid)
@@ -60,6 +59,29 @@ def run_grid_search(
     def notify(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    measure = measurer(loaded, benchmarks, data_dir, max_samples, command, restart=restart, notify=notify)
+    rows = sweep(chosen, folder, measure, notify)
+    report = write_grid_report(axes, rows, folder / "report.html", command)
+    out.print(_table(rows))
+    notify(f"Rows: {folder / TABLE}\nReport: {report}")
+    if best(rows) is None or any(row.error for row in rows):
+        raise typer.Exit(1)
+
+
+def measurer(
+    loaded: "Sequence[Benchmark]",
+    benchmarks: str,
+    data_dir: Path | None,
+    max_samples: int | None,
+    command: str,
+    *,
+    restart: bool,
+    notify: Callable[[str], None],
+) -> "Measure":
+    """What measures a point of a sweep: what its folder lacks of the benchmarks, in a process of its own."""
+    from specdecodes.benchmark.journal import drop
+    from specdecodes.benchmark.runner import finished
+
     def measure(point: "Point", where: Path) -> str:
         for benchmark in loaded if restart else ():
             drop(where / benchmark.name)
@@ -68,12 +90,7 @@ def run_grid_search(
             return ""
         return measure_apart(point.pipeline, benchmarks, data_dir, where, max_samples, command)
 
-    rows = sweep(chosen, folder, measure, notify)
-    report = write_grid_report(axes, rows, folder / "report.html", command)
-    out.print(_table(rows))
-    notify(f"Rows: {folder / TABLE}\nReport: {report}")
-    if best(rows) is None or any(row.error for row in rows):
-        raise typer.Exit(1)
+    return measure
 
 
 def measure_apart(
