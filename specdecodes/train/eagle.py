@@ -263,7 +263,10 @@ class _Run:
         if self.accelerator.is_main_process:
             shutil.copytree(plan.run / "best", plan.out, dirs_exist_ok=True)
             settings = {name: value for name, value in asdict(plan).items() if not isinstance(value, Path)}
-            told = {**asdict(report), "settings": settings, "data": self.stored.settings}
+            made = {"conversations": len(self.stored), "tokens": sum(self.stored.lengths), **self.stored.settings}
+            for told in (settings, made):  # where things lay on this machine is nobody's business
+                told |= {name: Path(told[name]).name for name in ("target", "data") if name in told}
+            told = {**asdict(report), "settings": settings, "data": made}
             (plan.out / "training.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
             note(f"untrained head: {sum(first):.3f} accepted; by depth {spoken(first)}")
             note(f"n-grams:        {sum(ngram):.3f} accepted; by depth {spoken(ngram)}")

@@ -56,6 +56,7 @@ def test_it_learns_and_writes_a_head_that_can_be_served(plan, tmp_path):
     assert set(files.load()) == set(files.spec.tensors())
     told = json.loads((plan.out / "training.json").read_text())
     assert told["acceptance"] == list(report.acceptance) and len(report.untrained) == 3
+    assert str(plan.data.parent) not in json.dumps(told) and told["data"]["conversations"] == 14
 
 
 def test_a_stopped_run_goes_on_with_the_same_losses_bit_for_bit(plan, tmp_path, monkeypatch):
