@@ -29,7 +29,7 @@ from specdecodes.methods import vanilla
 from specdecodes.methods.assembly import LoadedTarget, Progress, load_target
 from specdecodes.methods.site import Site
 from specdecodes.models.eagle import ARCHITECTURES, EAGLE, EAGLE3
-from specdecodes.models.loading import Checkpoint
+from specdecodes.models.loading import Checkpoint, open_checkpoint
 from specdecodes.offload.store import load_tensor
 from specdecodes.train.data_gen.conversations import BadRow, Conversation, read_conversations
 from specdecodes.train.data_gen.features import FeatureReader
@@ -75,7 +75,7 @@ def run(plan: Allocation, progress: Progress = print) -> Counter[str]:
         target=Target(plan.target, plan.dtype, plan.device),
         tree=Tree(nodes=CHUNK),
         memory=Memory(plan.device_memory, plan.host_memory),
-        max_length=max(plan.pack_tokens, plan.max_length),
+        max_length=_pack(plan),
         exact=False,
         compile=False,
     )
@@ -90,6 +90,11 @@ def run(plan: Allocation, progress: Progress = print) -> Counter[str]:
         if target.stream is not None:
             target.stream.close()
     return _counts(writer)
+
+
+def _pack(plan: Allocation) -> int:
+    """Tokens of one pass: room for one conversation at least, and no more than the target has positions for."""
+    return min(max(plan.pack_tokens, plan.max_length), open_checkpoint(plan.target).spec.max_positions)
 
 
 def _layers(plan: Allocation, target: LoadedTarget) -> tuple[int, ...]:
@@ -139,7 +144,7 @@ def _fill(plan: Allocation, target: LoadedTarget, writer: ShardWriter, reader: F
 
     rows = _rows(plan, writer.through)
     for row, conversation in tqdm(rows, desc="conversations", unit="", initial=writer.through, disable=None):
-        prepared = _prepare(target.tokenizer, conversation, plan.max_length)
+        prepared = _prepare(target.tokenizer, conversation, min(plan.max_length, reader.capacity))
         if isinstance(prepared, BadRow):
             compute()  # rows are written in order
             writer.skip(row, prepared.reason)
