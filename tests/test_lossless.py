@@ -124,6 +124,24 @@ def test_exact_mode_is_bit_for_bit_in_half_precision(method, params, dtype, tiny
     assert differing_bits(logits, wanted_logits) == 0
 
 
+def test_a_tree_of_512_nodes_is_exact_bit_for_bit(tiny_checkpoint):
+    """Drafted by another model, so that most rounds accept one of many branches."""
+    folder, draft = tiny_checkpoint("llama", "bf16"), tiny_checkpoint("llama", "bf16", seed=1)
+    answered = []
+    for method in ("vanilla", "classic_sd"):
+        pipeline = pipeline_for(method, folder, draft, exact=True)
+        pipeline = replace(pipeline, tree=Tree(width=64, depth=8, nodes=512, adaptive=False), max_length=512)
+        logits = []
+        with build(pipeline, progress=lambda text: None) as generator:
+            params = replace(SAMPLED, max_tokens=12)
+            generation = generator.generate(PROMPTS[1], params, on_logits=lambda rows, kept=logits: kept.append(rows))
+        answered.append((generation, torch.cat(logits)))
+    (plain, plain_logits), (drafted, drafted_logits) = answered
+    assert drafted.tokens == plain.tokens and differing_bits(drafted_logits, plain_logits) == 0
+    assert max(sum(r.proposed_by_depth) for r in drafted.rounds) > 400
+    assert len(drafted.rounds) < len(plain.rounds)
+
+
 @pytest.mark.parametrize("method", DRAFTED)
 def test_drafts_are_accepted(method, tiny_checkpoint):
     """The matrix would hold for a drafter that is always wrong; this one is mostly right."""

@@ -61,7 +61,7 @@ def test_rows_equal_attention_in_fp64(shape, dtype, by_torch):
 
 
 @pytest.mark.parametrize("dtype", BOUND)
-@pytest.mark.parametrize("shape", [*SHAPES, (64, 14, 2, 64, 700)], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (64, 14, 2, 64, 700), (512, 4, 2, 16, 900)], ids=str)
 def test_exact_attention_is_torchs_in_every_bit(shape, dtype, by_torch):
     """Both accumulate in fp64 and round once, so that the order of their sums is lost in the rounding."""
     ours, theirs = inputs(*shape, dtype), inputs(*shape, dtype)

@@ -83,6 +83,7 @@ def check(given: dict[str, Tensor | float]) -> Tensor:
         Case(count=3, heads=2, kv_heads=2, head_dim=128, committed=9, spare=0),  # fewer slots than splits could take
         Case(batch=2, count=2, heads=4, kv_heads=2, head_dim=16),
         Case(count=17, heads=1, kv_heads=1, head_dim=256, committed=70),
+        Case(count=512, heads=1, kv_heads=1, head_dim=16, committed=20, dtype=torch.bfloat16),  # the largest tree
     ],
 )
 def test_agrees_with_the_plain_operator(case: Case) -> None:
