@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from specdecodes.errors import BudgetError
-from specdecodes.offload.candidates import SLOTS, Budgets, ModelShape, counted, spread
+from specdecodes.offload.candidates import SLOTS, Budgets, Compression, ModelShape, counted, spread
 from specdecodes.offload.plan import Placement, plan
 from specdecodes.offload.predict import Machine, Step, StepTimes, Workload
 
@@ -297,3 +297,30 @@ def test_memory_that_was_not_page_locked_slows_the_expected_stream() -> None:
     assert after.predicted.tokens_per_second < before.predicted.tokens_per_second
     assert any("not page-locked" in part for part, *_ in after.rows())
     assert before.unlocked(0).predicted == before.predicted
+
+
+def compressed(on_disk: bool = True, gbps: float = 10.0) -> ModelShape:
+    sizes = (33 * MB,) * LAYERS
+    return replace(PLAIN, compression=Compression(sizes, gbps, "AVX-512", on_disk, 3 * MB, "by a sample"))
+
+
+def test_compressed_layers_are_fewer_bytes_and_take_a_buffer() -> None:
+    budget = Budgets(smallest(compressed(), CPU, RUN))
+    assert budget.device == smallest(PLAIN, CPU, RUN) + 3 * MB
+    plain, fewer = plan(PLAIN, budget, CPU, RUN), plan(compressed(), budget, CPU, RUN)
+    assert len(fewer.streamed) == LAYERS and fewer.bytes_per_pass == LAYERS * 33 * MB
+    assert fewer.predicted.stream_s == pytest.approx(LAYERS * 33 * MB / 0.8e9)
+    assert fewer.predicted.tokens_per_second > 1.4 * plain.predicted.tokens_per_second
+    (row,) = [row for row in fewer.rows() if row[0].startswith("compressed from")]
+    assert row[1:] == ("10 GB/s a core by AVX-512, by a sample", "66.0%")
+    assert "compressed from" in fewer.summary() and "compressed" not in plain.summary()
+    slow = plan(compressed(gbps=0.1), budget, CPU, RUN)
+    assert slow.predicted.tokens_per_second < plain.predicted.tokens_per_second
+
+
+def test_host_memory_holds_more_layers_when_they_are_compressed() -> None:
+    budgets = Budgets(smallest(compressed(), GPU, RUN), 500 * MB)
+    plain, fewer = plan(PLAIN, budgets, GPU, RUN), plan(compressed(on_disk=False), budgets, GPU, RUN)
+    assert len(fewer.pinned) > len(plain.pinned)
+    loose = len(fewer.streamed) - len(fewer.pinned)  # from disk, as they are
+    assert fewer.bytes_per_pass == len(fewer.pinned) * 33 * MB + loose * 50 * MB

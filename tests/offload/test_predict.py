@@ -113,3 +113,15 @@ def test_compare_puts_measured_beside_predicted() -> None:
     assert lines["round_s"].ratio == pytest.approx(1.0)
     assert lines["link_gbps"].ratio == pytest.approx(0.5)
     assert lines["link_gbps"].predicted == pytest.approx(1.0)
+
+
+def test_expanding_shares_the_cores_that_compute_and_may_set_the_pace() -> None:
+    compressed = replace(WORK, disk_bytes=3 * GB, link_bytes=3 * GB, expand_s=0.4)
+    one = predict(compressed, MACHINE, PLAIN)
+    assert (one.stream_s, one.compute_s) == (pytest.approx(3.0), pytest.approx(0.9))
+    half_used = predict(compressed, replace(MACHINE, cores=4, threads=2), PLAIN)
+    assert half_used.compute_s == pytest.approx(0.5)  # two cores had nothing to do
+    full = predict(compressed, replace(MACHINE, cores=2, threads=2), PLAIN)
+    assert full.compute_s == pytest.approx((0.5 * 2 + 0.4) / 2)
+    slow = predict(replace(compressed, expand_s=10.0), replace(MACHINE, cores=2), PLAIN)
+    assert slow.stream_s == pytest.approx(5.0) and slow.compute_s == pytest.approx((0.5 + 10) / 2)

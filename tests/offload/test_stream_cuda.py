@@ -205,11 +205,11 @@ def test_a_jump_among_compressed_and_other_layers_shows_no_late_bits(
     make_layers: MakeLayers, simulate: Simulate
 ) -> None:
     cuda = simulate(delay=0.002)
-    layers, spans = make_layers(rows=1500)
+    layers, spans = make_layers(rows=700)
     wrong: list[int] = []
     dice = random.Random(3)
     with CudaLayerStream(spans, device=CPU, pinned=(0, 2, 4), block_bytes=BLOCK, compress=torch.bfloat16) as stream:
-        for _ in range(30):
+        for _ in range(20):
             index = dice.randrange(len(layers))
             with stream.layer(index) as tensors:
                 for name, value in layers[index].items():
