@@ -28,7 +28,18 @@ def test_the_fastest_is_written_as_a_pipeline(
 ):
     monkeypatch.setenv("SPECDECODES_CACHE", str(tmp_path / "cache"))
     out, model = tmp_path / "tuned.py", tiny_checkpoint("llama", "bf16")
-    options = "--methods vanilla,subspec_sd,classic_sd --widths 2 --prompts 1 --tokens 12 --check 0".split()
+    options = [
+        "--methods",
+        "vanilla,subspec_sd,classic_sd",
+        "--widths",
+        "2",
+        "--prompts",
+        "1",
+        "--tokens",
+        "12",
+        "--check",
+        "0",
+    ]
     assert tune(model, "--out", str(out), *options) == 0
     shown, told = capsys.readouterr()
     assert "(fastest)" in shown.replace("\n", "") or "fastest" in shown
