@@ -66,7 +66,7 @@ if [[ ${training[*]-} == --help ]]; then exec "$PYTHON_BIN" -m specdecodes.train
 if [[ $target == "$ROOT/assets/demo" ]]; then
     precision=no
     if grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null || has_nvidia; then precision=bf16; fi
-    training=(--epochs 10 --batch-size 8 --rate 3e-3 --noise 0 --minutes 4 --mixed-precision $precision
+    training=(--epochs 10 --batch-size 8 --rate 2e-3 --noise 0 --minutes 4 --mixed-precision $precision
         ${training[@]+"${training[@]}"})
 fi
 if [[ -z $data ]]; then
