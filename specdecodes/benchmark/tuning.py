@@ -24,7 +24,7 @@ SETTLING = 2
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Contender:
     """A way to decode, and what the cost model expects of it; `measured` is its decode tokens/s when it was run."""
 
     method: str
@@ -70,17 +70,17 @@ class Probe:
             1.0 if exact or placement.streamed else placement.times.one_row,
         )
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self) -> list[Contender]:
         """At every depth up to the probe's; a method without a draft model has no depth to choose."""
         depths = range(1, self.tree.depth + 1) if self.level_s else (self.tree.depth,)
         return [self._at(depth) for depth in depths]
 
-    def _at(self, depth: int) -> Candidate:
+    def _at(self, depth: int) -> Contender:
         nodes = self.tree.nodes
         if self.one_row < 1.0 and self.level_s:  # a pass of fewer rows costs less
             nodes = min(nodes, self.tree.width * depth + 1)
         share = self.one_row + (1.0 - self.one_row) * (nodes - 1) / (self.tree.nodes - 1)
-        return Candidate(
+        return Contender(
             self.method,
             replace(self.tree, depth=depth, nodes=nodes),
             1.0 + statistics.mean(min(accepted, depth) for accepted in self.accepted),
@@ -88,7 +88,7 @@ class Probe:
         )
 
 
-def shortlist(probes: Sequence[Probe], count: int) -> list[Candidate]:
+def shortlist(probes: Sequence[Probe], count: int) -> list[Contender]:
     """The best of every probe, then the best of the rest that differ by a good part in depth; `count` or fewer more."""
     groups = [sorted(probe.candidates(), key=lambda c: -c.predicted) for probe in probes]
     chosen = [group[0] for group in groups]
@@ -101,13 +101,13 @@ def shortlist(probes: Sequence[Probe], count: int) -> list[Candidate]:
     return sorted(chosen, key=lambda c: -c.predicted)
 
 
-def fastest(candidates: Sequence[Candidate]) -> Candidate:
+def fastest(candidates: Sequence[Contender]) -> Contender:
     """By what was measured where that was done, else as expected."""
     measured = [candidate for candidate in candidates if candidate.measured is not None]
     return max(measured or candidates, key=lambda c: c.measured or c.predicted)
 
 
-def tuned(pipeline: Pipeline, winner: Candidate) -> Pipeline:
+def tuned(pipeline: Pipeline, winner: Contender) -> Pipeline:
     """`pipeline` decoding as `winner` does, but stopping earlier where a round asks for it."""
     return replace(pipeline, method=winner.method, tree=replace(winner.tree, adaptive=True))
 
@@ -123,7 +123,7 @@ def module(pipeline: Pipeline, command: str, machine: str) -> str:
     )
 
 
-def _apart(candidate: Candidate, other: Candidate) -> bool:
+def _apart(candidate: Contender, other: Contender) -> bool:
     same = (candidate.method, candidate.tree.width) == (other.method, other.tree.width)
     return not same or not 2 / 3 < candidate.tree.depth / other.tree.depth < 3 / 2
 

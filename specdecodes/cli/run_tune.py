@@ -15,7 +15,7 @@ from specdecodes.cli.session import opened
 from specdecodes.errors import ConfigError, SpecDecodesError
 
 if TYPE_CHECKING:
-    from specdecodes.benchmark.tuning import Candidate, Probe
+    from specdecodes.benchmark.tuning import Contender, Probe
     from specdecodes.config import Pipeline
     from specdecodes.generator import Generation, Generator
 
@@ -90,7 +90,7 @@ def _probes(
                 console.print(f"{method} is left out: {error}", style="yellow", markup=False)
 
 
-def _checked(candidate: "Candidate", pipeline: "Pipeline", prompts: int, console: Console) -> "Candidate":
+def _checked(candidate: "Contender", pipeline: "Pipeline", prompts: int, console: Console) -> "Contender":
     """`candidate` with its speed as measured, on other questions than it was predicted from."""
     one = replace(pipeline, method=candidate.method, tree=candidate.tree)
     with opened(one, console) as generator:
@@ -112,7 +112,7 @@ def _answers(generator: "Generator", pipeline: "Pipeline", places: range, consol
     return answers
 
 
-def _table(candidates: "list[Candidate]", winner: "Candidate") -> Table:
+def _table(candidates: "list[Contender]", winner: "Contender") -> Table:
     table = Table(title="candidates, the fastest expected first", title_justify="left")
     table.add_column("method")
     for title in ("width", "depth", "nodes", "tokens/round", "round", "predicted", "measured", "error"):
