@@ -26,7 +26,7 @@ Everything else goes to the training itself; bash train.sh --help-training lists
 USAGE
 }
 
-target=$ROOT/assets/demo data='' out='' architecture=eagle work='' chats=1200 allocation=() training=()
+target=$ROOT/assets/demo data='' out='' architecture=eagle work='' chats=1000 allocation=() training=()
 while (($#)); do
     case $1 in
         -h | --help) usage; exit 0 ;;
@@ -83,4 +83,4 @@ say "3/3 training"
 "${launch[@]}" specdecodes.train.eagle --target "$target" --data "$work/data" --out "$out" --run-dir "$work/run" \
     ${training[@]+"${training[@]}"}
 say "done in $((SECONDS / 60)) min $((SECONDS % 60)) s; try the head with:"
-echo "    python -m specdecodes.benchmark.run_mtbench -llm $target -ssm $out --mode sd-eagle" >&2
+echo "    $PYTHON_BIN -m specdecodes.benchmark.run_mtbench -llm $target -ssm $out --mode sd-eagle" >&2

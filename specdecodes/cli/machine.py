@@ -29,6 +29,8 @@ OPTIONAL = {
     "gemlite": "fused low-bit kernels, CUDA only",
     "datasets": "benchmark data from the hub",
     "matplotlib": "figures of results",
+    "accelerate": "training of EAGLE heads",
+    "tensorboard": "curves of a training",
     "lm_eval": "lm-evaluation-harness on a pipeline",
 }
 DISK_SAMPLE = 256 * 2**20
