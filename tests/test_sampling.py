@@ -19,6 +19,14 @@ def test_noise_is_a_function_of_seed_and_position_alone():
     assert not rows[0].equal(other.rows(torch.tensor([5]))[0])
 
 
+def test_rows_of_one_position_have_one_noise_in_any_order():
+    noise, positions = PositionNoise(7, 97), torch.tensor([9, 4, 9, 9, 2, 4])
+    rows = noise.rows(positions)
+    for row, position in zip(rows, positions, strict=True):
+        assert row.equal(noise.rows(position[None])[0])
+    assert not rows[0].equal(rows[1])
+
+
 def test_noise_is_standard_gumbel():
     sample = PositionNoise(0, 1000).rows(torch.arange(500)).double()
     assert abs(sample.mean().item() - 0.5772) < 0.01
