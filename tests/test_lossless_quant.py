@@ -13,7 +13,7 @@ from specdecodes.errors import BudgetError, ConfigError
 from specdecodes.methods import build, plan_for, quantized, site
 from specdecodes.offload.predict import Step, StepTimes
 from specdecodes.quant import SCHEMES
-from tests.test_lossless import GREEDY, SAMPLED, differing_bits, pipeline_for
+from tests.test_lossless import GREEDY, SAMPLED, differing_bits, pipeline_for, smallest_budget
 
 PROMPT = tuple(3 + 7 * i % 90 for i in range(40))
 PARAMS = [replace(params, max_tokens=24) for params in (GREEDY, SAMPLED)]
@@ -93,7 +93,7 @@ def test_a_plan_counts_the_quantized_target_and_names_its_kernels(tiny_checkpoin
 
 def test_a_quantized_target_does_not_stream(tiny_checkpoint):
     pipeline = quantized_pipeline(tiny_checkpoint("llama"), "int8", "none", method="vanilla")
-    least = sum(plan_for(pipeline).device_bytes.values())
+    least = smallest_budget(pipeline)
     assert not plan_for(replace(pipeline, memory=Memory(least))).streamed
     with pytest.raises(BudgetError, match="--device-memory"):
         plan_for(replace(pipeline, memory=Memory(least - 1)))
