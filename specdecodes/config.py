@@ -30,7 +30,9 @@ class Target:
     """The model whose answers are wanted: a hub id or a folder, run in its own dtype unless told otherwise.
 
     `quant` says which of its linears are quantized and how, in the words of `quant.spec`: `none`, `int8`,
-    `hqq4:g128+down_proj=hqq8`. A quantized target is resident, and its own plain decoding is what drafts must equal.
+    `hqq4:g128+down_proj=hqq8`. Such a target is resident, and its own plain decoding is what drafts must equal. A
+    checkpoint that was quantized elsewhere is taken as it is, on the kernel that suits it, or with `@reference` on the
+    one that is correct everywhere.
     """
 
     model: str
@@ -43,12 +45,17 @@ class Target:
         _require(bool(self.model.strip()), "target.model is empty; give a hub id or the path of a checkpoint folder.")
         _require(self.dtype in DTYPES, suggest("target.dtype", self.dtype, DTYPES))
         _require(bool(self.device), "target.device is empty; write auto, cpu or cuda.")
-        Rules.parse(self.quant)
+        Rules.parse(FULL if self.kernel else self.quant)
+
+    @property
+    def kernel(self) -> str:
+        """The kernel that `quant` asks for a checkpoint's own codes; mostly empty."""
+        return self.quant[1:] if self.quant.startswith("@") else ""
 
     @property
     def rules(self) -> Rules:
-        """`quant`, taken apart."""
-        return Rules.parse(self.quant)
+        """`quant`, taken apart; what the checkpoint itself brings is not in it."""
+        return Rules.parse(FULL if self.kernel else self.quant)
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from specdecodes.methods.site import Site
 from specdecodes.models.decoder import JOINED, Decoder
-from specdecodes.models.loading import load_tensors
-from specdecodes.quant import Execution, LayerDone, Rules, SubstituteCache, choose_kernels, substitute, tune
+from specdecodes.models.loading import load_linear, load_tensors
+from specdecodes.quant import Execution, LayerDone, Rules, SubstituteCache, assemble, choose_kernels, substitute, tune
 
 Progress = Callable[[str], None]
 
@@ -23,6 +23,8 @@ def load_quantized(
 
     What was quantized before comes from the cache, and its full-precision weights are not read at all.
     """
+    if site.checkpoint.rules and rules == site.rules:
+        return _load_given(decoder, site, execution, layers, progress)
     cache = SubstituteCache(site.checkpoint.files, notice=progress)
     done: list[LayerDone] = []
     started = time.perf_counter()
@@ -36,6 +38,27 @@ def load_quantized(
     progress(f"{len(done)} layers in {rules} on {kernel} in {seconds:.1f} s; {origin}")
 
 
+def _load_given(decoder: Decoder, site: Site, execution: Execution, layers: Sequence[int], progress: Progress) -> None:
+    """Fill `layers` with the checkpoint's own codes."""
+    started, checkpoint, rules = time.perf_counter(), site.checkpoint, site.rules
+    for index in tqdm(layers, desc=f"layers in {rules.schemes[0]}", unit="layer", leave=False, disable=None):
+        paths = [path for path in checkpoint.spec.linears() if rules.scheme_of(f"layers.{index}.{path}")]
+        solved = {path: load_linear(checkpoint, index, path) for path in paths}
+        modules = assemble(solved, rules, execution, layer=f"layers.{index}", joined=JOINED)
+        _put(decoder, site, index, modules)
+    kernel, seconds = choose_kernels(rules, execution).kernel, time.perf_counter() - started
+    progress(f"{len(layers)} layers in {rules.schemes[0]} of the checkpoint itself on {kernel} in {seconds:.1f} s")
+
+
+def _put(decoder: Decoder, site: Site, index: int, modules: Mapping[str, nn.Module]) -> None:
+    """Give a layer quantized linears and its own copy of the rest."""
+    layer, spans = decoder.stack[index], site.checkpoint.layer(index)
+    layer.substitute(modules)
+    replaced = {part for path in modules for part in JOINED.get(path, (path,))}
+    kept = {name: span for name, span in spans.items() if name.rpartition(".")[0] not in replaced}
+    layer.put(load_tensors(kept, site.dtype, site.device))
+
+
 def _fill(
     decoder: Decoder,
     site: Site,
@@ -45,21 +68,20 @@ def _fill(
     cache: SubstituteCache,
     done: list[LayerDone],
 ) -> None:
-    """Give a layer quantized linears and its own copy of the rest."""
     spans = site.checkpoint.layer(index)
 
     def weights() -> dict[str, tuple[Tensor, Tensor | None]]:
         """As the file has them, whatever dtype the model runs in: the cached solution serves all."""
         wanted = [path for path in site.checkpoint.spec.linears() if rules.scheme_of(f"layers.{index}.{path}")]
-        parts = {name: span for name, span in spans.items() if name.rpartition(".")[0] in wanted}
+        own = site.checkpoint.rules
+        given = [path for path in wanted if own.scheme_of(f"layers.{index}.{path}") is not None]
+        parts = {name: span for name, span in spans.items() if name.rpartition(".")[0] in set(wanted) - set(given)}
         tensors = load_tensors(parts, site.checkpoint.dtype, site.device)
-        return {path: (tensors[f"{path}.weight"], tensors.get(f"{path}.bias")) for path in wanted}
+        full = {path: (tensors[f"{path}.weight"], tensors.get(f"{path}.bias")) for path in wanted if path not in given}
+        linears = {path: load_linear(site.checkpoint, index, path) for path in given}
+        return full | {path: (one.codes.weight().to(site.device), one.bias) for path, one in linears.items()}
 
     modules = substitute(
         weights, rules, execution, cache=cache, layer=f"layers.{index}", joined=JOINED, on_layer=done.append
     )
-    layer = decoder.stack[index]
-    layer.substitute(modules)
-    replaced = {part for path in modules for part in JOINED.get(path, (path,))}
-    kept = {name: span for name, span in spans.items() if name.rpartition(".")[0] not in replaced}
-    layer.put(load_tensors(kept, site.dtype, site.device))
+    _put(decoder, site, index, modules)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from specdecodes.cache import CacheShape
-from specdecodes.config import Pipeline
+from specdecodes.config import Pipeline, Target
 from specdecodes.engine.compile import Steps, compiled_steps, eager_steps
 from specdecodes.errors import BudgetError, ConfigError
 from specdecodes.methods.compression import choose
@@ -48,6 +48,7 @@ class Site:
     @classmethod
     def of(cls, pipeline: Pipeline, *, drafts: bool = False) -> Site:
         checkpoint = open_checkpoint(pipeline.target.model, pipeline.target.revision)
+        _check_quant(pipeline.target, checkpoint)
         name, positions = checkpoint.folder.name, checkpoint.spec.max_positions
         if pipeline.max_length > positions:
             raise ConfigError(
@@ -76,8 +77,12 @@ class Site:
 
     @property
     def rules(self) -> Rules:
-        """How the target's linears are quantized."""
-        return self.pipeline.target.rules
+        """How the target's linears are quantized, by the checkpoint itself or as the pipeline says."""
+        target, given = self.pipeline.target, self.checkpoint.rules
+        if not given:
+            return target.rules
+        asked = [(path, scheme and replace(scheme, kernel=target.kernel)) for path, scheme in given.rules]
+        return Rules(tuple(asked))
 
     @property
     def execution(self) -> Execution:
@@ -93,6 +98,16 @@ class Site:
 
     def steps(self) -> Steps:
         return compiled_steps() if self.pipeline.compile else eager_steps()
+
+
+def _check_quant(target: Target, checkpoint: Checkpoint) -> None:
+    if checkpoint.rules and target.rules:
+        raise ConfigError(
+            f"{checkpoint.folder} is quantized already ({checkpoint.rules}); leave target.quant at none, or quantize "
+            "the model's full-precision checkpoint."
+        )
+    if target.kernel and not checkpoint.rules:
+        raise ConfigError(f"target.quant is {target.quant}, but {checkpoint.folder} is not quantized; name a scheme.")
 
 
 def find_device(name: str) -> torch.device:
@@ -322,8 +337,12 @@ def layers_bytes(site: Site, rules: Rules, execution: Execution) -> tuple[int, .
     spec, sizes = site.checkpoint.spec, []
     for index in range(spec.layers):
         spans, layer = site.checkpoint.layer(index), f"layers.{index}"
-        packed = {f"{path}.weight" for path in spec.linears() if rules.scheme_of(f"{layer}.{path}") is not None}
-        rest = elements(span for name, span in spans.items() if name not in packed)
+        packed = {path for path in spec.linears() if rules.scheme_of(f"{layer}.{path}") is not None}
+        parts = [name.rpartition(".") for name in spans]
+        kept = [
+            name for name, (path, _, leaf) in zip(spans, parts, strict=True) if path not in packed or leaf == "bias"
+        ]
+        rest = elements(spans[name] for name in kept)
         sizes.append(packed_bytes(spec.linears(), rules, execution, layer=layer) + rest * site.dtype.itemsize)
     return tuple(sizes)
 

@@ -28,6 +28,11 @@ def plan(site: Site, *, substitute_all: bool = False) -> Placement:
         )
     if str(rules) == site.pipeline.target.quant:
         raise ConfigError(f"draft.quant and target.quant are both {rules}; let the draft be the cheaper one.")
+    if site.checkpoint.rules and not all(scheme for _, scheme in rules.rules):
+        raise ConfigError(
+            f"draft.quant is {rules}, but a quantized checkpoint has no full-precision linears to draft with; name a "
+            "scheme for all of them."
+        )
     try:
         return _plan_on(site, wide, substitute_all)
     except BudgetError:

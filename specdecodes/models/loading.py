@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,11 @@ from torch import Tensor
 from specdecodes.errors import CheckpointError
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.families import ModelSpec, spec_of
+from specdecodes.models.stored import check_linears, rules_of, tensors_of
 from specdecodes.offload.store import TensorSpan, load_tensor, read_index
+from specdecodes.quant import Rules
+from specdecodes.quant.checkpoints import LinearLayout, find_layout
+from specdecodes.quant.codes import Solved
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt")
@@ -22,13 +27,18 @@ _FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk whose tensors were found, with the right shapes. Nothing of its weights is loaded."""
+    """A checkpoint on disk whose tensors were found, with the right shapes. Nothing of its weights is loaded.
+
+    `layout` says how linears are stored that were quantized elsewhere, and `rules` which are and how they run.
+    """
 
     folder: Path
     spec: ModelSpec
     dtype: torch.dtype
     eos_ids: tuple[int, ...]
     spans: dict[str, TensorSpan]
+    layout: LinearLayout | None = None
+    rules: Rules = Rules(())
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -37,7 +47,7 @@ class Checkpoint:
 
     def layer(self, index: int) -> dict[str, TensorSpan]:
         """Tensors of one layer by their name inside it."""
-        return {name: self.spans[f"model.layers.{index}.{name}"] for name in self.spec.layer_tensors()}
+        return tensors_of(index, self.spec, self.layout, self.spans)
 
     def outer(self) -> dict[str, TensorSpan]:
         """Embedding, final norm and head, by the decoder's names; a tied head is the embedding's span."""
@@ -54,8 +64,11 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     spans = read_index(folder)
     if "lm_head.weight" not in spans and not spec.tied:
         raise CheckpointError(f"{folder} has no lm_head.weight and config.json does not tie it to the embedding.")
-    _check_shapes(folder, spec, spans)
-    return Checkpoint(folder, spec, spans["model.embed_tokens.weight"].dtype, _eos_ids(folder, config), spans)
+    layout = find_layout(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    stood_for = check_linears(folder, spec, layout, spans) if layout is not None else set()
+    _check_shapes(folder, spec, spans, stood_for)
+    dtype, rules = spans["model.embed_tokens.weight"].dtype, rules_of(spec, layout, spans)
+    return Checkpoint(folder, spec, dtype, _eos_ids(folder, config), spans, layout, rules)
 
 
 def read_spec(model: str) -> ModelSpec:
@@ -124,7 +137,8 @@ def _eos_ids(folder: Path, config: Any) -> tuple[int, ...]:
     return (eos,) if isinstance(eos, int) else tuple(eos)
 
 
-def _check_shapes(folder: Path, spec: ModelSpec, spans: dict[str, TensorSpan]) -> None:
+def _check_shapes(folder: Path, spec: ModelSpec, spans: dict[str, TensorSpan], stood_for: set[str]) -> None:
+    """Check all tensors but those that quantized linears stand for."""
     table = (spec.vocab_size, spec.hidden_size)
     wanted: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": table, "model.norm.weight": (spec.hidden_size,)}
     if not spec.tied:
@@ -132,6 +146,8 @@ def _check_shapes(folder: Path, spec: ModelSpec, spans: dict[str, TensorSpan]) -
     for index in range(spec.layers):
         wanted |= {f"model.layers.{index}.{name}": shape for name, shape in spec.layer_tensors().items()}
     for name, shape in wanted.items():
+        if name in stood_for:
+            continue
         if name not in spans:
             raise CheckpointError(
                 f"{folder} lacks the tensor {name} that config.json calls for; download the checkpoint again."
@@ -142,7 +158,8 @@ def _check_shapes(folder: Path, spec: ModelSpec, spans: dict[str, TensorSpan]) -
             )
         if not spans[name].dtype.is_floating_point or spans[name].dtype.itemsize < 2:
             raise CheckpointError(
-                f"{name} in {folder} is {spans[name].dtype}; quantized checkpoints are not read as targets yet."
+                f"{name} in {folder} is {spans[name].dtype}, but config.json has no quantization_config that says how "
+                "it was quantized."
             )
 
 
@@ -161,6 +178,15 @@ def load_layers(decoder: Decoder, checkpoint: Checkpoint, layers: Iterable[int],
     stack = decoder.stack
     for index in layers:
         stack[index].put(load_tensors(checkpoint.layer(index), decoder.dtype, device))
+
+
+def load_linear(checkpoint: Checkpoint, index: int, path: str) -> Solved:
+    """A linear that came quantized, on the CPU. Raises CheckpointError for tensors that contradict the config."""
+    assert checkpoint.layout is not None, "a checkpoint with quantized linears has a layout"
+    spans, stem = checkpoint.layer(index), f"{path}."
+    parts = {name.removeprefix(stem): load_tensor(span) for name, span in spans.items() if name.startswith(stem)}
+    bias = parts.pop("bias", None)
+    return Solved(checkpoint.layout.read(parts, f"model.layers.{index}.{path}"), bias)
 
 
 def load_tensors(spans: Mapping[str, TensorSpan], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:

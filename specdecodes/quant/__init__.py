@@ -4,7 +4,15 @@ Depends on torch and the errors alone. `spec.py` names the schemes and says whic
 from a weight to `codes.py`, the form that all share; one file a kernel, and `kernels.py` chooses among them.
 """
 
-from specdecodes.quant.apply import LayerDone, choose_kernels, main_scheme, packed_bytes, specimen, substitute
+from specdecodes.quant.apply import (
+    LayerDone,
+    assemble,
+    choose_kernels,
+    main_scheme,
+    packed_bytes,
+    specimen,
+    substitute,
+)
 from specdecodes.quant.cache import SubstituteCache
 from specdecodes.quant.kernels import Execution, KernelChoice
 from specdecodes.quant.spec import FULL, SCHEMES, Rules, Scheme
@@ -20,6 +28,7 @@ __all__ = [
     "Rules",
     "Scheme",
     "SubstituteCache",
+    "assemble",
     "choose_kernels",
     "main_scheme",
     "packed_bytes",

@@ -15,16 +15,23 @@ TINY = 1e-30  # keeps the step of an all-zero row above zero
 HALVES = 2.0  # of e2m1 a level: all of them are whole multiples of a half
 SMALLEST_EXPONENT = -127  # of an E8M0 scale
 INTEGERS = {"int8": 127, "int4": 7}  # the largest level
+WHOLE_ROWS = {"int8-row": 127.0, "int8-full": 127.5, "int8-fixed": 0.0}
+"""Kinds of 8-bit integers with one step for all of a row: what its largest input is put on. `full` uses the level -128
+too, and `fixed` has a step that is known beforehand."""
+FLOATS = ("fp8", "fp8-fixed")
 
 
-def rounded(x: Tensor, kind: str, group: int = 0) -> Tensor:
+def rounded(x: Tensor, kind: str, group: int = 0, step: Tensor | None = None) -> Tensor:
     """`x` [n, in] float32 on the grid of `kind`, float32. `group`: inputs that share a step (0: the row), where the
-    kind leaves that open. The empty kind rounds nothing."""
+    kind leaves that open. `step` [1] is that of a fixed kind. The empty kind rounds nothing."""
     if not kind:
         return x
-    if kind == "fp8":
-        step = x.abs().amax(1, keepdim=True).clamp(min=TINY) / LARGEST_E4M3
-        return (x / step).to(torch.float8_e4m3fn).float() * step
+    if kind in FLOATS:
+        step = x.abs().amax(1, keepdim=True).clamp(min=TINY) / LARGEST_E4M3 if step is None else step
+        return (x / step).clamp(-LARGEST_E4M3, LARGEST_E4M3).to(torch.float8_e4m3fn).float() * step
+    if kind in WHOLE_ROWS:
+        levels, step = row_levels(x, kind, step)
+        return levels * step
     levels, steps = levels_and_steps(x, kind, group)
     return (levels.view(*steps.shape, -1) * steps[..., None]).view_as(x)
 
@@ -44,6 +51,13 @@ def levels_and_steps(x: Tensor, kind: str, group: int = 0) -> tuple[Tensor, Tens
     peak = pieces.abs().amax(2)
     steps = power_of_two_scale(peak) if kind == "mxfp4" else e4m3_scale(peak, peak.amax(1, keepdim=True))
     return to_e2m1(pieces / steps[..., None]).view_as(x) * HALVES, steps / HALVES
+
+
+def row_levels(x: Tensor, kind: str, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`x` [n, in] float32 as whole numbers of -128..127, float32, and the step of each row [n, 1], or the fixed [1]."""
+    if step is None:
+        step = x.abs().amax(1, keepdim=True).clamp(min=TINY) / WHOLE_ROWS[kind]
+    return torch.round(x / step).clamp(-128.0, 127.0), step
 
 
 def power_of_two_scale(peak: Tensor) -> Tensor:

@@ -72,16 +72,29 @@ def substitute(
         solved = _solve_layer(linears() if callable(linears) else linears, rules, layer)
         if cache is not None:
             cache.store(layer, rules, solved)
+    modules = assemble(solved, rules, execution, layer=layer, joined=joined)
+    if on_layer is not None:
+        on_layer(LayerDone(layer, cached, time.perf_counter() - started))
+    return modules
+
+
+def assemble(
+    linears: Mapping[str, Solved],
+    rules: Rules,
+    execution: Execution,
+    *,
+    layer: str = "layer",
+    joined: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, nn.Module]:
+    """One layer's linears from their codes, which are solved or a checkpoint's own; `joined` as in `substitute`."""
+    solved = dict(linears)
     schemes = {path: scheme for path in solved if (scheme := rules.scheme_of(f"{layer}.{path}")) is not None}
     for whole, parts in (joined or {}).items():
         alike = all(part in solved for part in parts) and len({schemes[part] for part in parts}) == 1
         if alike and can_join([solved[part] for part in parts]):
             schemes[whole] = schemes[parts[0]]
             solved[whole] = join([solved.pop(part) for part in parts])
-    modules = {path: _build(one, schemes[path], execution, f"{layer}.{path}") for path, one in solved.items()}
-    if on_layer is not None:
-        on_layer(LayerDone(layer, cached, time.perf_counter() - started))
-    return modules
+    return {path: _build(one, schemes[path], execution, f"{layer}.{path}") for path, one in solved.items()}
 
 
 def specimen(out_features: int, in_features: int, scheme: Scheme, execution: Execution) -> nn.Module:

@@ -22,7 +22,9 @@ class Codes:
 
     packed: [out, in * bits / 8] uint8, see `pack`. scale: [out, in / group] float32. zero: the same, or None for zero.
     grid: which level a code stands for, by its name in `grids`; STEPS is the code itself. rotation: inputs that are
-    multiplied with one Hadamard matrix before the product, see `hadamard`; 0 for none.
+    multiplied with one Hadamard matrix before the product, see `hadamard`; 0 for none. order: [in] int64, the input
+    that each column takes, where columns were sorted by importance; None for their own. step: [1] float32, what a
+    level of the inputs is worth, where that is known beforehand.
     """
 
     packed: Tensor
@@ -31,6 +33,8 @@ class Codes:
     bits: int = 4
     grid: str = STEPS
     rotation: int = 0
+    order: Tensor | None = None
+    step: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -51,12 +55,18 @@ class Codes:
         return unpack(self.packed[rows], self.bits)
 
     def dequantize(self, rows: slice = slice(None)) -> Tensor:
-        """The weight on its grid, or some of its rows: [rows, in] float32; still rotated if the codes are."""
+        """The weight on its grid, or some of its rows: [rows, in] float32; still rotated, and in the order of the
+        columns, if the codes are."""
         scale = self.scale[rows]
         levels = levels_of(self.grid, self.codes(rows)).view(*scale.shape, -1)
         if self.zero is not None:
             levels = levels - self.zero[rows, :, None]
         return (levels * scale[..., None]).flatten(1)
+
+    def weight(self, rows: slice = slice(None)) -> Tensor:
+        """`dequantize` with every column at its own input; not for rotated codes."""
+        values = self.dequantize(rows)
+        return values if self.order is None else torch.empty_like(values).index_copy_(1, self.order, values)
 
     def widened(self) -> Codes:
         """The same weight with codes of four bits, for kernels that have no narrower ones."""
@@ -84,12 +94,14 @@ class Codes:
         """All of it as tensors, to be kept in a file; `from_tensors` takes them."""
         kind = torch.tensor(list(f"{self.bits} {self.grid} {self.rotation}".encode()), dtype=torch.uint8)
         parts = {"packed": self.packed, "scale": self.scale, "kind": kind}
-        return parts if self.zero is None else parts | {"zero": self.zero}
+        perhaps = {"zero": self.zero, "order": self.order, "step": self.step}
+        return parts | {name: part for name, part in perhaps.items() if part is not None}
 
     @classmethod
     def from_tensors(cls, parts: Mapping[str, Tensor]) -> Codes:
         bits, grid, rotation = bytes(parts["kind"].tolist()).decode().split()
-        return cls(parts["packed"], parts["scale"], parts.get("zero"), int(bits), grid, int(rotation))
+        tensors = (parts["packed"], parts["scale"], parts.get("zero"))
+        return cls(*tensors, int(bits), grid, int(rotation), parts.get("order"), parts.get("step"))
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,13 @@ class Solved:
 def can_join(parts: Sequence[Solved]) -> bool:
     """Whether linears of one input can be one: of one scheme, all with a bias or none."""
     alike = {(part.codes.shape[1], part.codes.group, part.codes.bits, part.codes.grid) for part in parts}
-    return len(alike) == 1 and len({part.bias is None for part in parts}) == 1
+    first = parts[0].codes
+    inputs = all(_same(one.codes.order, first.order) and _same(one.codes.step, first.step) for one in parts)
+    return len(alike) == 1 and len({part.bias is None for part in parts}) == 1 and inputs
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other or (one is not None and other is not None and torch.equal(one, other))
 
 
 def join(parts: Sequence[Solved]) -> Solved:

@@ -20,14 +20,20 @@ from specdecodes.quant.w4a32 import W4A32Linear
 
 
 class HalvesLinear(nn.Module):
-    """A linear on 8-bit weights for the CPU; `whole` activations stay as they are, others are rounded to 8 bits."""
+    """A linear on 8-bit weights for the CPU; `whole` activations stay as they are, others are rounded to 8 bits.
+    `as_given`, for whole ones, as in LanesLinear."""
 
-    def __init__(self, codes: Codes, bias: Tensor | None = None, *, whole: bool, name: str = "weight") -> None:
+    def __init__(
+        self, codes: Codes, bias: Tensor | None = None, *, whole: bool, name: str = "weight", as_given: bool = False
+    ) -> None:
         super().__init__()
-        kernel = W4A32Linear if whole else W4A8Linear
         high, low = _halves(codes)
-        self.high = kernel(high, bias, name=name)
-        self.low = kernel(low, None, name=name)
+        if as_given:
+            self.high = W4A32Linear(high, bias, name=name, as_given=True)
+            self.low = W4A32Linear(low, None, name=name, as_given=True)
+        else:
+            kernel = W4A32Linear if whole else W4A8Linear
+            self.high, self.low = kernel(high, bias, name=name), kernel(low, None, name=name)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out] in x's dtype; both halves are added in fp32."""

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from specdecodes.errors import QuantError
+from specdecodes.quant.activations import row_levels
 from specdecodes.quant.codes import Codes
+from specdecodes.quant.grids import CENTRED
 from specdecodes.quant.parallel import Workers, workers
 
 MIDDLE = 128  # activations are unsigned around this: oneDNN has no fast signed-by-signed product without AMX
@@ -40,31 +42,41 @@ def _int8_matmul_shape(rows: Tensor, packed: Tensor, scale: Tensor, zero: Tensor
 class Int8Linear(nn.Module):
     """A linear on 8-bit weights and activations for the CPU.
 
-    packed: int8 in oneDNN's order; scale: [out] float32; zero: [out] int32 zeros that the product asks for.
+    packed: int8 in oneDNN's order; scale: [out] float32; zero: [out] int32 zeros that the product asks for. Codes that
+    are 8-bit integers of one step a channel already are taken as they are. `activations` is one of WHOLE_ROWS.
     """
 
     packed: Tensor
     scale: Tensor
     zero: Tensor
+    order: Tensor | None
+    step: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, codes: Codes, bias: Tensor | None = None, *, name: str = "weight") -> None:
+    def __init__(
+        self, codes: Codes, bias: Tensor | None = None, *, activations: str = "int8-row", name: str = "weight"
+    ) -> None:
         super().__init__()
         if codes.packed.device.type != "cpu":
             raise QuantError(f"{name}: oneDNN's int8 product runs on the CPU, not on {codes.packed.device}.")
         self.out_features, self.in_features = codes.shape
+        self.activations = activations
         with workers() as pool:
             weight, scale = _to_int8(codes, pool)
         self.register_buffer("packed", torch.ops.onednn.qlinear_prepack(weight, None))
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(self.out_features, dtype=torch.int32))
+        self.register_buffer("order", codes.order)
+        self.register_buffer("step", codes.step)
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out] in x's dtype; exact integer sums, scaled in fp32."""
         rows = x.reshape(-1, self.in_features).float()
-        step = rows.abs().amax(1, keepdim=True).clamp(min=TINY) / 127.0
-        levels = (torch.round(rows / step) + MIDDLE).to(torch.uint8)
+        if self.order is not None:
+            rows = rows.index_select(1, self.order)
+        levels, step = row_levels(rows, self.activations, self.step)
+        levels = (levels + MIDDLE).to(torch.uint8)
         y = torch.ops.specdecodes.int8_matmul(levels, self.packed, self.scale, self.zero) * step
         if self.bias is not None:
             y = y + self.bias
@@ -77,7 +89,9 @@ def int8_bytes(out_features: int, in_features: int) -> int:
 
 
 def _to_int8(codes: Codes, pool: Workers) -> tuple[Tensor, Tensor]:
-    """The 4-bit solution on one 8-bit grid per channel: [out, in] int8 and its step [out] float32."""
+    """The solution on one 8-bit grid per channel: [out, in] int8 and its step [out] float32."""
+    if codes.grid == f"{CENTRED}8" and codes.scale.shape[1] == 1:
+        return (codes.packed.int() - MIDDLE).to(torch.int8), codes.scale.squeeze(1)
 
     def convert(rows: slice) -> tuple[Tensor, Tensor]:
         values = codes.dequantize(rows)

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from specdecodes.errors import QuantError, suggest
+from specdecodes.quant.activations import WHOLE_ROWS
 from specdecodes.quant.codes import Solved
 from specdecodes.quant.flute import FluteLinear
 from specdecodes.quant.fp8 import Fp8Linear, fp8_bytes
 from specdecodes.quant.gemlite import GemliteLinear
-from specdecodes.quant.grids import STEPS
+from specdecodes.quant.grids import E4M3, STEPS
 from specdecodes.quant.halves import HalvesLinear, halves_bytes
 from specdecodes.quant.int4 import GROUPS, Int4Linear, int4_bytes
 from specdecodes.quant.int8 import Int8Linear, int8_bytes
@@ -61,6 +62,8 @@ class Execution:
         if scheme.kernel:
             return _asked(scheme, self.draft)
         kind = torch.device(self.device).type
+        if scheme.grid:
+            return _for_given(scheme, kind) or _REFERENCE_ALONE
         choice = self._on_cpu(scheme) if kind == "cpu" else _on_cuda(scheme) if kind == "cuda" else None
         return choice or KernelChoice("reference", f"no fused kernel for {scheme.name} here: correct and slow")
 
@@ -88,6 +91,26 @@ class Execution:
         return KernelChoice("int8", f"{built.note}; oneDNN's int8, for levels of more than {INT4PACK_ROWS} rows")
 
 
+_REFERENCE_ALONE = KernelChoice("reference", "no fused kernel for this checkpoint's format here: correct and slow")
+
+
+def _for_given(scheme: Scheme, device: str) -> KernelChoice | None:
+    """A kernel that runs a checkpoint's own codes without rounding them again."""
+    if device == "cpu" and scheme.activations in WHOLE_ROWS and scheme.bits == 8:
+        return KernelChoice("int8", "oneDNN's integer product")
+    if scheme.activations or scheme.grid == E4M3:
+        return None
+    if device == "cpu" and scheme.bits == 8 and support().variant and not scheme.wide:
+        return KernelChoice("w4a32 twice", f"the checkpoint's own codes in two halves, {support().note}")
+    if scheme.bits > 4:
+        return None
+    if device == "cpu" and support().variant and not scheme.wide:
+        return KernelChoice("w4a32", f"the checkpoint's own codes, activations as they are, {support().note}")
+    if device == "cuda" and find_spec("triton") is not None:
+        return KernelChoice("w4a16", "the checkpoint's own codes on Triton, activations as they are")
+    return None
+
+
 def _on_cuda(scheme: Scheme) -> KernelChoice | None:
     if scheme.name == "fp8" and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9):
         return KernelChoice("fp8", "torch's scaled product of e4m3 numbers")
@@ -101,6 +124,8 @@ def _on_cuda(scheme: Scheme) -> KernelChoice | None:
 def _asked(scheme: Scheme, draft: bool) -> KernelChoice:
     if scheme.kernel not in KERNELS:
         raise QuantError(suggest("kernel", scheme.kernel, KERNELS))
+    if scheme.grid and scheme.kernel != "reference":
+        raise QuantError(f"a quantized checkpoint runs on the kernel that suits it or on @reference, not on {scheme}.")
     if not _runs(scheme.kernel, scheme):
         raise QuantError(f"the {scheme.kernel} kernel does not run {scheme.name}; write {scheme.name} alone.")
     if scheme.kernel == "flute" and not draft:
@@ -139,7 +164,7 @@ def kernel_bytes(out_features: int, in_features: int, scheme: Scheme, kernel: st
         case "int8":
             return int8_bytes(out_features, in_features)
         case "w4a16" | "gemlite":
-            return w4a16_bytes(out_features, in_features, group)
+            return w4a16_bytes(out_features, in_features, group, as_given=bool(scheme.grid))
         case "fp8":
             return fp8_bytes(out_features, in_features)
         case "lookup" | "flute":
@@ -150,19 +175,20 @@ def kernel_bytes(out_features: int, in_features: int, scheme: Scheme, kernel: st
 
 def build_linear(solved: Solved, scheme: Scheme, kernel: str, name: str, device: str) -> nn.Module:
     """The linear of `solved` on `kernel`; `name` is for errors."""
-    codes, bias = solved.codes, solved.bias
+    codes, bias, given = solved.codes, solved.bias, bool(scheme.grid)
+    whole_rows = scheme.activations if scheme.activations in WHOLE_ROWS else "int8-row"
     wide: dict[str, Callable[[], nn.Module]] = {
         "w4a8": lambda: W4A8Linear(codes, bias, activations=scheme.activations or "int8", name=name),
-        "w4a32": lambda: W4A32Linear(codes, bias, name=name),
+        "w4a32": lambda: W4A32Linear(codes, bias, name=name, as_given=given),
         "w4a8 twice": lambda: HalvesLinear(codes, bias, whole=False, name=name),
-        "w4a32 twice": lambda: HalvesLinear(codes, bias, whole=True, name=name),
+        "w4a32 twice": lambda: HalvesLinear(codes, bias, whole=True, name=name, as_given=given),
         "int4pack": lambda: Int4Linear(codes.widened(), bias, name=name),
-        "int8": lambda: Int8Linear(codes, bias, name=name),
-        "w4a16": lambda: W4A16Linear(codes.widened(), bias, name=name, device=device),
+        "int8": lambda: Int8Linear(codes, bias, activations=whole_rows, name=name),
+        "w4a16": lambda: W4A16Linear(codes.widened(), bias, name=name, device=device, as_given=given),
         "fp8": lambda: Fp8Linear(codes, bias, device=device),
         "flute": lambda: FluteLinear(codes, bias, device=device),
         "lookup": lambda: LookupLinear(codes, bias, name=name, device=device),
         "gemlite": lambda: GemliteLinear(codes.widened(), bias, device=device),
-        "reference": lambda: ReferenceLinear(codes, bias, activations=scheme.activations).to(device),
+        "reference": lambda: ReferenceLinear(codes, bias, activations=scheme.activations, as_given=given).to(device),
     }
     return wide[kernel]()

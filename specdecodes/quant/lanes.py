@@ -31,6 +31,8 @@ class LanesLinear(nn.Module):
     packed: [padded out * in / 2] uint8, in the order that w4a8.cpp tells. scale, offset: [blocks, groups, 16] fp16.
     values: [16] float32, of the codes.
     whole: [16] uint8, the values rounded, or None where the codes are the values. bias: [out] or None.
+    order: as in Codes. `as_given` asks for the very weights of the codes, which a checkpoint brought: then the offset
+    is minus their zero-point (`zeros`), and a scale that fp16 does not hold is refused.
     """
 
     packed: Tensor
@@ -38,19 +40,22 @@ class LanesLinear(nn.Module):
     offset: Tensor
     values: Tensor
     whole: Tensor | None
+    order: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, codes: Codes, bias: Tensor | None, name: str, variant: int) -> None:
+    def __init__(self, codes: Codes, bias: Tensor | None, name: str, variant: int, *, as_given: bool = False) -> None:
         super().__init__()
         if codes.packed.device.type != "cpu":
             raise QuantError(f"{name}: this kernel runs on the CPU, not on {codes.packed.device}.")
         if codes.group % 8:
             raise QuantError(f"{name}: this kernel takes groups that are multiples of 8, not {codes.group}.")
         self.out_features, self.in_features = codes.shape
-        self.rotation, self.variant = codes.rotation, variant
+        self.rotation, self.variant, self.zeros = codes.rotation, variant, as_given
         values, whole, unit, middle = _values(codes.grid)
         scale, offset = codes.scale_and_offset()
-        if whole is None:
+        if as_given:
+            scale, offset = _given(codes, name)
+        elif whole is None:
             offset = offset - 8.0 * scale
         else:
             scale = (scale * unit).half().float()
@@ -61,6 +66,7 @@ class LanesLinear(nn.Module):
             self.register_buffer("offset", _by_block(offset))
         self.register_buffer("values", values)
         self.register_buffer("whole", whole)
+        self.register_buffer("order", codes.order)
         self.register_buffer("bias", bias)
 
     @classmethod
@@ -69,14 +75,17 @@ class LanesLinear(nn.Module):
         made = cls.__new__(cls)
         nn.Module.__init__(made)
         made.out_features, made.in_features = linear.out_features, linear.in_features
-        made.rotation, made.variant = linear.rotation, linear.variant
+        made.rotation, made.variant, made.zeros = linear.rotation, linear.variant, linear.zeros
         for name, buffer in linear._buffers.items():
             made.register_buffer(name, buffer)
         return made
 
     def rows(self, x: Tensor) -> Tensor:
-        """x [..., in] as [n, in] float32, contiguous, rotated where the weights are."""
-        return rotate(x.reshape(-1, self.in_features).float(), self.rotation).contiguous()
+        """x [..., in] as [n, in] float32, contiguous, ordered and rotated where the weights are."""
+        rows = x.reshape(-1, self.in_features).float()
+        if self.order is not None:
+            rows = rows.index_select(1, self.order)
+        return rotate(rows, self.rotation).contiguous()
 
     def finished(self, y: Tensor, x: Tensor) -> Tensor:
         """y [n, padded out] of the kernel, with the bias, as [..., out] in x's dtype."""
@@ -91,6 +100,19 @@ def lanes_bytes(out_features: int, in_features: int, group: int, grid: str = STE
     padded = -(-out_features // LANES) * LANES
     tables = 64 if _values(grid)[1] is None else 80
     return padded * in_features // 2 + padded * (in_features // group) * 4 + tables
+
+
+def _given(codes: Codes, name: str) -> tuple[Tensor, Tensor]:
+    """Scale and minus the zero-point of codes in steps, float32, both such as fp16 holds."""
+    assert codes.zero is not None and codes.grid == STEPS, "a checkpoint's 4-bit codes are in steps from a zero-point"
+    for part in (codes.scale, codes.zero):
+        lost = part.half().float() != part
+        if bool(lost.any()):
+            raise QuantError(
+                f"{name}: fp16 does not hold {float(part[lost][0]):.3g}, a scale or zero-point of this checkpoint, so "
+                "this kernel would run other weights; write --set target.quant=@reference."
+            )
+    return codes.scale, -codes.zero
 
 
 def _values(grid: str) -> tuple[Tensor, Tensor | None, float, float]:

@@ -45,7 +45,9 @@ def solve(weight: Tensor, scheme: Scheme, *, name: str = "weight") -> Codes:
 
 
 def grid_of(scheme: Scheme) -> str:
-    """The grid of the codes that `solve` gives."""
+    """The grid of the codes that `solve` gives, or that the checkpoint has."""
+    if scheme.grid:
+        return scheme.grid
     match scheme.name:
         case "int8" | "w8a8" | "w4a4" | "w4a16":
             return f"{CENTRED}{scheme.bits}"

@@ -33,6 +33,10 @@ class Scheme:
     scale_bits: int = 32
     activations: str = ""
     rotated: bool = False
+    grid: str = (
+        ""  # of a checkpoint's own codes, by its name in `grids`: no solver made them, and no kernel rounds them
+    )
+    wide: bool = False  # whether fp16 may not hold those codes' scales
     regroups: bool = True  # whether another group may be asked for
     kernel: str = ""  # that was asked for by name
 
@@ -45,7 +49,8 @@ class Scheme:
         return self.bits + self.scale_bits / self.group_of(width)
 
     def __str__(self) -> str:
-        group = f":g{self.group}" if self.group != SCHEMES[self.name].group else ""
+        usual = SCHEMES[self.name].group if self.name in SCHEMES else 0
+        group = f":g{self.group}" if self.group != usual else ""
         return self.name + group + (f"@{self.kernel}" if self.kernel else "")
 
 

@@ -39,12 +39,14 @@ def _matmul_shape(x: Tensor, sums: Tensor, nibbles: Tensor, scale: Tensor, offse
 class W4A16Linear(nn.Module):
     """A linear on 4-bit weights for CUDA. Buffers are plain tensors, on `device`.
 
-    nibbles: [out, in / 2] uint8, as `Codes` has them. scale, offset: [groups, out] fp16. bias: [out] or None.
+    nibbles: [out, in / 2] uint8, as `Codes` has them. scale, offset: [groups, out] fp16, or fp32 where `as_given` asks
+    for the very weights of a checkpoint's codes. bias: [out] or None. order: as in Codes.
     """
 
     nibbles: Tensor
     scale: Tensor
     offset: Tensor
+    order: Tensor | None
     bias: Tensor | None
 
     def __init__(
@@ -54,6 +56,7 @@ class W4A16Linear(nn.Module):
         *,
         name: str = "weight",
         device: torch.device | str | None = None,
+        as_given: bool = False,
     ) -> None:
         """Raises QuantError for groups that the kernel does not take."""
         super().__init__()
@@ -69,15 +72,18 @@ class W4A16Linear(nn.Module):
         self.tuned: dict[int, int] = {}  # splits by rows, where `tuning` has found them
         where = torch.device(device) if device is not None else codes.packed.device
         scale, offset = codes.scale_and_offset()
+        held = torch.float32 if as_given else torch.float16
         self.register_buffer("nibbles", codes.packed.to(where).contiguous())
-        self.register_buffer("scale", scale.T.to(where, torch.float16).contiguous())
-        self.register_buffer("offset", offset.T.to(where, torch.float16).contiguous())
+        self.register_buffer("scale", scale.T.to(where, held).contiguous())
+        self.register_buffer("offset", offset.T.to(where, held).contiguous())
+        self.register_buffer("order", None if codes.order is None else codes.order.to(where))
         self.register_buffer("bias", None if bias is None else bias.to(where))
         self.processors = torch.cuda.get_device_properties(where).multi_processor_count if where.type == "cuda" else 1
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out] in x's dtype; summed, scaled and added in fp32."""
-        rows = x.reshape(-1, self.in_features).contiguous()
+        rows = x.reshape(-1, self.in_features)
+        rows = (rows if self.order is None else rows.index_select(1, self.order)).contiguous()
         count = rows.shape[0]
         # Out here both sums are torch's own, so that a compiled step shares them or folds them into its neighbours.
         sums = rows.view(count, -1, self.block).sum(-1, dtype=torch.float32)
@@ -98,6 +104,6 @@ class W4A16Linear(nn.Module):
         return self.nibbles
 
 
-def w4a16_bytes(out_features: int, in_features: int, group: int) -> int:
+def w4a16_bytes(out_features: int, in_features: int, group: int, *, as_given: bool = False) -> int:
     """Exact bytes of a W4A16Linear without bias."""
-    return out_features * in_features // 2 + out_features * (in_features // group) * 4
+    return out_features * in_features // 2 + out_features * (in_features // group) * (8 if as_given else 4)

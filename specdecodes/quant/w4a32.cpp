@@ -2,7 +2,8 @@
 //
 // A value is what a table of sixteen floats has for a code. Layout as in w4a8.cpp: packed [out / 64][in / 8][4][16][4],
 // where byte i of an output holds the codes of inputs i (low half) and 4 + i (high half), and the last unit may have
-// fewer than four blocks of sixteen outputs; scale, offset [out / 16][groups][16] fp16.
+// fewer than four blocks of sixteen outputs; scale, offset [out / 16][groups][16] fp16. With `zeros` the offset is that
+// of the codes, W = (value(code) + offset) * scale, and what it is worth is computed in fp32.
 // x [rows][in], y [rows][out]. A group is a multiple of 8 inputs. Every row is summed in the same order whatever the
 // number of rows, so no row depends on its neighbours or its place.
 
@@ -29,6 +30,7 @@ enum Variant { PLAIN = 1, WITH_AVX2 = 2, WITH_AVX512 = 3 };
 
 struct FloatProduct {
   int64_t rows, in, out, groups, group;
+  bool zeros;
   const float* x;
   const uint8_t* packed;
   const uint16_t *scale, *offset;
@@ -73,7 +75,10 @@ void plain_block(const FloatProduct& p, int64_t block) {
       }
       const float sum = p.sum[row * p.groups + g];
       const uint16_t *scale = p.scale + p.scales(block, g), *offset = p.offset + p.scales(block, g);
-      for (int64_t n = 0; n < LANES; ++n) total[n] += acc[n] * to_float(scale[n]) + sum * to_float(offset[n]);
+      for (int64_t n = 0; n < LANES; ++n) {
+        const float worth = p.zeros ? to_float(offset[n]) * to_float(scale[n]) : to_float(offset[n]);
+        total[n] += acc[n] * to_float(scale[n]) + sum * worth;
+      }
     }
     std::memcpy(p.y + row * p.out + block * LANES, total, sizeof total);
   }
@@ -111,7 +116,8 @@ AVX2 void avx2_half(const FloatProduct& p, int64_t block, int64_t half, int64_t 
     }
     const int64_t at = p.scales(block, g) + half * 8;
     const __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.scale + at)));
-    const __m256 offset = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.offset + at)));
+    __m256 offset = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.offset + at)));
+    if (p.zeros) offset = _mm256_mul_ps(offset, scale);
     UNROLL for (int m = 0; m < M; ++m) {
       const __m256 sum = _mm256_set1_ps(p.sum[(row + m) * p.groups + g]);
       total[m] = _mm256_fmadd_ps(acc[m], scale, _mm256_fmadd_ps(sum, offset, total[m]));
@@ -159,7 +165,8 @@ WIDE void wide_tile(const FloatProduct& p, int64_t block, int64_t row) {
     UNROLL for (int n = 0; n < N; ++n) {
       const int64_t at = p.scales(block + n, g);
       const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.scale + at)));
-      const __m512 offset = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.offset + at)));
+      __m512 offset = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.offset + at)));
+      if (p.zeros) offset = _mm512_mul_ps(offset, scale);
       UNROLL for (int m = 0; m < M; ++m) {
         const __m512 sum = _mm512_set1_ps(p.sum[(row + m) * p.groups + g]);
         const __m512 dot = _mm512_add_ps(acc[0][n][m], acc[1][n][m]);
@@ -192,9 +199,9 @@ void wide_unit(const FloatProduct& p, int64_t first, int64_t end) {
 
 extern "C" void w4a32(const float* x, const uint8_t* packed, const uint16_t* scale, const uint16_t* offset,
                       const float* table, float* y, int64_t rows, int64_t in, int64_t out, int64_t groups,
-                      int variant) {
+                      int zeros, int variant) {
   const std::unique_ptr<float[]> sums(new float[rows * groups]);
-  const FloatProduct p{rows, in, out, groups, in / groups, x, packed, scale, offset, table, y, sums.get()};
+  const FloatProduct p{rows, in, out, groups, in / groups, zeros != 0, x, packed, scale, offset, table, y, sums.get()};
   auto unit = plain_unit;
 #if defined(__x86_64__)
   if (variant == WITH_AVX2) unit = avx2_unit;

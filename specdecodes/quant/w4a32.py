@@ -23,49 +23,60 @@ from specdecodes.quant.w4a8 import support
 
 torch.library.define(
     "specdecodes::w4a32_matmul",
-    "(Tensor x, Tensor packed, Tensor scale, Tensor offset, Tensor values, int variant) -> Tensor",
+    "(Tensor x, Tensor packed, Tensor scale, Tensor offset, Tensor values, bool zeros, int variant) -> Tensor",
 )
 
 
 @functools.cache
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(build(Path(__file__).with_suffix(".cpp"))))
-    library.w4a32.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 4 + [ctypes.c_int]
+    library.w4a32.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 4 + [ctypes.c_int] * 2
     library.w4a32.restype = None
     return library
 
 
 @torch.library.impl("specdecodes::w4a32_matmul", "CPU")
-def _matmul(x: Tensor, packed: Tensor, scale: Tensor, offset: Tensor, values: Tensor, variant: int) -> Tensor:
-    """x [n, in] float32, contiguous; packed, scale, offset and values as in `LanesLinear`."""
+def _matmul(
+    x: Tensor, packed: Tensor, scale: Tensor, offset: Tensor, values: Tensor, zeros: bool, variant: int
+) -> Tensor:
+    """x [n, in] float32, contiguous; packed, scale, offset, values and zeros as in `LanesLinear`."""
     rows, width = x.shape
     blocks, groups, _ = scale.shape
     y = x.new_empty(rows, blocks * LANES)
     run: Callable[..., None] = _library().w4a32
     pointers = [tensor.data_ptr() for tensor in (x, packed, scale, offset, values, y)]
-    run(*pointers, rows, width, blocks * LANES, groups, variant)
+    run(*pointers, rows, width, blocks * LANES, groups, zeros, variant)
     return y
 
 
 @torch.library.register_fake("specdecodes::w4a32_matmul")
-def _matmul_shape(x: Tensor, packed: Tensor, scale: Tensor, offset: Tensor, values: Tensor, variant: int) -> Tensor:
+def _matmul_shape(
+    x: Tensor, packed: Tensor, scale: Tensor, offset: Tensor, values: Tensor, zeros: bool, variant: int
+) -> Tensor:
     return x.new_empty(x.shape[0], scale.shape[0] * LANES)
 
 
 class W4A32Linear(LanesLinear):
-    """A linear on 4-bit weights for the CPU, its activations as they are. `variant` as in W4A8Linear."""
+    """A linear on 4-bit weights for the CPU, its activations as they are. `variant` as in W4A8Linear, `as_given` as in
+    LanesLinear."""
 
     def __init__(
-        self, codes: Codes, bias: Tensor | None = None, *, name: str = "weight", variant: int | None = None
+        self,
+        codes: Codes,
+        bias: Tensor | None = None,
+        *,
+        name: str = "weight",
+        variant: int | None = None,
+        as_given: bool = False,
     ) -> None:
         chosen = variant or support().variant
         if not chosen:
             raise QuantError(f"{name}: {support().note}; write @reference behind the scheme.")
-        super().__init__(codes, bias, name, chosen)
+        super().__init__(codes, bias, name, chosen, as_given=as_given)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out] in x's dtype; products, scales and sums in fp32."""
         y = torch.ops.specdecodes.w4a32_matmul(
-            self.rows(x), self.packed, self.scale, self.offset, self.values, self.variant
+            self.rows(x), self.packed, self.scale, self.offset, self.values, self.zeros, self.variant
         )
         return self.finished(y, x)

@@ -1,0 +1,42 @@
+"""Readers of checkpoints that were quantized elsewhere, one file a format; `find_layout` knows them by their config.
+
+Codes are taken as they are: what runs is the weight that the format itself dequantizes to, not rounded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from specdecodes.errors import CheckpointError
+from specdecodes.quant.checkpoints.awq import AwqLayout
+from specdecodes.quant.checkpoints.compressed_tensors import CompressedTensorsLayout
+from specdecodes.quant.checkpoints.gptq import GptqLayout
+from specdecodes.quant.checkpoints.layout import Fields, LinearLayout, Part
+
+__all__ = ["READERS", "LinearLayout", "Part", "find_layout"]
+
+READERS: dict[str, Callable[[Fields], LinearLayout]] = {
+    "gptq": GptqLayout.of,
+    "awq": AwqLayout.of,
+    "compressed-tensors": CompressedTensorsLayout.of,
+}
+SECTIONS = ("quantization_config", "compression_config")
+
+
+def find_layout(config: Mapping[str, Any]) -> LinearLayout | None:
+    """How the linears of a checkpoint with this config.json are stored; None for one that is not quantized.
+
+    Raises CheckpointError, naming the field, for a format that is not known or that contradicts itself.
+    """
+    section = next((name for name in SECTIONS if config.get(name)), None)
+    if section is None:
+        return None
+    if not isinstance(config[section], Mapping):
+        raise CheckpointError(f"{section} in config.json is {config[section]!r}, not a table.")
+    fields = Fields(config[section], section)
+    method = str(fields.values.get("quant_method", ""))
+    if method not in READERS:
+        known = ", ".join(READERS)
+        raise CheckpointError(f"{section}.quant_method in config.json is '{method}'; what can be read is {known}.")
+    return READERS[method](fields)
