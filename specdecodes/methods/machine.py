@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from specdecodes.errors import ConfigError
 from specdecodes.methods.ledger import keep, key_of, recall
 from specdecodes.offload.predict import Machine
 from specdecodes.offload.store import measure_read, probe
@@ -69,3 +70,18 @@ def _link_gbps(device: torch.device) -> float:
         torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - started)
     return host.nbytes / best / 1e9
+
+
+def find_device(name: str) -> torch.device:
+    """`auto` is the first CUDA device, else the CPU. Raises ConfigError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"target.device '{name}' is no device; write auto, cpu, cuda or cuda:1.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"target.device is {name}, but no CUDA device was found; write cpu, or install the CUDA build of torch."
+        )
+    return device

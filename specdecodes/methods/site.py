@@ -14,7 +14,7 @@ from specdecodes.config import Pipeline, Target
 from specdecodes.engine.compile import Steps, compiled_steps, eager_steps
 from specdecodes.errors import BudgetError, ConfigError
 from specdecodes.methods.compression import choose
-from specdecodes.methods.machine import free_bytes, measure
+from specdecodes.methods.machine import find_device, free_bytes, measure
 from specdecodes.methods.outcome import known_acceptance, known_times
 from specdecodes.methods.step_times import COLD_BYTES, CONTEXT, Timed, time_level, time_pass
 from specdecodes.models.attention import scratch_bytes
@@ -108,21 +108,6 @@ def _check_quant(target: Target, checkpoint: Checkpoint) -> None:
         )
     if target.kernel and not checkpoint.rules:
         raise ConfigError(f"target.quant is {target.quant}, but {checkpoint.folder} is not quantized; name a scheme.")
-
-
-def find_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device, else the CPU. Raises ConfigError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"target.device '{name}' is no device; write auto, cpu, cuda or cuda:1.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            f"target.device is {name}, but no CUDA device was found; write cpu, or install the CUDA build of torch."
-        )
-    return device
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class HalvesLinear(nn.Module):
     ) -> None:
         super().__init__()
         high, low = _halves(codes)
+        self.high: nn.Module
+        self.low: nn.Module
         if as_given:
             self.high = W4A32Linear(high, bias, name=name, as_given=True)
             self.low = W4A32Linear(low, None, name=name, as_given=True)

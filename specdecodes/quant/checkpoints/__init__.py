@@ -12,9 +12,9 @@ from specdecodes.errors import CheckpointError
 from specdecodes.quant.checkpoints.awq import AwqLayout
 from specdecodes.quant.checkpoints.compressed_tensors import CompressedTensorsLayout
 from specdecodes.quant.checkpoints.gptq import GptqLayout
-from specdecodes.quant.checkpoints.layout import Fields, LinearLayout, Part
+from specdecodes.quant.checkpoints.layout import Fields, LinearLayout, StoredPart
 
-__all__ = ["READERS", "LinearLayout", "Part", "find_layout"]
+__all__ = ["READERS", "LinearLayout", "StoredPart", "find_layout"]
 
 READERS: dict[str, Callable[[Fields], LinearLayout]] = {
     "gptq": GptqLayout.of,

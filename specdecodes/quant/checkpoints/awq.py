@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specdecodes.quant.checkpoints.layout import SCALES, Fields, Part, groups_of, unpack_bytes
+from specdecodes.quant.checkpoints.layout import SCALES, Fields, StoredPart, groups_of, unpack_bytes
 from specdecodes.quant.codes import Codes, pack
 from specdecodes.quant.grids import STEPS
 from specdecodes.quant.spec import Scheme
@@ -37,12 +37,12 @@ class AwqLayout:
         wide = dtypes["scales"] == torch.float32
         return Scheme("awq4", BITS, self.group, regroups=False, grid=STEPS, wide=wide)
 
-    def parts(self, out_features: int, in_features: int) -> dict[str, Part]:
+    def parts(self, out_features: int, in_features: int) -> dict[str, StoredPart]:
         groups = groups_of(in_features, self.group, "quantization_config.group_size")
         return {
-            "qweight": Part((in_features, out_features // WORD), (torch.int32,)),
-            "qzeros": Part((groups, out_features // WORD), (torch.int32,)),
-            "scales": Part((groups, out_features), SCALES),
+            "qweight": StoredPart((in_features, out_features // WORD), (torch.int32,)),
+            "qzeros": StoredPart((groups, out_features // WORD), (torch.int32,)),
+            "scales": StoredPart((groups, out_features), SCALES),
         }
 
     def read(self, parts: Mapping[str, Tensor], name: str) -> Codes:

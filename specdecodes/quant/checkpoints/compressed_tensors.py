@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.errors import CheckpointError
-from specdecodes.quant.checkpoints.layout import SCALES, Fields, Part, column_order, groups_of, unpack_bytes
+from specdecodes.quant.checkpoints.layout import SCALES, Fields, StoredPart, column_order, groups_of, unpack_bytes
 from specdecodes.quant.codes import Codes, pack
 from specdecodes.quant.grids import CENTRED, E4M3, STEPS
 from specdecodes.quant.spec import Scheme
@@ -85,25 +85,25 @@ class CompressedTensorsLayout:
     def _grid(self) -> str:
         return {"pack-quantized": STEPS, "int-quantized": f"{CENTRED}8", "float-quantized": E4M3}[self.form]
 
-    def parts(self, out_features: int, in_features: int) -> dict[str, Part]:
+    def parts(self, out_features: int, in_features: int) -> dict[str, StoredPart]:
         groups = groups_of(in_features, self.group, "quantization_config.config_groups.*.weights.group_size")
-        scales = Part((out_features, groups), SCALES, shapes=((out_features,),) if groups == 1 else ())
+        scales = StoredPart((out_features, groups), SCALES, shapes=((out_features,),) if groups == 1 else ())
         if self.tensor:
-            scales = Part((1,), SCALES, shapes=((), (1, 1)))
+            scales = StoredPart((1,), SCALES, shapes=((), (1, 1)))
         found = {"weight_scale": scales}
         if self.activations.endswith("fixed"):
-            found["input_scale"] = Part((1,), SCALES, shapes=((),))
+            found["input_scale"] = StoredPart((1,), SCALES, shapes=((),))
         if self.form != "pack-quantized":
             dtype = torch.float8_e4m3fn if self._grid == E4M3 else torch.int8
-            return found | {"weight": Part((out_features, in_features), (dtype,))}
+            return found | {"weight": StoredPart((out_features, in_features), (dtype,))}
         words = 32 // self.bits
         found |= {
-            "weight_packed": Part((out_features, -(-in_features // words)), (torch.int32,)),
-            "weight_shape": Part((2,), (torch.int64, torch.int32), optional=True),
-            "weight_g_idx": Part((in_features,), (torch.int32, torch.int64), optional=True),
+            "weight_packed": StoredPart((out_features, -(-in_features // words)), (torch.int32,)),
+            "weight_shape": StoredPart((2,), (torch.int64, torch.int32), optional=True),
+            "weight_g_idx": StoredPart((in_features,), (torch.int32, torch.int64), optional=True),
         }
         if not self.symmetric:
-            found["weight_zero_point"] = Part((-(-out_features // words), groups), (torch.int32,))
+            found["weight_zero_point"] = StoredPart((-(-out_features // words), groups), (torch.int32,))
         return found
 
     def read(self, parts: Mapping[str, Tensor], name: str) -> Codes:

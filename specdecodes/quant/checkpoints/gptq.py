@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.errors import CheckpointError
-from specdecodes.quant.checkpoints.layout import SCALES, Fields, Part, column_order, groups_of, unpack_bytes
+from specdecodes.quant.checkpoints.layout import SCALES, Fields, StoredPart, column_order, groups_of, unpack_bytes
 from specdecodes.quant.codes import Codes, pack
 from specdecodes.quant.grids import STEPS
 from specdecodes.quant.spec import Scheme
@@ -47,13 +47,13 @@ class GptqLayout:
         wide = dtypes["scales"] == torch.float32
         return Scheme(f"gptq{self.bits}", self.bits, self.group, regroups=False, grid=STEPS, wide=wide)
 
-    def parts(self, out_features: int, in_features: int) -> dict[str, Part]:
+    def parts(self, out_features: int, in_features: int) -> dict[str, StoredPart]:
         groups, words = groups_of(in_features, self.group, "quantization_config.group_size"), 32 // self.bits
         return {
-            "qweight": Part((in_features // words, out_features), (torch.int32,)),
-            "qzeros": Part((groups, out_features // words), (torch.int32,)),
-            "scales": Part((groups, out_features), SCALES),
-            "g_idx": Part((in_features,), (torch.int32, torch.int64), optional=True),
+            "qweight": StoredPart((in_features // words, out_features), (torch.int32,)),
+            "qzeros": StoredPart((groups, out_features // words), (torch.int32,)),
+            "scales": StoredPart((groups, out_features), SCALES),
+            "g_idx": StoredPart((in_features,), (torch.int32, torch.int64), optional=True),
         }
 
     def read(self, parts: Mapping[str, Tensor], name: str) -> Codes:

@@ -17,7 +17,7 @@ SCALES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @dataclass(frozen=True)
-class Part:
+class StoredPart:
     """A tensor of a stored linear: its shape, and the dtypes that it may have. `shapes` are others that will do."""
 
     shape: tuple[int, ...]
@@ -38,7 +38,7 @@ class LinearLayout(Protocol):
         """What runs; `dtypes` are those of the tensors that are there."""
         ...
 
-    def parts(self, out_features: int, in_features: int) -> dict[str, Part]:
+    def parts(self, out_features: int, in_features: int) -> dict[str, StoredPart]:
         """Every tensor of a linear but its bias. Raises CheckpointError where the format cannot hold the shape."""
         ...
 

@@ -55,8 +55,8 @@ def test_what_the_library_wrote_is_read_as_it_reads_it(form, dtype):
     if scheme.input_activations is None or dtype != torch.float32:
         return
     x = torch.randn(5, IN, generator=torch.Generator().manual_seed(4))
-    step, zero = compute_dynamic_scales_and_zp(x, scheme.input_activations, torch.nn.Linear(IN, OUT))
-    rounded = fake_quantize(x, step, zero, scheme.input_activations)
+    step, zero = compute_dynamic_scales_and_zp(x[None], scheme.input_activations, torch.nn.Linear(IN, OUT))
+    rounded = fake_quantize(x[None], step, zero, scheme.input_activations)[0]
     rules = Rules((("*", layout.scheme({name: part.dtype for name, part in parts.items()})),))
     linear = assemble({"linear": Solved(codes)}, rules, Execution("cpu", draft=False))["linear"]
     wanted = rounded.double() @ restored.double().t()
