@@ -11,6 +11,7 @@ from specdecodes.cli.run_cache import run_cache
 from specdecodes.cli.run_chat import run_chat
 from specdecodes.cli.run_compare import run_compare
 from specdecodes.cli.run_compress import run_compress
+from specdecodes.cli.run_convert_checkpoint import run_convert_checkpoint
 from specdecodes.cli.run_convert_eagle import run_convert_eagle
 from specdecodes.cli.run_doctor import run_doctor
 from specdecodes.cli.run_grid_search import run_grid_search
@@ -43,6 +44,7 @@ for command in (
     run_grid_search,
     run_tune,
     run_profile,
+    run_convert_checkpoint,
     run_convert_eagle,
     run_perplexity,
     run_benchmark_precision,

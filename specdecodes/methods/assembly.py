@@ -17,6 +17,7 @@ from specdecodes.engine.layers import LayerSource, ResidentLayers, StreamedLayer
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.generator import Generator, Origin
 from specdecodes.methods.compression import ensure_layers, find_layers
+from specdecodes.methods.given import receive
 from specdecodes.methods.quantized import Progress, load_quantized
 from specdecodes.methods.site import Site
 from specdecodes.models.decoder import Decoder
@@ -143,6 +144,8 @@ def _sources(
     if not placement.streamed:
         return ResidentLayers(layers), None
     spans = [site.checkpoint.layer(index) for index in placement.streamed]
+    if site.rules:
+        receive(decoder, placement.streamed, site.checkpoint.spec, site.rules, site.execution)
     dtype = None if site.dtype == site.checkpoint.dtype else site.dtype
     compressed = _compressed(site, placement, progress)
     if site.device.type == "cuda":

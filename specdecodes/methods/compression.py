@@ -128,6 +128,8 @@ def folder_of(checkpoint: Checkpoint) -> Path:
 
 def _impossible(checkpoint: Checkpoint, device: torch.device) -> str:
     """Why layers cannot be compressed; empty when they can."""
+    if checkpoint.rules:
+        return "codes of few bits do not get smaller"
     if checkpoint.dtype not in codec.KINDS:
         return f"{str(checkpoint.dtype).removeprefix('torch.')} weights are not compressed, only 16-bit ones"
     if device.type == "cuda" and find_spec("triton") is None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from specdecodes.cache import CacheShape
-from specdecodes.config import Pipeline, Target
+from specdecodes.config import Pipeline
 from specdecodes.engine.compile import Steps, compiled_steps, eager_steps
 from specdecodes.errors import BudgetError, ConfigError
 from specdecodes.methods.compression import choose
+from specdecodes.methods.given import check_quant, resident_alone
 from specdecodes.methods.machine import find_device, free_bytes, measure
 from specdecodes.methods.outcome import known_acceptance, known_times
 from specdecodes.methods.step_times import COLD_BYTES, CONTEXT, Timed, time_level, time_pass
@@ -48,7 +49,7 @@ class Site:
     @classmethod
     def of(cls, pipeline: Pipeline, *, drafts: bool = False) -> Site:
         checkpoint = open_checkpoint(pipeline.target.model, pipeline.target.revision)
-        _check_quant(pipeline.target, checkpoint)
+        check_quant(pipeline.target, checkpoint)
         name, positions = checkpoint.folder.name, checkpoint.spec.max_positions
         if pipeline.max_length > positions:
             raise ConfigError(
@@ -81,7 +82,9 @@ class Site:
         target, given = self.pipeline.target, self.checkpoint.rules
         if not given:
             return target.rules
-        asked = [(path, scheme and replace(scheme, kernel=target.kernel)) for path, scheme in given.rules]
+        asked = [
+            (path, scheme and replace(scheme, kernel=target.kernel or scheme.kernel)) for path, scheme in given.rules
+        ]
         return Rules(tuple(asked))
 
     @property
@@ -89,6 +92,11 @@ class Site:
         """Where the target's quantized linears run."""
         rows = self.pipeline.tree.width if self.drafts else self.pipeline.tree.nodes
         return Execution(str(self.device), rows, draft=self.drafts)
+
+    @property
+    def resident_alone(self) -> str:
+        """Why the target cannot stream; empty where it can."""
+        return resident_alone(self.checkpoint, self.rules, self.execution, self.dtype)
 
     def exact(self, *, streamed: bool) -> bool:
         """Whether the target computes in exact mode: as the pipeline says; unsaid, where a target is streamed, and
@@ -98,16 +106,6 @@ class Site:
 
     def steps(self) -> Steps:
         return compiled_steps() if self.pipeline.compile else eager_steps()
-
-
-def _check_quant(target: Target, checkpoint: Checkpoint) -> None:
-    if checkpoint.rules and target.rules:
-        raise ConfigError(
-            f"{checkpoint.folder} is quantized already ({checkpoint.rules}); leave target.quant at none, or quantize "
-            "the model's full-precision checkpoint."
-        )
-    if target.kernel and not checkpoint.rules:
-        raise ConfigError(f"target.quant is {target.quant}, but {checkpoint.folder} is not quantized; name a scheme.")
 
 
 @dataclass(frozen=True)
@@ -176,20 +174,27 @@ def place(site: Site, draft: DraftNeeds) -> Placement:
         )
         return replace(found, stretch=stretch)
 
+    why = site.resident_alone
     *longer, shortest = _stretches(site, draft, workload.times, machine, budgets)
 
     def planned(compression: Compression | None) -> Placement:
         for stretch in longer:
             with contextlib.suppress(BudgetError):
                 return attempt(stretch, compression)
-        return attempt(shortest, compression)
+        try:
+            return attempt(shortest, compression)
+        except BudgetError as error:
+            if not why:
+                raise
+            raise BudgetError(f"{error} {why}", error.shortfall_bytes) from error
 
     return choose(checkpoint, site.device, site.pipeline.memory.compress, planned)
 
 
 def _stretches(site: Site, draft: DraftNeeds, times: StepTimes, machine: Machine, budgets: Budgets) -> tuple[int, ...]:
     """How many rows of a prompt a pass may take along, best first: as many as are computed while the weights arrive."""
-    spec, nbytes = site.checkpoint.spec, sum(layers_bytes(site, Rules(()), Execution()))
+    spec, given = site.checkpoint.spec, site.rules if site.checkpoint.rules else Rules(())
+    nbytes = sum(layers_bytes(site, given, site.execution))
     from_host = machine.has_accelerator and (budgets.host is None or nbytes <= budgets.host)
     seconds = nbytes / ((machine.host_gbps if from_host else machine.disk_gbps) * 1e9)
     rows = site.pipeline.tree.nodes if draft.levels or site.exact(streamed=True) else 1
@@ -225,7 +230,7 @@ def _step_times(site: Site, draft: DraftNeeds, budgets: Budgets) -> StepTimes:
     full = Timed(site.checkpoint.spec, site.dtype, room, site.device)
     target, exact = _timed(full, site), site.exact(streamed=False)
     rows = tree.nodes if exact or draft.levels else 1
-    streams = not site.rules and pipeline.exact is not False
+    streams = not site.resident_alone and pipeline.exact is not False
     times = StepTimes(
         streamed_pass=time_pass(target, tree.nodes if streams else rows, streams),
         resident_pass=time_pass(target, rows, exact),
@@ -305,7 +310,7 @@ def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds, stretch: int) 
         draft_bytes=_model_bytes(draft.model) if draft.model else draft.head.nbytes if draft.head else 0,
         draft_kv_bytes_per_token=draft.cache.nbytes(draft_itemsize) // draft.cache.slots if draft.cache else 0,
         rebuilt_bytes=max(_rebuilt_bytes(*one) for one in quantized),
-        can_stream=not site.rules,
+        can_stream=not site.resident_alone,
         substitute_all=draft.substitute_all,
     )
 

@@ -186,7 +186,8 @@ def load_linear(checkpoint: Checkpoint, index: int, path: str) -> Solved:
     spans, stem = checkpoint.layer(index), f"{path}."
     parts = {name.removeprefix(stem): load_tensor(span) for name, span in spans.items() if name.startswith(stem)}
     bias = parts.pop("bias", None)
-    return Solved(checkpoint.layout.read(parts, f"model.layers.{index}.{path}"), bias)
+    codes = checkpoint.layout.read(parts, f"model.layers.{index}.{path}")
+    return Solved(codes.first(checkpoint.spec.linears()[path][0]), bias)
 
 
 def load_tensors(spans: Mapping[str, TensorSpan], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:

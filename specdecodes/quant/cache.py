@@ -46,16 +46,16 @@ class CacheEntry:
     nbytes: int
 
 
-def checkpoint_identity(files: Sequence[Path]) -> str:
+def checkpoint_identity(files: Sequence[Path], *, times: bool = True) -> str:
     """A digest that changes when weights change: each file's name, size, time, header and a sample of its bytes.
 
     Reading every byte would cost as much as loading the model. A rewrite changes the time; a copy that keeps the time
-    of other weights is caught by the sample.
+    of other weights is caught by the sample. Without `times` a copy elsewhere has the same digest.
     """
     digest = hashlib.sha256()
     for path in sorted(file.resolve() for file in files):
         stat = path.stat()
-        digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+        digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns if times else ''}\0".encode())
         with path.open("rb") as file:
             start = file.read(8)
             header = struct.unpack("<Q", start)[0] if len(start) == 8 else 0

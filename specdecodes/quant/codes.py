@@ -68,6 +68,13 @@ class Codes:
         values = self.dequantize(rows)
         return values if self.order is None else torch.empty_like(values).index_copy_(1, self.order, values)
 
+    def first(self, out: int) -> Codes:
+        """The first `out` rows: without what pads them."""
+        if out == len(self.packed):
+            return self
+        zero = None if self.zero is None else self.zero[:out]
+        return replace(self, packed=self.packed[:out], scale=self.scale[:out], zero=zero)
+
     def widened(self) -> Codes:
         """The same weight with codes of four bits, for kernels that have no narrower ones."""
         return replace(self, packed=pack(self.codes(), 4), bits=4) if self.bits < 4 else self

@@ -140,6 +140,18 @@ def _pack(codes: Codes, pool: Workers) -> Tensor:
     return torch.cat([unit.transpose(0, 1).flatten() for unit in blocks.split(UNIT)])
 
 
+def unpack_lanes(packed: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `LanesLinear` holds as codes [padded out, in] uint8 and scale and offset [padded out, groups] float32."""
+    blocks, groups, _ = scale.shape
+    width = len(packed) * 2 // (blocks * LANES)
+    units = packed.split(UNIT * LANES * width // 2)
+    # Axes: block, the eight of the inputs, lane, place in the half; then both halves of the eight.
+    parts = torch.cat([unit.view(width // 8, -1, LANES, 4).transpose(0, 1) for unit in units]).transpose(1, 2)
+    codes = torch.stack([parts & 15, parts >> 4], 3).reshape(blocks * LANES, width)
+    by_row = [values.transpose(1, 2).flatten(0, 1).float().contiguous() for values in (scale, offset)]
+    return codes, by_row[0], by_row[1]
+
+
 def _by_block(values: Tensor) -> Tensor:
     """[out, groups] to [blocks, groups, 16] fp16."""
     padded = F.pad(values, (0, 0, 0, -len(values) % LANES))

@@ -23,12 +23,15 @@ def test_all_published_experiments_are_there():
     offloading = {f"{method}_{model}" for method in (*METHODS, "subspec_sd_higgs") for model in MODELS}
     offloading |= {f"eagle_sd_{model}" for model in EAGLE_MODELS}
     assert {f"run.exp_offloading.{name}" for name in offloading} | SHARED <= set(pipelines.shipped())
+    forms = ("fp16", "w4a16", "w4a8_qqq", "w4a8_qqq_g128", "w4a8_qoq", "w4a8_qoq_g128", "w8a8")
+    baselines = {f"llama3_8b_{form}" for form in forms} | {"llama3_70b_w4a16", "demo_w4a16"}
+    assert {f"run.exp_quantized.baseline_{name}" for name in baselines} <= set(pipelines.shipped())
 
 
 @pytest.mark.parametrize("name", pipelines.shipped())
 def test_a_pipeline_is_what_its_name_says(name: str):
     pipeline = pipelines.load(name)
-    assert name.rpartition(".")[2].startswith(pipeline.method)
+    assert name.rpartition(".")[2].startswith("baseline" if ".exp_quantized." in name else pipeline.method)
     assert (pipeline.draft.model is not None) == (pipeline.method in ("classic_sd", "eagle_sd"))
     assert pipeline.memory.device_bytes
     assert pipeline.target.dtype == "auto"

@@ -13,13 +13,15 @@ from specdecodes.quant.checkpoints.awq import AwqLayout
 from specdecodes.quant.checkpoints.compressed_tensors import CompressedTensorsLayout
 from specdecodes.quant.checkpoints.gptq import GptqLayout
 from specdecodes.quant.checkpoints.layout import Fields, LinearLayout, StoredPart
+from specdecodes.quant.checkpoints.packed import METHOD, PackedLayout
 
-__all__ = ["READERS", "LinearLayout", "StoredPart", "find_layout"]
+__all__ = ["READERS", "LinearLayout", "PackedLayout", "StoredPart", "find_layout"]
 
 READERS: dict[str, Callable[[Fields], LinearLayout]] = {
     "gptq": GptqLayout.of,
     "awq": AwqLayout.of,
     "compressed-tensors": CompressedTensorsLayout.of,
+    METHOD: PackedLayout.of,
 }
 SECTIONS = ("quantization_config", "compression_config")
 

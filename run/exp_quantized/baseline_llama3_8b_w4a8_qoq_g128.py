@@ -1,0 +1,5 @@
+"""Plain decoding of Llama-3-8B-Instruct in 4 bits with 8-bit activations (QoQ), groups of 128."""
+
+from run.exp_quantized.families import LLAMA3_8B, baseline
+
+pipeline = baseline(LLAMA3_8B["w4a8_qoq_g128"], "16GiB")
