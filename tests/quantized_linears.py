@@ -149,6 +149,92 @@ def ct_plain(
     return ct_config("int-quantized" if kind == "int" else "float-quantized", weights, inputs), write
 
 
+def smoothquant() -> tuple[dict[str, Any], Writer]:
+    def write(rng: np.random.Generator, out: int, width: int) -> tuple[Tensors, np.ndarray]:
+        stored, scales = rng.integers(-128, 128, (out, width)).astype(np.int8), scales_of(rng, out, bits=8)
+        tensors = {"weight": torch.from_numpy(stored), "dequant_scale": torch.from_numpy(scales)}
+        return tensors, stored.astype(np.float32) * scales.astype(np.float32)[:, None]
+
+    return {"quant_method": "smoothquant"}, write
+
+
+def marlin_words(codes: np.ndarray, interleave: list[int]) -> Tensor:
+    """[in, out] codes below 16 to [in / 16, out * 2] int32: tiles of 16 x 16 in the order of tensor cores' lanes."""
+    places = []
+    for lane in range(32):
+        inside = [16 * (4 * (lane % 4) + row) + lane // 4 + 8 * block for block in range(2) for row in range(4)]
+        places += [256 * tile + inside[place] for tile in range(4) for place in interleave]
+    width, out = codes.shape
+    tiles = np.concatenate(
+        [codes[i : i + 16, j : j + 16].reshape(-1) for i in range(0, width, 16) for j in range(0, out, 16)]
+    )
+    return words_of(tiles.reshape(-1, 1024)[:, places].reshape(width // 16, out * 16), 4)
+
+
+def qqq(group: int = 0) -> tuple[dict[str, Any], Writer]:
+    config = {"quant_method": "qqq", "wbits": 4, "group_size": group or -1}
+    single = [2 * i + j for i in range(4) for j in (0, 1, 8, 9, 16, 17, 24, 25)]
+    several = [i + 8 * j for i in range(8) for j in range(8)]
+
+    def write(rng: np.random.Generator, out: int, width: int) -> tuple[Tensors, np.ndarray]:
+        channel = scales_of(rng, out, bits=8).astype(np.float32)
+        if not group:
+            values = rng.integers(-7, 8, (width, out))
+            stored = (channel / 16).reshape(-1, 32)[:, single].reshape(1, -1)
+            tensors = {"B": marlin_words(values & 15, [4, 0, 5, 1, 6, 2, 7, 3])}
+            tensors |= {"s_channel": torch.from_numpy(stored), "s_group": torch.zeros(0, dtype=torch.float16)}
+            return tensors, (values.astype(np.float32) * channel).T
+        codes, scales = rng.integers(0, 16, (width, out)), rng.uniform(4, 15, (width // group, out)).astype(np.float16)
+        levels = np.rint((codes - 8) * scales.astype(np.float64)[np.arange(width) // group])
+        tensors = {
+            "B": marlin_words(codes, [0, 2, 4, 6, 1, 3, 5, 7]),
+            "s_channel": torch.from_numpy(channel.reshape(-1, 32)[:, single].reshape(1, -1)),
+            "s_group": torch.from_numpy(scales.reshape(-1, 64)[:, several].reshape(width // group, out)),
+        }
+        return tensors, (levels.astype(np.float32) * channel).T
+
+    return config, write
+
+
+def qserve_bytes(codes: np.ndarray) -> Tensor:
+    """[out, in] codes below 16 to [out, in / 2] int8: blocks of 32 x 32, outputs 16 apart in one byte."""
+    stored = []
+    for row in range(0, codes.shape[0], 32):
+        for column in range(0, codes.shape[1], 32):
+            for lane, quarter, half, eight in np.ndindex(8, 4, 2, 2):
+                first = column + 16 * half + 4 * quarter
+                pair = [codes[row + 16 * top + 8 * eight + lane, first : first + 4] for top in range(2)]
+                stored.append(pair[0] | pair[1] << 4)
+    return torch.from_numpy(np.concatenate(stored).astype(np.uint8).view(np.int8).reshape(len(codes), -1))
+
+
+def qoq(group: int = 0) -> tuple[dict[str, Any], Writer]:
+    config = {"quant_method": "qoq", "wbits": 4, "group_size": group or -1}
+
+    def write(rng: np.random.Generator, out: int, width: int) -> tuple[Tensors, np.ndarray]:
+        codes = rng.integers(0, 16, (out, width))
+        if not group:
+            scales = scales_of(rng, out)
+            zeros = (rng.integers(0, 16, out) * scales.astype(np.float32)).astype(np.float16)
+            tensors = {"s1_scales": torch.from_numpy(scales), "s1_szeros": torch.from_numpy(zeros)}
+            weight = codes.astype(np.float32) * scales.astype(np.float32)[:, None] - zeros.astype(np.float32)[:, None]
+            return tensors | {"qweight": qserve_bytes(codes)}, weight
+        scales = scales_of(rng, out, bits=8)
+        steps, zeros = rng.integers(1, 9, (out, width // group)), rng.integers(4, 12, (out, width // group))
+        index = np.arange(width) // group
+        levels = (codes - zeros[:, index]) * steps[:, index]
+        lanes = [8 * part + lane for lane in range(8) for part in range(4)]
+        second = [part.T.reshape(-1, out // 32, 32)[:, :, lanes].reshape(-1, out) for part in (steps, -zeros * steps)]
+        tensors = {"qweight": qserve_bytes(codes), "s1_scales": torch.from_numpy(scales)}
+        tensors |= {
+            name: torch.from_numpy(part.astype(np.int8))
+            for name, part in zip(("s2_scales", "s2_zeros"), second, strict=True)
+        }
+        return tensors, levels.astype(np.float32) * scales.astype(np.float32)[:, None]
+
+    return config, write
+
+
 @dataclass(frozen=True)
 class Written:
     """A checkpoint whose linears are quantized, and what each dequantizes to, by the name of its full weight."""

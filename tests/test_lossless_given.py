@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -15,7 +16,7 @@ from specdecodes.errors import CheckpointError, ConfigError
 from specdecodes.methods import build, plan_for, site
 from specdecodes.models.loading import open_checkpoint
 from specdecodes.offload.predict import Step, StepTimes
-from tests.quantized_linears import awq, ct_packed, ct_plain, gptq, write_checkpoint
+from tests.quantized_linears import awq, ct_packed, ct_plain, gptq, qoq, qqq, smoothquant, write_checkpoint
 from tests.test_lossless import differing_bits, pipeline_for
 from tests.test_lossless_quant import PARAMS, PROMPT, both_answers
 
@@ -26,8 +27,14 @@ FORMATS = {
     "ct-w4a16": ct_packed(),
     "ct-w8a8": ct_plain(),
     "ct-fp8": ct_plain("float"),
+    "smoothquant": smoothquant(),
+    "qqq": qqq(),
+    "qqq-g128": qqq(128),
+    "qoq": qoq(),
+    "qoq-g128": qoq(128),
 }
-DRAFTS = dict(zip(FORMATS, ("hqq3", "hqq2", "higgs3", "hqq3", "hqq4", "higgs2"), strict=True))
+WIDE = {"hidden_size": 128, "intermediate_size": 128, "num_attention_heads": 4}  # what tiles and groups of 128 fill
+DRAFTS = dict(zip(FORMATS, itertools.cycle(("hqq3", "hqq2", "higgs3", "hqq4", "higgs2")), strict=False))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +44,8 @@ def written(tiny_checkpoint, tmp_path_factory):
 
     def make(form):
         if form not in made:
-            made[form] = write_checkpoint(tiny_checkpoint("llama"), tmp_path_factory.mktemp(form), *FORMATS[form])
+            source = tiny_checkpoint("llama", **(WIDE if form.startswith("q") else {}))
+            made[form] = write_checkpoint(source, tmp_path_factory.mktemp(form), *FORMATS[form])
         return made[form]
 
     return make

@@ -24,7 +24,8 @@ class Codes:
     grid: which level a code stands for, by its name in `grids`; STEPS is the code itself. rotation: inputs that are
     multiplied with one Hadamard matrix before the product, see `hadamard`; 0 for none. order: [in] int64, the input
     that each column takes, where columns were sorted by importance; None for their own. step: [1] float32, what a
-    level of the inputs is worth, where that is known beforehand.
+    level of the inputs is worth, where that is known beforehand. shift: [out, in / group] float32, added to the weight
+    in place of a zero-point.
     """
 
     packed: Tensor
@@ -35,6 +36,7 @@ class Codes:
     rotation: int = 0
     order: Tensor | None = None
     step: Tensor | None = None
+    shift: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -61,7 +63,8 @@ class Codes:
         levels = levels_of(self.grid, self.codes(rows)).view(*scale.shape, -1)
         if self.zero is not None:
             levels = levels - self.zero[rows, :, None]
-        return (levels * scale[..., None]).flatten(1)
+        values = levels * scale[..., None]
+        return (values if self.shift is None else values + self.shift[rows, :, None]).flatten(1)
 
     def weight(self, rows: slice = slice(None)) -> Tensor:
         """`dequantize` with every column at its own input; not for rotated codes."""
@@ -72,8 +75,8 @@ class Codes:
         """The first `out` rows: without what pads them."""
         if out == len(self.packed):
             return self
-        zero = None if self.zero is None else self.zero[:out]
-        return replace(self, packed=self.packed[:out], scale=self.scale[:out], zero=zero)
+        zero, shift = (None if part is None else part[:out] for part in (self.zero, self.shift))
+        return replace(self, packed=self.packed[:out], scale=self.scale[:out], zero=zero, shift=shift)
 
     def widened(self) -> Codes:
         """The same weight with codes of four bits, for kernels that have no narrower ones."""
@@ -85,6 +88,8 @@ class Codes:
         A group of equal weights has scale 1 and all its information in the zero-point. Its offset, about 8, would
         drown the weight in rounding; with scale 0 the offset is the weight itself.
         """
+        if self.shift is not None:
+            return self.scale, 8.0 * self.scale + self.shift
         if self.zero is None:
             return self.scale, torch.zeros_like(self.scale)
         offset = (8.0 - self.zero) * self.scale
@@ -101,14 +106,15 @@ class Codes:
         """All of it as tensors, to be kept in a file; `from_tensors` takes them."""
         kind = torch.tensor(list(f"{self.bits} {self.grid} {self.rotation}".encode()), dtype=torch.uint8)
         parts = {"packed": self.packed, "scale": self.scale, "kind": kind}
-        perhaps = {"zero": self.zero, "order": self.order, "step": self.step}
+        perhaps = {"zero": self.zero, "order": self.order, "step": self.step, "shift": self.shift}
         return parts | {name: part for name, part in perhaps.items() if part is not None}
 
     @classmethod
     def from_tensors(cls, parts: Mapping[str, Tensor]) -> Codes:
         bits, grid, rotation = bytes(parts["kind"].tolist()).decode().split()
         tensors = (parts["packed"], parts["scale"], parts.get("zero"))
-        return cls(*tensors, int(bits), grid, int(rotation), parts.get("order"), parts.get("step"))
+        inputs = (parts.get("order"), parts.get("step"))
+        return cls(*tensors, int(bits), grid, int(rotation), *inputs, parts.get("shift"))
 
 
 @dataclass(frozen=True)
@@ -139,12 +145,14 @@ def join(parts: Sequence[Solved]) -> Solved:
         )
     codes = [part.codes for part in parts]
     zeros = [one.zero for one in codes if one.zero is not None]
+    shifts = [one.shift for one in codes if one.shift is not None]
     biases = [part.bias for part in parts if part.bias is not None]
     whole = replace(
         codes[0],
         packed=torch.cat([one.packed for one in codes]),
         scale=torch.cat([one.scale for one in codes]),
         zero=torch.cat(zeros) if zeros else None,
+        shift=torch.cat(shifts) if shifts else None,
     )
     return Solved(whole, torch.cat(biases) if biases else None)
 

@@ -25,6 +25,7 @@ class ReferenceLinear(nn.Module):
     levels: Tensor | None
     order: Tensor | None
     step: Tensor | None
+    shift: Tensor | None
     bias: Tensor | None
 
     def __init__(
@@ -38,11 +39,12 @@ class ReferenceLinear(nn.Module):
         scale, offset = (codes.scale, codes.zero) if as_given else codes.scale_and_offset()
         # What e2m1 is scaled with has at most four digits, powers of two and e4m3 numbers: bf16 holds it.
         self.register_buffer("scale", scale.bfloat16() if codes.grid == E2M1 else scale)
-        self.register_buffer("offset", None if codes.zero is None else offset)
+        self.register_buffer("offset", None if codes.zero is None and (as_given or codes.shift is None) else offset)
         self.register_buffer("levels", None if codes.grid == STEPS else table(codes.grid).to(scale.device))
         self.register_buffer("packed", codes.packed)
         self.register_buffer("order", codes.order)
         self.register_buffer("step", codes.step)
+        self.register_buffer("shift", codes.shift if as_given else None)
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,8 +66,11 @@ class ReferenceLinear(nn.Module):
         codes = unpack(self.packed, self.bits)
         levels = codes.float() if self.levels is None else self.levels[codes.int()]
         levels = levels.view(*self.scale.shape, -1)
-        if self.as_given and self.offset is not None:
-            return ((levels - self.offset[..., None]) * self.scale[..., None]).view(self.out_features, -1)
+        if self.as_given:
+            levels = levels if self.offset is None else levels - self.offset[..., None]
+            levels = levels * self.scale[..., None]
+            levels = levels if self.shift is None else levels + self.shift[..., None]
+            return levels.view(self.out_features, -1)
         levels = (levels - 8.0 if self.levels is None else levels) * self.scale.float()[..., None]
         if self.offset is not None:
             levels = levels + self.offset[..., None]

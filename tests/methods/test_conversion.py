@@ -15,7 +15,7 @@ from specdecodes.methods import build, plan_for, site
 from specdecodes.methods.conversion import convert_checkpoint
 from specdecodes.models.loading import load_linear, open_checkpoint
 from specdecodes.offload.predict import Step, StepTimes
-from tests.quantized_linears import awq, ct_packed, ct_plain, gptq, write_checkpoint
+from tests.quantized_linears import awq, ct_packed, ct_plain, gptq, qoq, qqq, write_checkpoint
 from tests.test_lossless import GREEDY, SAMPLED, pipeline_for
 
 FORMATS = {
@@ -25,7 +25,10 @@ FORMATS = {
     "ct-w4a16": ct_packed(group=0),
     "ct-w8a8": ct_plain(dynamic=False),
     "ct-fp8": ct_plain("float"),
+    "qqq-8": qqq(128),
+    "qoq-8": qoq(),
 }
+WIDE = {"hidden_size": 128, "intermediate_size": 128, "num_attention_heads": 4}
 PROMPT = tuple(3 + 7 * i % 90 for i in range(40))
 
 
@@ -41,7 +44,8 @@ def source(tiny_checkpoint, tmp_path_factory):
     def make(form):
         if form not in made:
             folder = tmp_path_factory.mktemp(form) / "source"
-            made[form] = write_checkpoint(tiny_checkpoint("llama"), folder, *FORMATS[form], shards=3)
+            plain = tiny_checkpoint("llama", **(WIDE if form.startswith("q") else {}))
+            made[form] = write_checkpoint(plain, folder, *FORMATS[form], shards=3)
         return made[form]
 
     return make

@@ -14,6 +14,9 @@ from specdecodes.quant.checkpoints.compressed_tensors import CompressedTensorsLa
 from specdecodes.quant.checkpoints.gptq import GptqLayout
 from specdecodes.quant.checkpoints.layout import Fields, LinearLayout, StoredPart
 from specdecodes.quant.checkpoints.packed import METHOD, PackedLayout
+from specdecodes.quant.checkpoints.qoq import QoqLayout
+from specdecodes.quant.checkpoints.qqq import QqqLayout
+from specdecodes.quant.checkpoints.smoothquant import SmoothQuantLayout
 
 __all__ = ["READERS", "LinearLayout", "PackedLayout", "StoredPart", "find_layout"]
 
@@ -21,6 +24,9 @@ READERS: dict[str, Callable[[Fields], LinearLayout]] = {
     "gptq": GptqLayout.of,
     "awq": AwqLayout.of,
     "compressed-tensors": CompressedTensorsLayout.of,
+    "qqq": QqqLayout.of,
+    "qoq": QoqLayout.of,
+    "smoothquant": SmoothQuantLayout.of,
     METHOD: PackedLayout.of,
 }
 SECTIONS = ("quantization_config", "compression_config")

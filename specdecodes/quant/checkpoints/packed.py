@@ -76,14 +76,22 @@ class PackedLayout:
             "step": StoredPart((1,), _FLOAT, optional=True),
         }
         if self.stored.grid == STEPS:
-            return found | order | {"offset": StoredPart((out_features, groups), _FLOAT)}
+            second = StoredPart((out_features, groups), _FLOAT, optional=True)  # one of the two
+            return found | order | {"offset": second, "shift": second}
         return found | order | {"levels": StoredPart((len(table(self.stored.grid)),), _FLOAT)}
 
     def read(self, parts: Mapping[str, Tensor], name: str) -> Codes:
         order = parts.get("order")
         if self.kernel == "reference":
             tensors = parts["packed"], parts["scale"], parts.get("offset")
-            return Codes(*tensors, self.stored.bits, self.stored.grid, order=order, step=parts.get("step"))
+            return Codes(
+                *tensors,
+                self.stored.bits,
+                self.stored.grid,
+                order=order,
+                step=parts.get("step"),
+                shift=parts.get("shift"),
+            )
         if self.kernel == "w4a16":
             scale, offset = parts["scale"].t().contiguous(), parts["offset"].t()
             whole = torch.where(scale == 0, 8.0, torch.round(8.0 - offset / scale))

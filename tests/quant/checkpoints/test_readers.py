@@ -10,9 +10,9 @@ from specdecodes.errors import CheckpointError, QuantError
 from specdecodes.quant import Execution, Rules, assemble
 from specdecodes.quant.checkpoints import find_layout
 from specdecodes.quant.codes import Solved
-from tests.quantized_linears import awq, ct_packed, ct_plain, gptq
+from tests.quantized_linears import awq, ct_packed, ct_plain, gptq, qoq, qqq, smoothquant
 
-OUT, IN = 48, 128
+OUT, IN = 64, 256
 
 FORMATS = {
     "gptq": gptq(),
@@ -34,6 +34,11 @@ FORMATS = {
     "ct-w8a8-static": ct_plain(dynamic=False),
     "ct-fp8": ct_plain("float"),
     "ct-fp8-tensor-static": ct_plain("float", strategy="tensor", dynamic=False),
+    "smoothquant-w8a8": smoothquant(),
+    "qqq-w4a8": qqq(),
+    "qqq-w4a8-g128": qqq(128),
+    "qoq-w4a8": qoq(),
+    "qoq-w4a8-g128": qoq(128),
 }
 
 
@@ -71,12 +76,13 @@ def test_what_runs_is_that_weight_to_the_last_bit(form):
 
 
 def rounded_inputs(form, x):
-    """As compressed-tensors defines it, in float64."""
+    """As the format defines it, in float64."""
     wide = x.double()
     if "fp8" in form:
         step = torch.tensor(0.03).double() if "static" in form else wide.abs().amax(1, keepdim=True) / 448
         return (wide / step).clamp(-448, 448).to(torch.float8_e4m3fn).double() * step
-    step = torch.tensor(0.03).double() if "static" in form else wide.abs().amax(1, keepdim=True) / 127.5
+    whole = 127.5 if form.startswith("ct") else 127
+    step = torch.tensor(0.03).double() if "static" in form else wide.abs().amax(1, keepdim=True) / whole
     return (wide / step).round().clamp(-128, 127) * step
 
 
@@ -110,6 +116,9 @@ def test_a_scale_that_the_fast_kernel_cannot_hold_is_refused():
 @pytest.mark.parametrize(
     ("config", "field"),
     [
+        (qqq()[0] | {"wbits": 8}, "quantization_config.wbits"),
+        (qoq()[0] | {"group_size": 64}, "quantization_config.group_size"),
+        (smoothquant()[0] | {"activation": "per-tensor"}, "quantization_config.activation"),
         ({"quant_method": "aqlm"}, "quantization_config.quant_method"),
         (gptq()[0] | {"bits": 3}, "quantization_config.bits"),
         (gptq()[0] | {"group_size": 100}, "quantization_config.group_size"),
@@ -146,3 +155,6 @@ def test_tensors_that_contradict_the_config_are_refused():
         find_layout({"quantization_config": config}).read(tensors, "linear")
     with pytest.raises(CheckpointError, match="group_size in config.json is 32, which does not divide 80"):
         find_layout({"quantization_config": config}).parts(OUT, 80)
+    for odd in (qqq, qoq):
+        with pytest.raises(CheckpointError, match="quantization_config.quant_method .* not 40 and 128"):
+            find_layout({"quantization_config": odd()[0]}).parts(40, 128)
