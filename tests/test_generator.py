@@ -200,7 +200,7 @@ def test_budgets_are_obeyed(method, folder, tiny_checkpoint, tmp_path, monkeypat
 def test_from_pretrained(folder):
     from specdecodes.generator import Generator
 
-    fields = {"draft__group": 32, "tree__depth": 3, "max_length": 128, "compile": False}
+    fields = {"draft__quant": "hqq4:g32", "tree__depth": 3, "max_length": 128, "compile": False}
     with Generator.from_pretrained(str(folder), memory="1GiB", **fields) as made:
         assert (made.method, made.context_length) == ("subspec_sd", 128)
         assert len(made.generate("w5 w9", SamplingParams(max_tokens=7, ignore_eos=True)).tokens) == 7

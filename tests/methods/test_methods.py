@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 
 from specdecodes.config import Draft, Memory, Target
 from specdecodes.errors import BudgetError, CheckpointError, ConfigError
-from specdecodes.methods import METHODS, build, plan_for, site
+from specdecodes.methods import build, plan_for, site
 from specdecodes.offload.store import SINGLE
 from tests.conftest import write_tokenizer
-from tests.test_lossless import GREEDY, PROMPTS, pipeline_for, smallest_budget
+from tests.test_lossless import GREEDY, OF_THE_FILE, PROMPTS, pipeline_for, smallest_budget
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_THE_FILE)
 def test_the_smallest_budget_works_and_one_byte_less_does_not(method, tiny_checkpoint):
     folder = tiny_checkpoint("llama")
     pipeline = pipeline_for(method, folder, folder, exact=True)
