@@ -58,6 +58,7 @@ def save_head(folder: Path, fields: Mapping[str, Any], tensors: Mapping[str, Ten
     _check_maps(tensors, spec.layer.vocab_size, folder / SINGLE)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / SINGLE)
+    (folder / SINGLE).chmod(0o644)  # safetensors keeps its files from everybody else
     (folder / "config.json").write_text(json.dumps(dict(fields), indent=2) + "\n", encoding="utf-8")
     return spec
 
