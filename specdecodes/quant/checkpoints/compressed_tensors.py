@@ -48,6 +48,8 @@ class CompressedTensorsLayout:
     @classmethod
     def of(cls, fields: Fields) -> CompressedTensorsLayout:
         fields.unset("kv_cache_scheme", "transform_config")
+        if fields.values.get("sparsity_config"):
+            fields.section("sparsity_config").one_of("format", ("dense",), "dense")
         groups = fields.section("config_groups")
         if len(groups.values) != 1:
             raise CheckpointError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from specdecodes.errors import CheckpointError, QuantError
 from specdecodes.quant import Execution, Rules, assemble
 from specdecodes.quant.checkpoints import find_layout
 from specdecodes.quant.codes import Solved
+from specdecodes.quant.w4a16 import W4A16Linear, w4a16_bytes
 from tests.quantized_linears import awq, ct_packed, ct_plain, gptq, qoq, qqq, smoothquant
 
 OUT, IN = 64, 256
@@ -75,6 +78,17 @@ def test_what_runs_is_that_weight_to_the_last_bit(form):
     assert torch.equal(linear_of(scheme, codes)(torch.eye(IN)).t(), weight)
 
 
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton; its interpreter runs the kernel here")
+@pytest.mark.parametrize("form", ["gptq", "gptq-v2-asymmetric-act-order", "awq"])
+def test_the_kernel_for_cuda_runs_that_weight_too(form):
+    scheme, codes, weight = read(form)
+    linear = W4A16Linear(codes, as_given=True)
+    x = torch.eye(IN)[100:116]
+    assert torch.equal(linear(x), weight.t()[100:116])
+    held = sum(buffer.nbytes for name, buffer in linear.named_buffers() if name != "order")
+    assert held == w4a16_bytes(OUT, IN, scheme.group, as_given=True)
+
+
 def rounded_inputs(form, x):
     """As the format defines it, in float64."""
     wide = x.double()
@@ -124,6 +138,8 @@ def test_a_scale_that_the_fast_kernel_cannot_hold_is_refused():
         (gptq()[0] | {"group_size": 100}, "quantization_config.group_size"),
         (gptq()[0] | {"checkpoint_format": "marlin"}, "quantization_config.checkpoint_format"),
         (gptq()[0] | {"dynamic": {"-:down": {}}}, "quantization_config.dynamic"),
+        (gptq()[0] | {"lm_head": True}, "quantization_config.lm_head"),
+        (ct_packed()[0] | {"sparsity_config": {"format": "sparse-24"}}, "quantization_config.sparsity_config.format"),
         (awq()[0] | {"version": "gemv"}, "quantization_config.version"),
         (awq()[0] | {"zero_point": False}, "quantization_config.zero_point"),
         (ct_packed()[0] | {"format": "marlin-24"}, "quantization_config.format"),
