@@ -135,7 +135,7 @@ def streaming(pipeline):
 
 
 @pytest.mark.usefixtures("untimed")
-@pytest.mark.parametrize(("form", "draft"), [("gptq", "higgs2:g128@reference"), ("ct-fp8", "hqq3")])
+@pytest.mark.parametrize(("form", "draft"), [("gptq", "hqq2:g128@reference"), ("ct-fp8", "hqq3")])
 def test_a_converted_target_streams_and_its_own_weights_in_fewer_bits_draft(form, draft, tiny_checkpoint, tmp_path):
     wide = tiny_checkpoint("llama", num_hidden_layers=12, hidden_size=128, intermediate_size=512, num_attention_heads=4)
     made = write_checkpoint(wide, tmp_path / "source", *FORMATS[form])
