@@ -28,10 +28,18 @@ ROWS = (
     *(f"{method}{COMBINED}" for method in ("classic_sd", "subspec_sd", "eagle_sd")),
 )
 DRAFTED = [row for row in ROWS if row not in UNDRAFTED and "eagle" not in row]  # the heads are random
-EVERYWHERE = ("vanilla", "classic_sd", "subspec_sd")  # on all families; the others on those with an odd cache or mask
+EVERYWHERE = ("vanilla", "classic_sd", "subspec_sd")  # on all families
+TWICE = ("ngram_sd", "eagle_sd")  # on those with an odd cache or mask; what is made of these parts, on one of them
 FEWER = ("llama3", "qwen2-sliding")
-MATRIX = [(method, family) for method in ROWS for family in (FAMILY_OPTIONS if method in EVERYWHERE else FEWER)]
-MATRIX.remove(("eagle_sd" + COMBINED, FEWER[0]))  # a head's layer is its own, and each part has its rows
+
+
+def families(row):
+    if row in EVERYWHERE:
+        return tuple(FAMILY_OPTIONS)
+    return FEWER if row in TWICE else FEWER[1:] if COMBINED in row else FEWER[:1]
+
+
+MATRIX = [(row, family) for row in ROWS for family in families(row)]
 
 
 def pipeline_for(method, folder, draft, *, exact, streamed=False, compiled=False, depth=5):
