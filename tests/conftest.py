@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from specdecodes.methods import site
+from specdecodes.offload.predict import Step, StepTimes
+
 if (
     not torch.cuda.is_available()
 ):  # without a GPU, kernels in Triton run under its interpreter; read when it is imported
@@ -98,3 +101,10 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
         "{% if add_generation_prompt %}w3 {% endif %}"
     )
     fast.save_pretrained(folder)
+
+
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans without timing steps: what is compared does not depend on how long they take."""
+    step = Step(1e-4)
+    monkeypatch.setattr(site, "_step_times", lambda *needs: StepTimes(step, step, step, 5e-5, 1e-4))

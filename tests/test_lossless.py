@@ -41,6 +41,8 @@ def families(row):
 
 MATRIX = [(row, family) for row in ROWS for family in families(row)]
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 
 def pipeline_for(method, folder, draft, *, exact, streamed=False, compiled=False, depth=5):
     method, combined, _ = method.partition(COMBINED)

@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from specdecodes.config import Draft
 from specdecodes.errors import CheckpointError, ConfigError
-from specdecodes.methods import build, plan_for, site
+from specdecodes.methods import build, plan_for
 from specdecodes.models.loading import open_checkpoint
-from specdecodes.offload.predict import Step, StepTimes
 from tests.quantized_linears import awq, ct_packed, ct_plain, gptq, qoq, qqq, smoothquant, write_checkpoint
 from tests.test_lossless import differing_bits, pipeline_for
 from tests.test_lossless_quant import PARAMS, PROMPT, both_answers
@@ -49,13 +48,6 @@ def written(tiny_checkpoint, tmp_path_factory):
         return made[form]
 
     return make
-
-
-@pytest.fixture
-def untimed(monkeypatch):
-    """What is compared here does not depend on how long a step takes."""
-    step = Step(1e-4)
-    monkeypatch.setattr(site, "_step_times", lambda *needs: StepTimes(step, step, step, 5e-5, 1e-4))
 
 
 def pipeline_of(folder, method="vanilla", draft="auto", exact=True):

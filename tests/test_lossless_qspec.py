@@ -8,10 +8,9 @@ import pytest
 
 from specdecodes.config import Draft, Target, Tree
 from specdecodes.errors import BudgetError, ConfigError
-from specdecodes.methods import build, plan_for, qspec, site
+from specdecodes.methods import build, plan_for, qspec
 from specdecodes.methods.assembly import load_target
 from specdecodes.methods.site import Site
-from specdecodes.offload.predict import Step, StepTimes
 from specdecodes.quant.reference import ReferenceLinear
 from specdecodes.quant.w4a8 import W4A8Linear
 from specdecodes.quant.w4a32 import W4A32Linear
@@ -28,11 +27,7 @@ def pipeline_of(folder, *, exact, tree="tree", compiled=False, quant="w4a16:g32"
     return replace(pipeline, method="qspec", target=target, draft=Draft(), tree=TREES[tree])
 
 
-@pytest.fixture(autouse=True)
-def untimed(monkeypatch):
-    """What is compared here does not depend on how long a step takes."""
-    step = Step(1e-4)
-    monkeypatch.setattr(site, "_step_times", lambda *needs: StepTimes(step, step, step, 5e-5, 1e-4))
+pytestmark = pytest.mark.usefixtures("untimed")
 
 
 def both(pipeline, params):

@@ -10,21 +10,13 @@ import torch
 
 from specdecodes.config import Draft, Memory, Target
 from specdecodes.errors import BudgetError, ConfigError
-from specdecodes.methods import build, plan_for, quantized, site
-from specdecodes.offload.predict import Step, StepTimes
+from specdecodes.methods import build, plan_for, quantized
 from specdecodes.quant import SCHEMES
 from tests.test_lossless import GREEDY, SAMPLED, differing_bits, pipeline_for, smallest_budget
 
 PROMPT = tuple(3 + 7 * i % 90 for i in range(40))
 PARAMS = [replace(params, max_tokens=24) for params in (GREEDY, SAMPLED)]
 PAIRS = list(zip(SCHEMES, [*list(SCHEMES)[7:], *list(SCHEMES)[:7]], strict=True))  # every scheme on either side
-
-
-@pytest.fixture
-def untimed(monkeypatch):
-    """What is compared here does not depend on how long a step takes."""
-    step = Step(1e-4)
-    monkeypatch.setattr(site, "_step_times", lambda *needs: StepTimes(step, step, step, 5e-5, 1e-4))
 
 
 def quantized_pipeline(folder, target, draft, *, method="share_sd", exact=True, draft_model=None):

@@ -30,7 +30,7 @@ def test_flags_mean_what_they_mean_elsewhere():
 def test_the_demo_model_brings_its_drafts_and_others_name_theirs():
     demo = pipeline()
     assert demo.target.model.endswith("assets/demo")
-    assert (demo.memory.device, demo.sampling.repetition_penalty) == ("30MiB", 1.2)
+    assert (demo.memory.device, demo.sampling.repetition_penalty) == ("33MiB", 1.2)
     other = pipeline("-llm", "org/model", "--device-memory", "8GiB")
     assert (other.memory.device, other.sampling.repetition_penalty) == ("8GiB", 1.0)
     assert pipeline("--mode", "sd-eagle").draft.model.endswith("assets/demo-eagle")

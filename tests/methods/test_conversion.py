@@ -11,10 +11,9 @@ from safetensors.torch import load_file
 
 from specdecodes.config import Draft, Memory
 from specdecodes.errors import BudgetError, CheckpointError
-from specdecodes.methods import build, plan_for, site
+from specdecodes.methods import build, plan_for
 from specdecodes.methods.conversion import convert_checkpoint
 from specdecodes.models.loading import load_linear, open_checkpoint
-from specdecodes.offload.predict import Step, StepTimes
 from tests.quantized_linears import awq, ct_packed, ct_plain, gptq, qoq, qqq, write_checkpoint
 from tests.test_lossless import GREEDY, SAMPLED, pipeline_for
 
@@ -49,13 +48,6 @@ def source(tiny_checkpoint, tmp_path_factory):
         return made[form]
 
     return make
-
-
-@pytest.fixture
-def untimed(monkeypatch):
-    """What is compared here does not depend on how long a step takes."""
-    step = Step(1e-4)
-    monkeypatch.setattr(site, "_step_times", lambda *needs: StepTimes(step, step, step, 5e-5, 1e-4))
 
 
 def bytes_of(folder):
