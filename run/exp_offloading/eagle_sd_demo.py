@@ -1,8 +1,10 @@
-"""An EAGLE head that `bash train.sh` trained drafts for the bundled demo model, streamed from disk."""
+"""The bundled demo model, streamed from disk, drafted by an EAGLE head of its own."""
 
 from dataclasses import replace
 
 from run.exp_offloading.families import ASSETS, DEMO, eagle
 
-# A tree as narrow as the other demos', so that the head fits in their budget.
-pipeline = replace(eagle(DEMO, str(ASSETS / "demo-eagle")), tree=replace(DEMO.tree, depth=6))
+# A narrower tree and a shorter context than a head usually gets, so that it fits in the budget of the other demos.
+pipeline = replace(
+    eagle(DEMO, str(ASSETS / "demo-eagle")), tree=replace(DEMO.tree, depth=6), max_length=DEMO.max_length * 7 // 8
+)
