@@ -4,7 +4,5 @@ from dataclasses import replace
 
 from run.exp_offloading.families import ASSETS, DEMO, eagle
 
-# A narrower tree and a shorter context than a head usually gets, so that it fits in the budget of the other demos.
-pipeline = replace(
-    eagle(DEMO, str(ASSETS / "demo-eagle")), tree=replace(DEMO.tree, depth=6), max_length=DEMO.max_length * 7 // 8
-)
+# A narrower tree than a head usually gets, so that it fits in the budget of the other demos.
+pipeline = replace(eagle(DEMO, str(ASSETS / "demo-eagle")), tree=replace(DEMO.tree, depth=6))

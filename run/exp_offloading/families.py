@@ -21,7 +21,7 @@ def _plain(model: str, device_memory: str) -> Pipeline:
 
 
 DEMO = replace(
-    _plain(str(ASSETS / "demo"), "30MiB"),
+    _plain(str(ASSETS / "demo"), "30.5MiB"),
     tree=Tree(width=4, depth=16, nodes=64),
     sampling=SamplingParams(repetition_penalty=1.2),  # a model this small falls into loops without one
 )
