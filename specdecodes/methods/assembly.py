@@ -83,9 +83,7 @@ def pace_of(target: LoadedTarget) -> Pace:
         return 1.0 if size == most else least + (1.0 - least) * (size - 1) / (most - 1)
 
     levels = {width: plan.draft_step_s * share(times.one_lane, width, tree.width) for width in widths}
-    passes = {
-        rows: max(plan.stream_s, plan.compute_s * share(times.one_row, rows, tree.nodes)) for rows in sizes if rows
-    }
+    passes = {rows: max(plan.stream_s, plan.compute_s * share(times.one_row, rows, tree.nodes)) for rows in sizes}
     return Pace(tree, Costs(levels, passes))
 
 

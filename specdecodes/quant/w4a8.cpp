@@ -1,8 +1,9 @@
 // 4-bit weights times activations of 8 bits or less: y = x W^T, W = value(code) * scale + offset.
 //
 // A value is the code itself, or what a table of sixteen numbers of at most 128 has for it. Activations are rounded to
-// 8 bits by group here, or come as levels and steps of the caller's. Values are unsigned and activation levels signed, which is what the processors' byte dot products take, so a group's
-// sum needs no correction: y = sum over groups of step * (scale * sum(code * level) + offset * sum(level)).
+// 8 bits by group here, or come as levels and steps of the caller's. Values are unsigned and activation levels signed,
+// which is what the processors' byte dot products take, so a group's sum needs no correction:
+// y = sum over groups of step * (scale * sum(code * level) + offset * sum(level)).
 // Every variant reads the same layout and sums the same integers; they differ in the order of float sums at most.
 //
 // packed [out / 64][in / 8][4][16][4]: of four blocks of 16 outputs (the last unit may have fewer), for eight inputs at a
