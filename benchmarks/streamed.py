@@ -1,4 +1,4 @@
-"""Plain, classic and SubSpec decoding of one streamed model, alternating, with the disk's own speed beside every arm.
+"""Plain, classic, EAGLE and SubSpec decoding of one streamed model, alternating, the disk's own speed beside every arm.
 
     python benchmarks/streamed.py --model DIR --device-memory 1GB --out assets/results/NAME.json
 
@@ -51,7 +51,8 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a checkpoint folder")
-    parser.add_argument("--draft-model", help="adds the classic arm")
+    parser.add_argument("--draft-model", help="drafts in the arm classic_sd")
+    parser.add_argument("--head", help="the EAGLE head of the arm eagle_sd")
     parser.add_argument("--device-memory", required=True, help="budget of every arm, like 1GB")
     parser.add_argument("--arms", default="vanilla,subspec_sd", help="methods, the first is the baseline")
     parser.add_argument("--rounds", type=int, default=5, help="prompts, each answered by every arm")
@@ -113,10 +114,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def open_arm(arguments: argparse.Namespace, method: str) -> Generator:
     """One arm's generator: the same target, budget and arithmetic for all."""
+    models = {"classic_sd": arguments.draft_model, "eagle_sd": arguments.head}
+    model = models.get(method)
     pipeline = Pipeline(
         method=method,
         target=Target(arguments.model),
-        draft=Draft(model=arguments.draft_model if method == "classic_sd" else None),
+        draft=Draft(model, temperature=1.0) if model else Draft(),
         tree=Tree(arguments.width, arguments.depth, arguments.nodes),
         memory=Memory(device=arguments.device_memory),
         max_length=arguments.max_length,

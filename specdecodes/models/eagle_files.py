@@ -27,6 +27,9 @@ _FIELDS = (
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps"),
     *("vocab_size", "hidden_act", "max_position_embeddings", "draft_vocab_size"),
 )
+_AS_HERE = {"norm_before_residual": False, "norm_output": True, "fc_norm": False}
+"""Fields of later EAGLE-3 variants that change the forward, mostly without a trace among the tensors: what each is in
+ours."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,9 @@ def _fields_of(
     layers = config.get("num_hidden_layers", 1)
     if layers != 1:
         raise CheckpointError(f"{where}: num_hidden_layers is {layers}; an EAGLE head has one layer.")
+    for name, ours in _AS_HERE.items():
+        if config.get(name, ours) != ours:
+            raise CheckpointError(f"{where}: {name} is {config[name]}; heads of that variant are not supported.")
     eagle3 = "draft_vocab_size" in config or any(name.endswith("hidden_norm.weight") for name in tensors)
     fields: dict[str, Any] = {"architecture": EAGLE3 if eagle3 else EAGLE}
     fields |= {name: config[name] for name in _FIELDS if config.get(name) is not None}
@@ -176,9 +182,11 @@ def _fields_of(
 
 
 def _target_layers(config: Mapping[str, Any], target: ModelSpec) -> list[int]:
-    """Which hidden states EAGLE-3 was trained on: what enters layers 2, n/2 and n-3, unless the config lists layers,
-    whose *outputs* are meant."""
+    """Which hidden states EAGLE-3 was trained on: what enters layers 2, n/2 and n-3, unless the config lists layers: in
+    `eagle_config` those whose *outputs* are meant (SpecForge, SGLang), else those that they enter (vLLM)."""
     listed = (config.get("eagle_config") or {}).get("eagle_aux_hidden_state_layer_ids")
     if listed:
         return [index + 1 for index in listed]
+    if entered := config.get("eagle_aux_hidden_state_layer_ids"):
+        return list(entered)
     return [2, target.layers // 2, target.layers - 3]

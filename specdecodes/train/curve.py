@@ -15,6 +15,8 @@ class Board(Protocol):
 
     def add_scalar(self, tag: str, value: float, step: int) -> None: ...
 
+    def flush(self) -> None: ...
+
 
 class Curve:
     """`log.jsonl` and `tensorboard/` in `folder`. Lines behind `step` are dropped: a resumed run writes them again."""
@@ -38,6 +40,7 @@ class Curve:
                     self._board.add_scalar(f"{name}/{place}", part, step)
             else:
                 self._board.add_scalar(name, value, step)
+        self._board.flush()  # its writer is a thread that dies with the process
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:

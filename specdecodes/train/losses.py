@@ -65,11 +65,12 @@ class Losses:
 @dataclass(frozen=True)
 class StepRows:
     """One step of the unrolled head. `out` [B, N, hidden]; `truth` [B, N, hidden]: the target's feature there; `valid`
-    [B, N] bool: rows whose next token is the assistant's."""
+    [B, N] bool: rows whose next token is the assistant's, which `HeadLoss.wanted` has at `place` [B, N] int64."""
 
     out: Tensor
     truth: Tensor
     valid: Tensor
+    place: Tensor
 
 
 class HeadLoss(nn.Module):
@@ -88,9 +89,10 @@ class HeadLoss(nn.Module):
     def forward(self, batch: HeadBatch, noise: Tensor | None = None) -> Losses:
         """The losses of one batch; `noise` [B, T, k hidden] is added to what the head is given of the target."""
         inputs = batch.inputs if noise is None else batch.inputs + noise
+        belief, known = self._belief(self.wanted(batch))
         total, parts = torch.zeros((), device=inputs.device), []
         for step, rows in enumerate(self.unroll(batch, inputs, self.steps)):
-            feature, token = self._step_losses(rows)
+            feature, token = self._step_losses(rows, belief, known)
             parts.append((feature.detach(), token.detach()))
             weight = TOKEN_WEIGHT if self.head.spec.architecture == EAGLE else 1.0
             total = total + STEP_DECAY**step * (feature + weight * token)
@@ -99,10 +101,17 @@ class HeadLoss(nn.Module):
     def unroll(self, batch: HeadBatch, inputs: Tensor, steps: int) -> Iterator[StepRows]:
         """The head's output at each step; row i stands for token i + 1, at later steps for those behind it."""
         rows, state, hidden = batch.tokens.shape[1] - 1, HeadState(), inputs[:, :-1]
+        said = _said(batch.mask)
+        places = said.flatten().cumsum(0).view_as(said) - 1
         for step in range(steps):
             hidden = self.head(F.embedding(_from(batch.tokens, 1 + step, rows), self.embedding), hidden, state)
             valid = _from(batch.mask, 2 + step, rows)
-            yield StepRows(hidden, _from(batch.last, 1 + step, rows), valid)
+            yield StepRows(hidden, _from(batch.last, 1 + step, rows), valid, _from(places, 1 + step, rows))
+
+    @torch.no_grad()
+    def wanted(self, batch: HeadBatch) -> Tensor:
+        """The target's logits [n, vocab] before every token of the assistant's that a row may predict, in order."""
+        return F.linear(batch.last[_said(batch.mask)], self.output).float()
 
     def draft_logits(self, out: Tensor) -> Tensor:
         """What the head makes of its output [..., hidden]: [..., draft vocab], or [..., vocab] of the target's head."""
@@ -110,20 +119,21 @@ class HeadLoss(nn.Module):
             return F.linear(out, self.output)
         return self.head.lm_head(self.head.norm(out))
 
-    def _step_losses(self, rows: StepRows) -> tuple[Tensor, Tensor]:
-        """Means over the valid rows: smooth L1 of the features, and soft cross-entropy in nats."""
-        out, truth = rows.out[rows.valid].float(), rows.truth[rows.valid]
-        with torch.no_grad():
-            wanted = F.linear(truth, self.output).float()
-        guessed = self.draft_logits(out).float()
-        known = torch.ones(out.shape[0], device=out.device)
+    def _belief(self, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """What is learned of the target's logits [n, vocab]: their probabilities over the head's own vocabulary, and
+        [n] 1.0 where the likeliest token is in it. A row whose best token the head does not know teaches nothing."""
         if self.head.spec.architecture == EAGLE:
-            feature = F.smooth_l1_loss(out, truth, reduction="none").mean(-1).sum() / max(out.shape[0], 1)
-        else:  # a row whose best token the head does not know teaches nothing
-            known = self.head.t2d[wanted.argmax(-1)].float()
-            wanted, feature = wanted[:, self.head.t2d], torch.zeros((), device=out.device)
-        nats = -(wanted.softmax(-1) * guessed.log_softmax(-1)).sum(-1)
-        return feature, (nats * known).sum() / max(out.shape[0], 1)
+            return wanted.softmax(-1), torch.ones(wanted.shape[0], device=wanted.device)
+        return wanted[:, self.head.t2d].softmax(-1), self.head.t2d[wanted.argmax(-1)].float()
+
+    def _step_losses(self, rows: StepRows, belief: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Means over the valid rows: smooth L1 of the features, and soft cross-entropy in nats."""
+        out, place = rows.out[rows.valid].float(), rows.place[rows.valid]
+        count, feature = max(out.shape[0], 1), torch.zeros((), device=out.device)
+        if self.head.spec.architecture == EAGLE:
+            feature = F.smooth_l1_loss(out, rows.truth[rows.valid], reduction="none").mean(-1).sum() / count
+        nats = -(belief[place] * self.draft_logits(out).float().log_softmax(-1)).sum(-1)
+        return feature, (nats * known[place]).sum() / count
 
     @torch.no_grad()
     def agreement(self, batch: HeadBatch, depth: int) -> tuple[Tensor, Tensor]:
@@ -134,15 +144,21 @@ class HeadLoss(nn.Module):
         """
         accepted, possible = torch.zeros(depth), torch.zeros(depth)
         chain = reached = torch.ones_like(batch.mask[:, 1:])
+        choices = self.wanted(batch).argmax(-1)
         for step, rows in enumerate(self.unroll(batch, batch.inputs, depth)):
             guess = torch.full_like(rows.valid, -1, dtype=torch.int64)
             best = self.draft_logits(rows.out[rows.valid]).argmax(-1)
             guess[rows.valid] = best if self.head.spec.architecture == EAGLE else best + self.head.d2t[best]
             choice = torch.full_like(guess, -2)
-            choice[rows.valid] = F.linear(rows.truth[rows.valid], self.output).argmax(-1)
+            choice[rows.valid] = choices[rows.place[rows.valid]]
             chain, reached = chain & (guess == choice), reached & rows.valid
             accepted[step], possible[step] = chain.sum(), reached.sum()
         return accepted, possible
+
+
+def _said(mask: Tensor) -> Tensor:
+    """Positions [B, T] whose next token is the assistant's, but for the first, for which no row stands."""
+    return F.pad(mask[:, 2:], (1, 1))
 
 
 def _from(rows: Tensor, start: int, count: int) -> Tensor:

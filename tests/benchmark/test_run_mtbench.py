@@ -10,6 +10,7 @@ from specdecodes.benchmark import run_mtbench
 from specdecodes.benchmark.results import find_results
 from specdecodes.benchmark.run_mtbench import main, parser, pipeline_of
 from specdecodes.errors import ConfigError
+from tests.heads import head_beside
 
 
 def pipeline(*words):
@@ -63,3 +64,20 @@ def test_it_answers_logs_and_goes_on_from_what_is_there(tiny_checkpoint, tmp_pat
     with pytest.raises(SystemExit) as left:
         main(words)
     assert left.value.code == 2 and "LOGLEVEL is 'LOUD'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("untimed")
+@pytest.mark.parametrize("mode", ["sd-classic", "sd-eagle", "subspec"])
+def test_every_mode_answers_sampled_questions(mode, tiny_checkpoint, tmp_path):
+    (tmp_path / "mt-bench").mkdir()
+    row = {"question_id": 8, "category": "test", "turns": ["w5 w8", "w7"]}
+    (tmp_path / "mt-bench" / "question.jsonl").write_text(json.dumps(row) + "\n")
+    target = tiny_checkpoint()
+    words = ["-llm", str(target), "--mode", mode, "--dtype", "float32", "--max-new-tokens", "6", "--eager"]
+    words += ["--do-sample", "--temp", "1.0", "--data-dir", str(tmp_path), "--out-dir", str(tmp_path / "out")]
+    drafts = {"sd-classic": target, "sd-eagle": head_beside(target, "eagle")}
+    with pytest.raises(SystemExit) as left:
+        main([*words, *(("-ssm", str(drafts[mode])) if mode in drafts else ())])
+    assert left.value.code == 0
+    summary = json.loads((tmp_path / "out" / "mt-bench" / "summary.json").read_text())
+    assert (summary["method"], summary["samples"]) == (run_mtbench.METHODS_OF[mode], 1) and summary["rounds"] > 0

@@ -59,9 +59,14 @@ LAYOUTS: dict[str, tuple[str, bool, dict[str, Any], dict[str, Any], bool]] = {
     "yuhuili/EAGLE-Qwen2-7B-Instruct": (
         "eagle", True, {"fusion_bias": True, "attention_bias": True}, {"qkv_bias": True, "bias": True}, False,
     ),
-    "leptonai/EAGLE-Qwen2.5-7B-Instruct": (
-        "eagle", False, {"fusion_bias": True, "num_key_value_heads": 4}, {"architectures": ["Qwen2ForCausalLM"]}, True,
+    "leptonai/EAGLE-Qwen2.5-7B-Instruct": (  # no grouped heads, though its target has some
+        "eagle",
+        True,
+        {"fusion_bias": True, "attention_bias": True, "num_key_value_heads": 4},
+        {"architectures": ["Qwen2ForCausalLM"]},
+        True,
     ),
+    "heads trained since": ("eagle", False, {}, {"bias": False}, False),
     "yuhuili/EAGLE3-LLaMA3.1-Instruct-8B": ("eagle3", True, {"target_layers": [2, 4, 5]}, {}, False),
     "eagle3-whole": ("eagle3", False, {"draft_vocab_size": 97, "target_layers": [2, 4, 5]}, {}, False),
 }  # fmt: skip
@@ -95,9 +100,15 @@ def test_rope_without_a_base_is_that_of_the_published_code(target, tmp_path):
     assert open_head(str(folder), spec_of(target)).spec.layer.inv_freq == spec.layer.inv_freq
 
 
-def test_layers_that_a_config_lists_are_taken_by_their_outputs(target, tmp_path):
-    listed = {"eagle_aux_hidden_state_layer_ids": [0, 3, 6]}
-    folder, _, _ = published(tmp_path / "head", target, "yuhuili/EAGLE3-LLaMA3.1-Instruct-8B", eagle_config=listed)
+@pytest.mark.parametrize(
+    "listed",
+    [
+        {"eagle_config": {"eagle_aux_hidden_state_layer_ids": [0, 3, 6]}},  # their outputs are meant
+        {"eagle_aux_hidden_state_layer_ids": [1, 4, 7]},  # what enters them
+    ],
+)
+def test_the_layers_that_a_config_lists(listed, target, tmp_path):
+    folder, _, _ = published(tmp_path / "head", target, "yuhuili/EAGLE3-LLaMA3.1-Instruct-8B", **listed)
     assert open_head(str(folder), spec_of(target)).spec.target_layers == (1, 4, 7)
 
 
@@ -127,6 +138,8 @@ EAGLE, EAGLE3 = "yuhuili/EAGLE-LLaMA3.1-Instruct-8B", "yuhuili/EAGLE3-LLaMA3.1-I
         (EAGLE3, setting("d2t", torch.zeros(61)), {}, r"d2t .* is torch\.float32"),
         (EAGLE, lambda tensors: None, {"num_hidden_layers": 2}, "num_hidden_layers is 2"),
         (EAGLE, lambda tensors: None, {"hidden_size": 128}, "hidden_size is 128"),
+        (EAGLE3, lambda tensors: None, {"norm_before_residual": True}, "norm_before_residual is True"),
+        (EAGLE3, lambda tensors: None, {"norm_output": False}, "norm_output is False"),
         (EAGLE, lambda tensors: None, {"intermediate_size": 96}, r"mlp\.gate_proj\.weight .*\[128, 64\].*\[96, 64\]"),
         (EAGLE, setting("note", "hello"), {}, "other than named tensors"),
         (EAGLE, setting("fc.weight", Path("a class")), {}, "nothing else"),

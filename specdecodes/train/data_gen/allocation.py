@@ -2,8 +2,9 @@
 
     python -m specdecodes.train.data_gen.allocation --outdir DIR --target MODEL --data FILE-OR-HUB-ID
 
-Several processes share the work with `--shard i/n`; under `accelerate launch` (or torchrun) each takes its share and
-its GPU by its rank. The same command goes on where it was stopped. The target may be larger than the memory: with
+Without `--target` it is the demo model, and without `--data` the target answers prompts of ours first. Several
+processes share the work with `--shard i/n`; under `accelerate launch` (or torchrun) each takes its share and its GPU by
+its rank. The same command goes on where it was stopped. The target may be larger than the memory: with
 `--device-memory` its layers are streamed, once for every `--pack-tokens` tokens of conversations.
 """
 
@@ -198,7 +199,9 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--outdir", type=Path, required=True, help="folder of the shards")
     options.add_argument("--target", default=Allocation.target, help="hub id or folder (default: the demo model)")
-    options.add_argument("--data", required=True, help=".json (ShareGPT), .jsonl (messages) or .txt, or a hub id")
+    options.add_argument(
+        "--data", help=".json (ShareGPT), .jsonl (messages) or .txt, hub id (default: its own answers)"
+    )
     options.add_argument("--split", default=Allocation.split, help="split of a hub dataset")
     options.add_argument("--architecture", default=EAGLE, choices=ARCHITECTURES, help="of the head to be trained")
     options.add_argument(
@@ -215,12 +218,28 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
+def own_answers(outdir: Path, target: str, share: Share) -> str:
+    """Conversations in `outdir` that the target had with prompts of ours; it answers those that are missing."""
+    from specdecodes.train.data_gen.answers import AnswerPlan, write_answers
+
+    plan = AnswerPlan(outdir / "chats.jsonl", target)
+    if share.count > 1 and not plan.out.exists():
+        raise ConfigError(
+            "several processes cannot answer together: run python -m specdecodes.train.data_gen.answers --out "
+            f"{plan.out} --target {target} once, then this with --data {plan.out}."
+        )
+    if share.count == 1:
+        write_answers(plan)
+    return str(plan.out)
+
+
 def main() -> None:
     """Read the command line and write the shards."""
     given = vars(parser().parse_args())
     try:
         share, device = launched_share(given.pop("shard"))
         given["target_layers"] = tuple(given["target_layers"])
+        given["data"] = given["data"] or own_answers(given["outdir"], given["target"], share)
         for name, count in run(Allocation(**given, share=share, device=device)).items():
             print(f"{count:10,d}  {name}")
     except SpecDecodesError as error:

@@ -58,7 +58,7 @@ def conversation_of(row: Any) -> Conversation | BadRow:
     """One parsed row as a conversation.
 
     `conversations` (from, value) and `messages` (role, content) are chats, either key with either pair of fields;
-    `text` is plain text. What an assistant says before anyone asked is dropped: no prompt would bring it about.
+    `text` is plain text. What an assistant says before any user is dropped: no prompt would bring it about.
     """
     if not isinstance(row, Mapping):
         return BadRow("no object")
@@ -68,15 +68,18 @@ def conversation_of(row: Any) -> Conversation | BadRow:
     if not isinstance(turns, list) or not turns:
         return BadRow("no messages")
     messages: list[Message] = []
+    asked = False
     for turn in turns:
         if not isinstance(turn, Mapping):
             return BadRow("a turn that is no object")
-        role, content = ROLES.get(str(turn.get("role", turn.get("from")))), turn.get("content", turn.get("value"))
+        role = ROLES.get(str(turn.get("role", turn.get("from"))).lower())
+        content = turn.get("content", turn.get("value"))
         if role is None:
             return BadRow("an unknown role")
         if not isinstance(content, str) or not content.strip():
             return BadRow("an empty turn")
-        if messages or role != "assistant":
+        asked = asked or role == "user"
+        if asked or role != "assistant":
             messages.append({"role": role, "content": content})
     return messages if any(m["role"] == "assistant" for m in messages) else BadRow("no answer")
 

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from specdecodes.errors import ConfigError
-from specdecodes.train.data_gen import allocation
-from specdecodes.train.data_gen.allocation import Allocation, default_layers, launched_share, run
+from specdecodes.train.data_gen import allocation, answers
+from specdecodes.train.data_gen.allocation import Allocation, default_layers, launched_share, own_answers, run
 from specdecodes.train.data_gen.conversations import BadRow, conversation_of, read_conversations
 from specdecodes.train.data_gen.shards import Share, StoredConversations
 
@@ -145,6 +145,9 @@ def test_sharegpt_messages_and_text_are_read(tmp_path):
     first, *bad = read_conversations(str(tmp_path / "a.json"))
     assert first == [{"role": "user", "content": "w2"}, {"role": "assistant", "content": "w3"}]
     assert bad == [BadRow("no answer"), BadRow("no object")]
+    told = [{"from": "system", "value": "w9"}, *chat]  # what comes before the question is not answered
+    assert conversation_of({"conversations": told}) == [{"role": "system", "content": "w9"}, *first]
+    assert conversation_of({"messages": [{"from": "USER", "value": "w2"}, {"from": "GPT", "value": "w3"}]}) == first
     (tmp_path / "b.txt").write_text("one\n\ntwo " + "words " * 1200 + "\n\nthree")
     assert [text[:3] for text in read_conversations(str(tmp_path / "b.txt"))] == ["one", "thr"]
     assert conversation_of({"messages": [{"role": "judge", "content": "w"}]}) == BadRow("an unknown role")
@@ -155,3 +158,13 @@ def test_sharegpt_messages_and_text_are_read(tmp_path):
 def test_the_published_layers_where_the_target_has_them():
     assert default_layers(32) == (2, 16, 29)
     assert default_layers(6) == (1, 3, 5)
+
+
+def test_without_data_the_target_answers_first(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(answers, "write_answers", made.append)
+    assert own_answers(tmp_path, "org/model", Share()) == str(tmp_path / "chats.jsonl")
+    assert (made[0].out, made[0].target) == (tmp_path / "chats.jsonl", "org/model")
+    with pytest.raises(ConfigError, match=r"data_gen\.answers --out .*chats\.jsonl --target org/model"):
+        own_answers(tmp_path, "org/model", Share(0, 2))
+    assert len(made) == 1
