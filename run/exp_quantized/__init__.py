@@ -1,1 +1,1 @@
-"""Targets that come quantized: plain decoding of each format, for other methods to be measured against."""
+"""Targets that come quantized: plain decoding of each format, and who drafts for it."""

@@ -2,4 +2,4 @@
 
 from run.exp_quantized.families import LLAMA3_70B, baseline
 
-pipeline = baseline(LLAMA3_70B["w4a16"], "48GiB")
+pipeline = baseline(LLAMA3_70B["w4a16"])

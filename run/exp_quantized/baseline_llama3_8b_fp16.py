@@ -2,4 +2,4 @@
 
 from run.exp_quantized.families import LLAMA3_8B, baseline
 
-pipeline = baseline(LLAMA3_8B["fp16"], "24GiB")
+pipeline = baseline(LLAMA3_8B["fp16"])

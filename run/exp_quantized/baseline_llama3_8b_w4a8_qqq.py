@@ -2,4 +2,4 @@
 
 from run.exp_quantized.families import LLAMA3_8B, baseline
 
-pipeline = baseline(LLAMA3_8B["w4a8_qqq"], "16GiB")
+pipeline = baseline(LLAMA3_8B["w4a8_qqq"])

@@ -1,29 +1,91 @@
-"""Llama 3 in the formats that speculative decoding of quantized models is measured on.
+"""Llama 3 in the formats that speculative decoding of quantized models is measured on, and who drafts for it.
 
-The checkpoints are their makers' own; `--model` names another of the same model. Settings are those of such
-measurements: greedy, 2048 tokens, trees of 60 nodes at most.
+The checkpoints are their makers' own; `--model` and `--draft-model` name others of the same model. Settings are those
+of such measurements (SpecMQuant's): greedy, 2048 tokens; a head's trees of six levels and 60 nodes for the 8B model, of
+three and 24 for the 70B one; a small model in 4 bits drafts chains of six. All methods of a model verify at one width,
+since in exact mode that decides the arithmetic.
+
+QoQ's checkpoints are rotated (and say too little in config.json, see `quant.checkpoints.qoq`), QQQ's if its tool was
+asked for it. A head for such a target is converted once, by `run-convert-eagle HEAD OUT --rotation
+meta-llama/Meta-Llama-3-8B-Instruct` with the pipeline's own target; here OUT is the folder `heads/llama3_8b_w4a8_qoq`
+of the clone.
 """
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from specdecodes.config import Memory, Pipeline, Target, Tree
+from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
+from specdecodes.sampling import SamplingParams
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+ROOT = Path(__file__).resolve().parents[2]
+ASSETS, HEADS = ROOT / "assets", ROOT / "heads"
+HEAD_8B = "yuhuili/EAGLE-LLaMA3-Instruct-8B"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A target in one precision with its budget, its EAGLE head, and the small model that drafts in 4 bits."""
+
+    target: Target
+    device_memory: str
+    head: str
+    draft: Draft
+    tree: Tree = Tree(width=10, depth=6, nodes=60)
+    sampling: SamplingParams = SamplingParams()
+
+
+def _llama3_8b(model: str, device_memory: str, head: str | Path = HEAD_8B) -> Subject:
+    draft = Draft("meta-llama/Llama-3.2-1B-Instruct", quant="hqq4", temperature=1.0)
+    return Subject(Target(model), device_memory, str(head), draft)
+
 
 LLAMA3_8B = {
-    "fp16": "meta-llama/Meta-Llama-3-8B-Instruct",
-    "w4a16": "TechxGenus/Meta-Llama-3-8B-Instruct-GPTQ",
-    "w4a8_qqq": "HandH1998/QQQ-Llama-3-8b",
-    "w4a8_qqq_g128": "HandH1998/QQQ-Llama-3-8b-g128",
-    "w4a8_qoq": "mit-han-lab/Llama-3-8B-Instruct-QServe",
-    "w4a8_qoq_g128": "mit-han-lab/Llama-3-8B-Instruct-QServe-g128",
-    "w8a8": "neuralmagic/Meta-Llama-3-8B-Instruct-quantized.w8a8",
+    "fp16": _llama3_8b("meta-llama/Meta-Llama-3-8B-Instruct", "24GiB"),
+    "w4a16": _llama3_8b("TechxGenus/Meta-Llama-3-8B-Instruct-GPTQ", "8GiB"),
+    "w4a8_qqq": _llama3_8b("HandH1998/QQQ-Llama-3-8b", "16GiB"),
+    "w4a8_qqq_g128": _llama3_8b("HandH1998/QQQ-Llama-3-8b-g128", "16GiB"),
+    "w4a8_qoq": _llama3_8b("mit-han-lab/Llama-3-8B-Instruct-QServe", "16GiB", HEADS / "llama3_8b_w4a8_qoq"),
+    "w4a8_qoq_g128": _llama3_8b(
+        "mit-han-lab/Llama-3-8B-Instruct-QServe-g128", "16GiB", HEADS / "llama3_8b_w4a8_qoq_g128"
+    ),
+    "w8a8": _llama3_8b("neuralmagic/Meta-Llama-3-8B-Instruct-quantized.w8a8", "16GiB"),
 }
-LLAMA3_70B = {"w4a16": "TechxGenus/Meta-Llama-3-70B-Instruct-GPTQ"}
-DEMO = {"w4a16": str(ASSETS / "demo-w4a16")}  # benchmarks/quantize_demo.py writes it
+LLAMA3_70B = {
+    "w4a16": Subject(
+        Target("TechxGenus/Meta-Llama-3-70B-Instruct-GPTQ"),
+        "48GiB",
+        "yuhuili/EAGLE-LLaMA3-Instruct-70B",
+        Draft(LLAMA3_8B["w4a16"].target.model, temperature=1.0),
+        Tree(width=10, depth=3, nodes=24),
+    )
+}
+DEMO = Subject(
+    Target(str(ASSETS / "demo"), quant="hqq4"),  # in 4 bits when it is first run, and from the cache then
+    "512MiB",
+    str(ASSETS / "demo-eagle"),
+    Draft(str(ASSETS / "demo-draft"), quant="hqq4", temperature=1.0),
+    sampling=SamplingParams(repetition_penalty=1.2),  # a model this small falls into loops without one
+)
 
 
-def baseline(model: str, device_memory: str) -> Pipeline:
+def baseline(subject: Subject) -> Pipeline:
     """Plain decoding of a checkpoint in its own precision."""
-    tree = Tree(width=10, depth=6, nodes=60)
-    return Pipeline(method="vanilla", target=Target(model), tree=tree, memory=Memory(device=device_memory), warmup=3)
+    return Pipeline(
+        method="vanilla",
+        target=subject.target,
+        tree=subject.tree,
+        memory=Memory(device=subject.device_memory),
+        sampling=subject.sampling,
+        warmup=3,
+    )
+
+
+def eagle(subject: Subject) -> Pipeline:
+    """A head on the target's hidden states drafts trees."""
+    return replace(baseline(subject), method="eagle_sd", draft=Draft(subject.head, temperature=1.0))
+
+
+def spec(subject: Subject) -> Pipeline:
+    """A small model in 4 bits drafts chains of six."""
+    chain = replace(subject.tree, width=1, depth=6)
+    return replace(baseline(subject), method="classic_sd", draft=subject.draft, tree=chain)

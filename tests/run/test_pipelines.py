@@ -17,21 +17,27 @@ METHODS = ("vanilla", "ngram_sd", "classic_sd", "subspec_sd")
 SHARED = {f"run.exp_shared.{name}" for name in ("share_sd_demo", "share_sd_llama2_7b", "qspec_demo", "qspec_llama_8b")}
 MODELS = ("demo", "llama_8b", "qwen_7b", "qwen_14b", "qwen_32b")
 EAGLE_MODELS = ("demo", "llama_8b", "qwen_7b")  # those that have a head
+FORMS = ("fp16", "w4a16", "w4a8_qqq", "w4a8_qqq_g128", "w4a8_qoq", "w4a8_qoq_g128", "w8a8")
+SUBJECTS = (*(f"llama3_8b_{form}" for form in FORMS), "llama3_70b_w4a16", "demo")
+QUANTIZED = {"baseline": "vanilla", "eagle": "eagle_sd", "spec": "classic_sd"}
 
 
 def test_all_published_experiments_are_there():
     offloading = {f"{method}_{model}" for method in (*METHODS, "subspec_sd_higgs") for model in MODELS}
     offloading |= {f"eagle_sd_{model}" for model in EAGLE_MODELS}
     assert {f"run.exp_offloading.{name}" for name in offloading} | SHARED <= set(pipelines.shipped())
-    forms = ("fp16", "w4a16", "w4a8_qqq", "w4a8_qqq_g128", "w4a8_qoq", "w4a8_qoq_g128", "w8a8")
-    baselines = {f"llama3_8b_{form}" for form in forms} | {"llama3_70b_w4a16", "demo_w4a16"}
-    assert {f"run.exp_quantized.baseline_{name}" for name in baselines} <= set(pipelines.shipped())
+    quantized = {f"run.exp_quantized.{method}_{subject}" for method in QUANTIZED for subject in SUBJECTS}
+    assert quantized <= set(pipelines.shipped())
 
 
 @pytest.mark.parametrize("name", pipelines.shipped())
 def test_a_pipeline_is_what_its_name_says(name: str):
     pipeline = pipelines.load(name)
-    assert name.rpartition(".")[2].startswith("baseline" if ".exp_quantized." in name else pipeline.method)
+    folder, short = name.split(".")[1:]
+    if folder == "exp_quantized":
+        assert QUANTIZED[short.partition("_")[0]] == pipeline.method
+    else:
+        assert short.startswith(pipeline.method)
     assert (pipeline.draft.model is not None) == (pipeline.method in ("classic_sd", "eagle_sd"))
     assert pipeline.memory.device_bytes
     assert pipeline.target.dtype == "auto"
@@ -44,6 +50,23 @@ def test_methods_are_compared_on_one_target_and_one_budget(model: str):
     rivals = [pipelines.load(f"run.exp_offloading.{method}_{model}") for method in methods]
     assert len({(p.target, p.memory, p.max_length, p.sampling, p.seed) for p in rivals}) == 1
     assert len({p.tree.nodes for p in rivals}) == 1, "exact mode computes every pass at this width"
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_methods_are_compared_on_one_quantized_target_and_one_budget(subject: str):
+    rivals = [pipelines.load(f"run.exp_quantized.{method}_{subject}") for method in QUANTIZED]
+    assert len({(p.target, p.memory, p.max_length, p.sampling, p.seed, p.warmup) for p in rivals}) == 1
+    assert len({p.tree.nodes for p in rivals}) == 1
+
+
+def test_published_settings_of_quantized_targets():
+    eagle, small = (pipelines.load(f"run.exp_quantized.{kind}_llama3_8b_w4a8_qqq").tree for kind in ("eagle", "spec"))
+    assert (eagle.width, eagle.depth, eagle.nodes) == (10, 6, 60) and (small.width, small.depth) == (1, 6)
+    large = pipelines.load("run.exp_quantized.eagle_llama3_70b_w4a16")
+    assert (large.tree.width, large.tree.depth, large.tree.nodes) == (10, 3, 24)
+    assert large.draft.model == "yuhuili/EAGLE-LLaMA3-Instruct-70B"
+    draft = pipelines.load("run.exp_quantized.spec_llama3_70b_w4a16").draft
+    assert draft.model == pipelines.load("run.exp_quantized.baseline_llama3_8b_w4a16").target.model
 
 
 def test_published_settings():
@@ -91,6 +114,15 @@ def test_a_name_that_means_nothing_is_refused_with_the_list(name: str):
 def test_a_module_without_a_pipeline_is_refused():
     with pytest.raises(ConfigError, match="no Pipeline called 'pipeline'"):
         pipelines.load("run.exp_offloading.families")
+
+
+@pytest.mark.parametrize("method", QUANTIZED)
+def test_a_quantized_demo_is_resident_within_its_budget(method: str, untimed: None):
+    from specdecodes.methods import plan_for
+
+    placement = plan_for(pipelines.load(f"run.exp_quantized.{method}_demo"))
+    assert not placement.streamed
+    assert sum(placement.device_bytes.values()) <= placement.budgets.device
 
 
 @pytest.mark.parametrize("method", (*METHODS, "eagle_sd"))

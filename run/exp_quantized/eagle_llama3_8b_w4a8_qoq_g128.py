@@ -1,0 +1,5 @@
+"""Llama-3-8B-Instruct in 4 bits with 8-bit activations (QoQ), groups of 128, drafted by an EAGLE head."""
+
+from run.exp_quantized.families import LLAMA3_8B, eagle
+
+pipeline = eagle(LLAMA3_8B["w4a8_qoq_g128"])

@@ -1,0 +1,5 @@
+"""Llama-3-8B-Instruct in 4 bits with 8-bit activations (QQQ), a scale a channel, drafted by a 1B model in 4 bits."""
+
+from run.exp_quantized.families import LLAMA3_8B, spec
+
+pipeline = spec(LLAMA3_8B["w4a8_qqq"])
