@@ -25,6 +25,7 @@ from specdecodes.quant.spec import Scheme
 
 FORMATS = ("pack-quantized", "int-quantized", "float-quantized")
 STRATEGIES = {"pack-quantized": ("channel", "group")}
+FUSED = ("weight_input", "weight_output")
 _PLAIN = ("tensor", "channel", "group")
 _INPUTS = {
     ("int", True): "int8-full",
@@ -47,7 +48,8 @@ class CompressedTensorsLayout:
 
     @classmethod
     def of(cls, fields: Fields) -> CompressedTensorsLayout:
-        fields.unset("kv_cache_scheme", "transform_config")
+        fields.unset("kv_cache_scheme")
+        _check_transforms(fields)
         if fields.values.get("sparsity_config"):
             fields.section("sparsity_config").one_of("format", ("dense",), "dense")
         groups = fields.section("config_groups")
@@ -150,3 +152,13 @@ def _activations(one: Fields) -> str:
     dynamic = inputs.one_of("dynamic", (True, False), False)
     inputs.one_of("strategy", ("token",) if dynamic else ("tensor",))
     return _INPUTS[inputs.one_of("type", ("int", "float"), "int"), dynamic]
+
+
+def _check_transforms(fields: Fields) -> None:
+    """Rotations that are in the weights (SpinQuant's R1 and R2) ask for nothing; those of inputs are refused."""
+    if not fields.values.get("transform_config"):
+        return
+    groups = fields.section("transform_config").section("config_groups")
+    for name in groups.values:
+        for applied in groups.section(name).values.get("apply", ()):
+            Fields(applied, f"{groups.at}.{name}.apply").one_of("location", FUSED)

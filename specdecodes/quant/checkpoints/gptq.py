@@ -33,7 +33,7 @@ class GptqLayout:
 
     @classmethod
     def of(cls, fields: Fields) -> GptqLayout:
-        fields.unset("dynamic", "is_marlin_format", "lm_head")
+        fields.unset("dynamic", "is_marlin_format", "lm_head", "rotation")  # the last one turns inputs of down_proj
         version = fields.one_of("checkpoint_format", ("gptq", "gptq_v2"), "gptq")
         fields.one_of("pack_dtype", ("int32",), "int32")
         return cls(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,6 +128,12 @@ def test_a_scale_that_the_fast_kernel_cannot_hold_is_refused():
         linear_of(scheme, codes)
 
 
+def spinquant(*locations: str) -> dict[str, Any]:
+    """The part of a config that llm-compressor's SpinQuantModifier writes."""
+    applied = [{"targets": ["re:.*down_proj$"], "location": location, "inverse": False} for location in locations]
+    return {"transform_config": {"config_groups": {"R4": {"type": "hadamard", "apply": applied}}}}
+
+
 @pytest.mark.parametrize(
     ("config", "field"),
     [
@@ -139,6 +146,8 @@ def test_a_scale_that_the_fast_kernel_cannot_hold_is_refused():
         (gptq()[0] | {"checkpoint_format": "marlin"}, "quantization_config.checkpoint_format"),
         (gptq()[0] | {"dynamic": {"-:down": {}}}, "quantization_config.dynamic"),
         (gptq()[0] | {"lm_head": True}, "quantization_config.lm_head"),
+        (gptq()[0] | {"rotation": "hadamard"}, "quantization_config.rotation"),
+        (ct_packed()[0] | spinquant("weight_output", "input"), "transform_config.config_groups.R4.apply.location"),
         (ct_packed()[0] | {"sparsity_config": {"format": "sparse-24"}}, "quantization_config.sparsity_config.format"),
         (awq()[0] | {"version": "gemv"}, "quantization_config.version"),
         (awq()[0] | {"zero_point": False}, "quantization_config.zero_point"),
@@ -154,6 +163,13 @@ def test_what_is_not_understood_is_refused_by_the_name_of_its_field(config, fiel
     with pytest.raises(CheckpointError) as refused:
         find_layout({"quantization_config": config})
     assert field in str(refused.value)
+
+
+def test_rotations_that_are_in_the_weights_already_ask_for_nothing():
+    plain = ct_packed()[0]
+    assert find_layout({"quantization_config": plain | spinquant("weight_output", "weight_input")}) == find_layout(
+        {"quantization_config": plain}
+    )
 
 
 def test_a_config_without_quantization_has_no_layout():
