@@ -4,6 +4,9 @@ EAGLE-1/2 (Li et al. 2024) fuse the embedding of the next token with the target'
 without its first norm, and ask the target's own head. EAGLE-3 (Li et al. 2025) fuses the hidden states of three of the
 target's layers, gives the layer embedding and feature side by side, and has a head of its own over a reduced
 vocabulary. Beyond the target's rows both go on with what they computed themselves in place of the target's feature.
+
+A head for a rotated target (see `rotation`) thinks in the basis of the model that it was trained on: it keeps that
+model's embedding, and of EAGLE-1/2 the head, and what the target said is turned back before it is seen.
 """
 
 from __future__ import annotations
@@ -35,13 +38,15 @@ _SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "rms_norm_e
 class EagleSpec:
     """A head's shapes. `layer`: its decoder layer, with the target's vocabulary. `target_layers`: the target's hidden
     states that it is given, each by the number of layers before it: i is what enters layer i, and the number of all
-    layers is what leaves the last one, before the final norm."""
+    layers is what leaves the last one, before the final norm. `rotated`: the target is, and not the model that the head
+    was trained on."""
 
     architecture: str
     layer: ModelSpec
     draft_vocab_size: int
     target_layers: tuple[int, ...]
     fusion_bias: bool
+    rotated: bool = False
 
     @classmethod
     def of(cls, fields: Mapping[str, Any], target: ModelSpec, where: str = "config.json") -> EagleSpec:
@@ -66,7 +71,8 @@ class EagleSpec:
             raise CheckpointError(
                 f"{where}: draft_vocab_size is {draft_vocab}; the target has {target.vocab_size} tokens."
             )
-        return cls(architecture, layer, draft_vocab, layers, bool(fields.get("fusion_bias")))
+        fusion_bias, rotated = bool(fields.get("fusion_bias")), bool(fields.get("rotated"))
+        return cls(architecture, layer, draft_vocab, layers, fusion_bias, rotated)
 
     @property
     def drafting(self) -> ModelSpec:
@@ -86,9 +92,19 @@ class EagleSpec:
             layer["hidden_norm.weight"] = (hidden,)
             shapes |= {"norm.weight": (hidden,), "lm_head.weight": (self.draft_vocab_size, hidden)}
             shapes |= {"d2t": (self.draft_vocab_size,), "t2d": (self.layer.vocab_size,)}
+        if self.rotated:
+            shapes |= self._kept()
         if self.fusion_bias:
             shapes["fusion.bias"] = (hidden,)
         return shapes | {LAYER + name: shape for name, shape in layer.items()}
+
+    def _kept(self) -> dict[str, tuple[int, ...]]:
+        """What a head for a rotated target keeps of the original model, and the way back there from the target's final
+        norm; the three hidden states of EAGLE-3 are turned back by its fusion."""
+        hidden, table = self.layer.hidden_size, (self.layer.vocab_size, self.layer.hidden_size)
+        if self.architecture == EAGLE3:
+            return {"embed_tokens.weight": table}
+        return {"embed_tokens.weight": table, "lm_head.weight": table, "rotation.weight": (hidden, hidden)}
 
     def elements(self) -> int:
         """Weights of the head's own."""
@@ -166,16 +182,20 @@ class ReducedLinear(Linear):
 
 class EagleHead(Decoder):
     """A decoder of one layer that takes a feature with every token; embedding and, for EAGLE-1/2, head and last norm
-    are the target's own, shared, so load those first."""
+    are the target's own, shared, so load those first. Of a rotated target it shares the norm alone."""
 
     def __init__(self, spec: EagleSpec, target: Decoder) -> None:
         nn.Module.__init__(self)
         self.spec, self.dtype, self.architecture = spec.layer, target.dtype, spec.architecture
         self.register_buffer("embedding", target.embedding)
         hidden = spec.layer.hidden_size
+        self.rotation: Linear | None = None
         if spec.architecture == EAGLE:
             self.layers = nn.ModuleList([FusedLayer(spec, target.dtype)])
             self.entry, self.norm, self.head = target.norm, nn.Identity(), target.head
+            if spec.rotated:
+                self.rotation = Linear(hidden, hidden, False, target.dtype)
+                self.head = Linear(spec.layer.vocab_size, hidden, False, target.dtype)
         else:
             self.layers = nn.ModuleList([PairedLayer(spec, target.dtype)])
             self.entry = Linear(hidden, len(spec.target_layers) * hidden, spec.fusion_bias, target.dtype)
@@ -184,7 +204,8 @@ class EagleHead(Decoder):
 
     def features(self, states: Tensor) -> Tensor:
         """The target's hidden states of `target_layers`, side by side [..., k hidden] -> features [..., hidden]."""
-        return self.entry(states)
+        seen = self.entry(states)
+        return seen if self.rotation is None else self.rotation(seen)
 
     def embed(self, tokens: Tensor, features: Tensor | None = None) -> Tensor:
         """Ids [B, M], and for each the feature of the token before it [B, M, hidden]: -> [B, M, 2 hidden]."""
@@ -198,8 +219,12 @@ class EagleHead(Decoder):
         weights |= {name: tensor.to(self.dtype) for name, tensor in weights.items() if name not in MAPS}
         layer.put({name.removeprefix(LAYER): tensor for name, tensor in weights.items() if name.startswith(LAYER)})
         fusion = {name: tensor for name, tensor in weights.items() if name.startswith("fusion.")}
+        if "embed_tokens.weight" in weights:
+            self.embedding = weights["embed_tokens.weight"]
         if self.architecture == EAGLE:
             layer.put(fusion)
+            if self.rotation is not None:
+                self.rotation.weight, self.head.weight = weights["rotation.weight"], weights["lm_head.weight"]
             return
         for name, tensor in fusion.items():
             setattr(self.entry, name.removeprefix("fusion."), tensor)

@@ -23,6 +23,7 @@ from specdecodes.offload.store import SINGLE, load_tensor, read_index
 BIN = "pytorch_model.bin"
 _FILES = ("*.safetensors", "*.safetensors.index.json", BIN, "config.json")
 _SHARED = "embed_tokens.weight"  # the target's own, which published files may repeat
+_TURNED = "rms_norm_rotation.weight"  # of a head that SpecMQuant has converted for a rotated target
 _FIELDS = (
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps"),
     *("vocab_size", "hidden_act", "max_position_embeddings", "draft_vocab_size"),
@@ -120,13 +121,16 @@ def _open_own(folder: Path, fields: dict[str, Any], target: ModelSpec) -> HeadFi
 
 
 def _open_published(folder: Path, config: dict[str, Any], target: ModelSpec) -> HeadFiles:
-    """The layouts of yuhuili/EAGLE-*, yuhuili/EAGLE3-* and those trained with the same code."""
+    """The layouts of yuhuili/EAGLE-*, yuhuili/EAGLE3-* and those trained with the same code; and of YudiZh/EAGLE-*,
+    EAGLE-1/2 heads converted for rotated targets."""
     where, tensors = _published_tensors(folder)
     fields = _fields_of(config, tensors, target, folder / "config.json")
     spec = EagleSpec.of(fields, target, str(folder / "config.json"))
     prefix = "midlayer." if any(name.startswith("midlayer.") for name in tensors) else LAYER
     theirs = {name: name.replace("fusion.", "fc.").replace(LAYER, prefix) for name in spec.tensors()}
-    if _SHARED in tensors:
+    if spec.rotated:
+        theirs["rotation.weight"] = _TURNED
+    elif _SHARED in tensors:
         check_tensors({_SHARED: (target.vocab_size, target.hidden_size)}, {_SHARED: tensors.pop(_SHARED)}, where)
     if spec.draft_vocab_size == target.vocab_size and spec.architecture == EAGLE3 and not tensors.keys() & set(MAPS):
         tensors["d2t"] = torch.zeros(target.vocab_size, dtype=torch.int64)  # a whole vocabulary needs no map
@@ -175,6 +179,8 @@ def _fields_of(
     biased = any(name.endswith("self_attn.q_proj.bias") for name in tensors)
     fields["attention_bias"] = config.get("qkv_bias", biased)
     fields["fusion_bias"] = "fc.bias" in tensors if eagle3 else config.get("bias", "fc.bias" in tensors)
+    if _TURNED in tensors:
+        fields["rotated"] = True
     if eagle3:
         fields["target_layers"] = _target_layers(config, target)
         fields.setdefault("draft_vocab_size", target.vocab_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,8 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     config = _config(folder)
     spec = spec_of(config)
     spans = read_index(folder)
+    if spec.tied and _has_own_head(spans):
+        spec = replace(spec, tied=False)
     if "lm_head.weight" not in spans and not spec.tied:
         raise CheckpointError(f"{folder} has no lm_head.weight and config.json does not tie it to the embedding.")
     layout = find_layout(json.loads((folder / "config.json").read_text(encoding="utf-8")))
@@ -69,6 +71,23 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     _check_shapes(folder, spec, spans, stood_for)
     dtype, rules = spans["model.embed_tokens.weight"].dtype, rules_of(spec, layout, spans)
     return Checkpoint(folder, spec, dtype, _eos_ids(folder, config), spans, layout, rules)
+
+
+def _has_own_head(spans: Mapping[str, TensorSpan]) -> bool:
+    """Whether the files have a head that is not the embedding, whatever config.json says: a rotated model must, and its
+    makers may have left `tie_word_embeddings` as it was. A few rows show it."""
+    head, table = spans.get("lm_head.weight"), spans.get("model.embed_tokens.weight")
+    if head is None or table is None or len(head.shape) != 2:
+        return False
+    if (head.shape, head.dtype) != (table.shape, table.dtype):
+        return True
+    rows, width = head.shape
+
+    def row(span: TensorSpan, index: int) -> Tensor:
+        nbytes = span.nbytes // rows
+        return load_tensor(replace(span, shape=(width,), offset=span.offset + index * nbytes, nbytes=nbytes))
+
+    return any(not torch.equal(row(head, index), row(table, index)) for index in range(0, rows, -(-rows // 8)))
 
 
 def read_spec(model: str) -> ModelSpec:

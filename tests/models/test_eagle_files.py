@@ -35,7 +35,11 @@ def published(
     spec = EagleSpec.of(ours, open_checkpoint(str(target)).spec)
     tensors = random_tensors(spec)
     prefix = "midlayer." if kind == "eagle3" else "layers.0."
-    theirs = {name.replace("fusion.", "fc.").replace("layers.0.", prefix): tensor for name, tensor in tensors.items()}
+    renamed = {"fusion.": "fc.", "layers.0.": prefix, "rotation.": "rms_norm_rotation."}
+    theirs = {}
+    for name, tensor in tensors.items():
+        part = next((part for part in renamed if name.startswith(part)), "")
+        theirs[renamed.get(part, "") + name.removeprefix(part)] = tensor
     if table:
         theirs["embed_tokens.weight"] = torch.zeros(97, 64)
     if layout == "eagle3-whole":
@@ -67,6 +71,7 @@ LAYOUTS: dict[str, tuple[str, bool, dict[str, Any], dict[str, Any], bool]] = {
         True,
     ),
     "heads trained since": ("eagle", False, {}, {"bias": False}, False),
+    "YudiZh/EAGLE-LLaMA3-Instruct-8B-on-W4A8-QQQ": ("eagle", True, {"rotated": True}, {"bias": False}, False),
     "yuhuili/EAGLE3-LLaMA3.1-Instruct-8B": ("eagle3", True, {"target_layers": [2, 4, 5]}, {}, False),
     "eagle3-whole": ("eagle3", False, {"draft_vocab_size": 97, "target_layers": [2, 4, 5]}, {}, False),
 }  # fmt: skip
