@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
-NAME = "specdecodes-peers"
+NAME = f"specdecodes-peers-{os.getpid()}"  # one that a killed run left behind is not ours
 
 
 @dataclass(frozen=True)
