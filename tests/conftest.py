@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from specdecodes.methods import site
+from specdecodes.methods import placement
 from specdecodes.offload.predict import Step, StepTimes
 
 if (
@@ -107,4 +107,4 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans without timing steps: what is compared does not depend on how long they take."""
     step = Step(1e-4)
-    monkeypatch.setattr(site, "_step_times", lambda *needs: StepTimes(step, step, step, 5e-5, 1e-4))
+    monkeypatch.setattr(placement, "timed_steps", lambda *needs: StepTimes(step, step, step, 5e-5, 1e-4))

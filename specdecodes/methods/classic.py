@@ -12,7 +12,9 @@ from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
 from specdecodes.generator import Generator
 from specdecodes.methods.assembly import Progress, load_resident, load_target, pace_of
-from specdecodes.methods.site import DraftNeeds, Site, place
+from specdecodes.methods.needs import DraftNeeds
+from specdecodes.methods.placement import place
+from specdecodes.methods.site import Site
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_outer, load_tokenizer
 from specdecodes.offload.plan import Placement

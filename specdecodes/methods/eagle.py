@@ -10,7 +10,9 @@ from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
 from specdecodes.generator import Generator
 from specdecodes.methods.assembly import Progress, load_target, pace_of
-from specdecodes.methods.site import DraftNeeds, HeadNeeds, Site, place
+from specdecodes.methods.needs import DraftNeeds, HeadNeeds
+from specdecodes.methods.placement import place
+from specdecodes.methods.site import Site
 from specdecodes.models.eagle import EagleHead, EagleSpec
 from specdecodes.models.eagle_files import HeadFiles, open_head
 from specdecodes.offload.plan import Placement

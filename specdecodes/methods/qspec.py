@@ -19,8 +19,10 @@ from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
 from specdecodes.generator import Generator
 from specdecodes.methods.assembly import load_target, pace_of
+from specdecodes.methods.needs import DraftNeeds
+from specdecodes.methods.placement import place
 from specdecodes.methods.quantized import Progress
-from specdecodes.methods.site import DraftNeeds, Site, place
+from specdecodes.methods.site import Site
 from specdecodes.models.decoder import Decoder
 from specdecodes.offload.plan import Placement
 from specdecodes.quant import SCHEMES, Execution, Scheme, choose_kernels, main_scheme, twin

@@ -9,8 +9,11 @@ from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import BudgetError, ConfigError
 from specdecodes.generator import Generator
 from specdecodes.methods.assembly import LoadedTarget, load_target, pace_of
+from specdecodes.methods.needs import DraftNeeds
+from specdecodes.methods.placement import place
 from specdecodes.methods.quantized import Progress, load_quantized
-from specdecodes.methods.site import DraftNeeds, Site, layers_bytes, place
+from specdecodes.methods.site import Site
+from specdecodes.methods.sizes import layers_bytes
 from specdecodes.models.decoder import Decoder
 from specdecodes.offload.plan import Placement
 from specdecodes.quant import Execution, choose_kernels, main_scheme

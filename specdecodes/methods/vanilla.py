@@ -5,7 +5,9 @@ from __future__ import annotations
 from specdecodes.drafters.none import NoDrafter
 from specdecodes.generator import Generator
 from specdecodes.methods.assembly import Progress, load_target
-from specdecodes.methods.site import DraftNeeds, Site, place
+from specdecodes.methods.needs import DraftNeeds
+from specdecodes.methods.placement import place
+from specdecodes.methods.site import Site
 from specdecodes.offload.plan import Placement
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from specdecodes.config import Draft, Memory, Target
 from specdecodes.errors import BudgetError, CheckpointError, ConfigError
-from specdecodes.methods import build, plan_for, site
+from specdecodes.methods import build, placement, plan_for
 from specdecodes.offload.store import SINGLE
 from tests.conftest import write_tokenizer
 from tests.test_lossless import GREEDY, OF_THE_FILE, PROMPTS, pipeline_for, smallest_budget
@@ -67,7 +67,7 @@ def test_budgets_and_sizes_can_be_written_as_text(tiny_checkpoint):
 
 def test_a_budget_is_what_was_asked_as_far_as_it_is_free(tiny_checkpoint, monkeypatch):
     pipeline = pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True)
-    monkeypatch.setattr(site, "free_bytes", lambda device: 100_000_000)
+    monkeypatch.setattr(placement, "free_bytes", lambda device: 100_000_000)
     for asked, given, source in (
         (None, 90_000_000, "nine tenths of what is free"),
         (70_000_000, 70_000_000, ""),

@@ -1,0 +1,39 @@
+"""What a method's draft adds to the plan of memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from specdecodes.cache import CacheShape
+from specdecodes.methods.site import Site
+from specdecodes.models.families import ModelSpec
+from specdecodes.quant import Execution, Rules, Scheme
+
+
+@dataclass(frozen=True)
+class HeadNeeds:
+    """A head on the target's features: the `spec` of what its steps run, and the bytes of what it keeps."""
+
+    spec: ModelSpec
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class DraftNeeds:
+    """What a method's draft adds to the plan: `levels` of drafting at most, tree rows in the target's cache,
+    substitutes of the target's layers (packed bytes each) on a kernel, or a model (a site of its own) or a head, and a
+    cache; and the `acceptance` a level that is assumed until a run has shown it."""
+
+    levels: int = 0
+    nodes: int = 0
+    substitute_bytes: tuple[int, ...] = ()
+    substitute_all: bool = False
+    rules: Rules = Rules(())
+    scheme: Scheme | None = None  # under which most of their weights come
+    execution: Execution = Execution()
+    kernel: str = ""
+    kernel_note: str = ""
+    model: Site | None = None
+    head: HeadNeeds | None = None
+    cache: CacheShape | None = None
+    acceptance: float = 0.9

@@ -1,0 +1,110 @@
+"""The plan of a pipeline's memory: what lives where, for its target and its draft."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+import torch
+
+from specdecodes.errors import BudgetError
+from specdecodes.methods.compression import choose
+from specdecodes.methods.machine import free_bytes, measure
+from specdecodes.methods.needs import DraftNeeds
+from specdecodes.methods.outcome import known_acceptance, known_times
+from specdecodes.methods.site import Site
+from specdecodes.methods.sizes import layers_bytes, model_shape
+from specdecodes.methods.timed_steps import timed_steps
+from specdecodes.offload.candidates import Budgets, Compression
+from specdecodes.offload.plan import Placement, plan
+from specdecodes.offload.predict import Machine, StepTimes, Workload
+from specdecodes.offload.store import probe
+from specdecodes.offload.stretch import rows_beside, stretches
+from specdecodes.quant import Rules, choose_kernels
+from specdecodes.units import format_bytes
+
+
+def place(site: Site, draft: DraftNeeds) -> Placement:
+    """Plan the memory of a target and its draft. Raises BudgetError when the budget cannot work.
+
+    Budgets are for the model: weights, ring, caches, working memory. Python and torch come on top.
+    """
+    checkpoint, budgets = site.checkpoint, _budgets(site)
+    cache = site.cache_shape(checkpoint.spec, draft_nodes=draft.nodes, target_nodes=site.chunk)
+    machine = measure(checkpoint.files, site.device)
+    workload = Workload(
+        cache_rows=cache.slots,
+        times=known_times(site.pipeline, draft.kernel) or timed_steps(site, draft, budgets),
+        levels=draft.levels,
+        acceptance=draft.acceptance,
+        adaptive=site.pipeline.tree.adaptive,
+        draft_cache_rows=draft.cache.slots if draft.cache else 0,
+    )
+    if (seen := known_acceptance(site.pipeline, draft.kernel)) is not None:
+        workload = replace(workload, acceptance=seen[0], acceptance_source=seen[1])
+    rows = [
+        *_kernel_row("target kernel", site),
+        *(_kernel_row("draft model's kernel", draft.model) if draft.model else ()),
+    ]
+
+    def attempt(stretch: int, compression: Compression | None) -> Placement:
+        prompts = ("prompts", f"{stretch} tokens to a pass of the weights, in chunks of {site.wide}", "")
+        found = plan(
+            replace(model_shape(site, cache, draft, stretch), compression=compression),
+            budgets,
+            machine,
+            workload,
+            storage=probe(checkpoint.files[0]).reason,
+            kernel=draft.kernel,
+            kernel_note=draft.kernel_note,
+            notes=[*rows, prompts],
+        )
+        return replace(found, stretch=stretch)
+
+    why = site.resident_alone
+    *longer, shortest = _stretches(site, draft, workload.times, machine, budgets)
+
+    def planned(compression: Compression | None) -> Placement:
+        for stretch in longer:
+            with contextlib.suppress(BudgetError):
+                return attempt(stretch, compression)
+        try:
+            return attempt(shortest, compression)
+        except BudgetError as error:
+            if not why:
+                raise
+            raise BudgetError(f"{error} {why}", error.shortfall_bytes) from error
+
+    return choose(checkpoint, site.device, site.pipeline.memory.compress, planned)
+
+
+def _stretches(site: Site, draft: DraftNeeds, times: StepTimes, machine: Machine, budgets: Budgets) -> tuple[int, ...]:
+    """How many rows of a prompt a pass may take along, best first: as many as are computed while the weights arrive."""
+    spec, given = site.checkpoint.spec, site.rules if site.checkpoint.rules else Rules(())
+    nbytes = sum(layers_bytes(site, given, site.execution))
+    from_host = machine.has_accelerator and (budgets.host is None or nbytes <= budgets.host)
+    seconds = nbytes / ((machine.host_gbps if from_host else machine.disk_gbps) * 1e9)
+    rows = site.pipeline.tree.nodes if draft.levels or site.exact(streamed=True) else 1
+    return stretches(rows_beside(times, rows, spec.layers, seconds), site.wide, site.pipeline.max_length)
+
+
+def _kernel_row(what: str, site: Site) -> list[tuple[str, str, str]]:
+    choice = choose_kernels(site.rules, site.execution)
+    return [(what, choice.note, f"{site.rules}: {choice.kernel}")] if site.rules else []
+
+
+def _budgets(site: Site) -> Budgets:
+    """What may be used: what was asked, as far as it is free. Beside an accelerator both memories have a limit."""
+    memory = site.pipeline.memory
+    device, source = _allowed(memory.device_bytes, free_bytes(site.device))
+    if site.device.type == "cpu":
+        return Budgets(device, memory.host_bytes, source)
+    host, host_source = _allowed(memory.host_bytes, free_bytes(torch.device("cpu")))
+    return Budgets(device, host, source, host_source)
+
+
+def _allowed(asked: int | None, free: int) -> tuple[int, str]:
+    """Bytes of a budget, and where they are from if not from the user."""
+    if asked is None:
+        return free * 9 // 10, "nine tenths of what is free"
+    return (asked, "") if asked <= free else (free, f"all that is free of the {format_bytes(asked)} asked")

@@ -1,0 +1,70 @@
+"""The steps of a pipeline, timed at the widths at which they will run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from specdecodes.methods.needs import DraftNeeds
+from specdecodes.methods.site import Site
+from specdecodes.methods.step_times import COLD_BYTES, CONTEXT, Timed, time_level, time_pass
+from specdecodes.offload.candidates import Budgets
+from specdecodes.offload.predict import Step, StepTimes
+from specdecodes.quant import choose_kernels, main_scheme
+
+
+def timed_steps(site: Site, draft: DraftNeeds, budgets: Budgets) -> StepTimes:
+    """The steps of this pipeline, timed at the widths at which they will run."""
+    pipeline, tree = site.pipeline, site.pipeline.tree
+    room = min(COLD_BYTES, (budgets.device or COLD_BYTES) // 4)
+    full = Timed(site.checkpoint.spec, site.dtype, room, site.device)
+    target, exact = _timed(full, site), site.exact(streamed=False)
+    rows = tree.nodes if exact or draft.levels else 1
+    streams = not site.resident_alone and pipeline.exact is not False
+    times = StepTimes(
+        streamed_pass=time_pass(target, tree.nodes if streams else rows, streams),
+        resident_pass=time_pass(target, rows, exact),
+        source=f"timed here on layers of this shape, {'uncompiled, ' if pipeline.compile else ''}context {CONTEXT}",
+    )
+    if not draft.levels:
+        return times
+    if not exact:
+        times = replace(times, one_row=_ratio(target, time_pass(target, 1, False), times.resident_pass))
+    model = _own_model(full, draft)
+    if model is not None:
+        step = time_level(model, tree.width)
+        return replace(times, draft_model=_whole(model, step), one_lane=_ratio(model, time_level(model, 1), step))
+    if not draft.kernel:
+        return times
+    model = replace(full, scheme=draft.scheme, execution=draft.execution, kernel=draft.kernel)
+    step = time_level(model, tree.width)
+    return replace(
+        times,
+        level=time_level(target, tree.width),
+        substitute=step.layer,
+        one_lane=_ratio(model, time_level(model, 1), step),
+    )
+
+
+def _own_model(full: Timed, draft: DraftNeeds) -> Timed | None:
+    """The draft's model if it is not the target."""
+    if draft.model is not None:
+        return _timed(replace(full, spec=draft.model.checkpoint.spec, dtype=draft.model.dtype), draft.model)
+    return replace(full, spec=draft.head.spec) if draft.head is not None else None
+
+
+def _whole(model: Timed, step: Step) -> float:
+    """Seconds of a step through all layers."""
+    return model.spec.layers * step.layer + step.rest
+
+
+def _ratio(model: Timed, narrow: Step, wide: Step) -> float:
+    """What a narrow step takes of a wide one's time; timing is too noisy for more than 1."""
+    return min(_whole(model, narrow) / _whole(model, wide), 1.0)
+
+
+def _timed(model: Timed, site: Site) -> Timed:
+    """`model` quantized as most of the site's weights are."""
+    spec = site.checkpoint.spec
+    scheme = main_scheme(site.rules, spec.linears(), (f"layers.{index}" for index in range(spec.layers)))
+    kernel = choose_kernels(site.rules, site.execution).kernel
+    return replace(model, scheme=scheme, execution=site.execution, kernel=kernel)
