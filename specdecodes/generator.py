@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from specdecodes.answer import PartialAnswer
 from specdecodes.decode import LogitsHook, decode, finite
 from specdecodes.drafters import Drafter
 from specdecodes.engine.compile import CompileLog
@@ -145,7 +146,7 @@ class Generator:
         started = time.perf_counter()
         ids = self.encode(prompt)
         kept = self._rewind(shared_length(self._committed, ids[:-1]) if reuse_cache else 0)
-        answer = _Answer(self.tokenizer, params, self.eos_ids, self.context_length - len(ids))
+        answer = PartialAnswer(self.tokenizer, params, self.eos_ids, self.context_length - len(ids))
         target, traffic = self._target, self._target.traffic
         sampler = self._sampler_of(params)
         sampler.observe(ids)
@@ -270,52 +271,3 @@ class Generator:
         sampler.observe((root,))
         self._drafter.begin(tokens, kept, sampler, scores)
         return root
-
-
-class _Answer:
-    """Tokens and text of one answer, and where it ends."""
-
-    def __init__(self, tokenizer: Any, params: SamplingParams, eos_ids: frozenset[int], room: int) -> None:
-        self.tokens: list[int] = []
-        self.text = ""
-        self.reason: str | None = None
-        self._tokenizer, self._params = tokenizer, params
-        self._eos = frozenset() if params.ignore_eos else eos_ids
-        self._limit = min(params.max_tokens, room)
-        self._limit_reason = "length" if params.max_tokens <= room else "context"
-        self._shown = 0
-
-    def cut(self, tokens: Sequence[int]) -> tuple[int, str | None]:
-        """Take the tokens of a round up to where the answer ends: how many, and why it ends there."""
-        taken = 0
-        while self.reason is None and taken < len(tokens):
-            self.tokens.append(tokens[taken])
-            self.reason = self._ends(tokens[taken])
-            taken += 1
-        self.text = self._decoded() if self.reason != "stop_string" else self.text
-        return taken, self.reason
-
-    def _ends(self, token: int) -> str | None:
-        if token in self._eos:
-            return "stop"
-        if self._params.stop:
-            text = self._decoded()
-            found = [place for place in (text.find(stop) for stop in self._params.stop) if place >= 0]
-            if found:
-                self.text = text[: min(found)]
-                return "stop_string"
-        return self._limit_reason if len(self.tokens) >= self._limit else None
-
-    def _decoded(self) -> str:
-        return self._tokenizer.decode(self.tokens, skip_special_tokens=True)
-
-    def new_text(self, last: bool = False) -> str:
-        """What may be shown since the last call: no half characters, nothing that may turn out to begin a stop
-        string."""
-        held = 0 if last or self.reason else max((len(stop) - 1 for stop in self._params.stop), default=0)
-        end = len(self.text) - held
-        if not last and not self.reason and self.text.endswith("\ufffd"):
-            end = min(end, len(self.text.rstrip("\ufffd")))
-        piece = self.text[self._shown : max(end, self._shown)]
-        self._shown += len(piece)
-        return piece

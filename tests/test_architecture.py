@@ -22,7 +22,7 @@ LAYERS = (
     {"engine", "pipelines"},
     {"drafters"},
     {"decode"},
-    {"likelihood"},
+    {"answer", "likelihood"},
     {"generator"},
     {"methods"},
     {"benchmark", "train"},
