@@ -11,11 +11,11 @@ import torch
 from specdecodes.errors import ConfigError, NumericsError
 from specdecodes.models.eagle_files import open_head
 from specdecodes.models.loading import open_checkpoint
-from specdecodes.train import eagle
 from specdecodes.train.curve import read_curve
 from specdecodes.train.data_gen.allocation import Allocation, run
-from specdecodes.train.eagle import HeadTraining, train
+from specdecodes.train.eagle import train
 from specdecodes.train.examples import Split, epoch_batches
+from specdecodes.train.training import HeadRun, HeadTraining
 
 pytest.importorskip("accelerate")
 
@@ -63,14 +63,14 @@ def test_a_stopped_run_goes_on_with_the_same_losses_bit_for_bit(plan, tmp_path, 
     whole = elsewhere(plan, tmp_path / "whole")
     report = train(whole, silent)
     cut = elsewhere(plan, tmp_path / "cut")
-    step_of = eagle._Run._step
+    step_of = HeadRun._step
 
     def stop(self, step, batch):
         if step == 5:  # two steps behind the last checkpoint
             raise KeyboardInterrupt
         return step_of(self, step, batch)
 
-    monkeypatch.setattr(eagle._Run, "_step", stop)
+    monkeypatch.setattr(HeadRun, "_step", stop)
     with pytest.raises(KeyboardInterrupt):
         train(cut, silent)
     monkeypatch.undo()
@@ -87,7 +87,7 @@ def test_a_stopped_run_goes_on_with_the_same_losses_bit_for_bit(plan, tmp_path, 
 
 def test_nan_stops_with_the_step_and_leaves_the_last_good_state(plan, tmp_path, monkeypatch):
     plan = elsewhere(plan, tmp_path)
-    step_of = eagle._Run._step
+    step_of = HeadRun._step
 
     def poisoned(self, step, batch):
         if step == 5:
@@ -95,7 +95,7 @@ def test_nan_stops_with_the_step_and_leaves_the_last_good_state(plan, tmp_path, 
             batch.inputs[0, 3] = float("nan")
         return step_of(self, step, batch)
 
-    monkeypatch.setattr(eagle._Run, "_step", poisoned)
+    monkeypatch.setattr(HeadRun, "_step", poisoned)
     with pytest.raises(NumericsError, match="nan at step 5.*state-00000003"):
         train(plan, silent)
     monkeypatch.undo()
