@@ -38,7 +38,7 @@ from specdecodes.benchmark.sources import question, read_samples
 from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
 from specdecodes.errors import SpecDecodesError
 from specdecodes.methods import build
-from specdecodes.offload.slots import State
+from specdecodes.offload.slots import Slots, State
 from specdecodes.offload.stream import LayerStream
 from specdecodes.offload.stream_cuda import CudaLayerStream
 from specdecodes.sampling import SamplingParams
@@ -69,12 +69,20 @@ COLUMNS = {  # of the table: the figure, and how it is written
 }
 
 
-class Blocking(LayerStream):
-    """Reads a layer only when nothing else is read, held or waiting: no prefetch."""
+class OneByOne(Slots):
+    """Begins a layer only when nothing else is read, held or waiting."""
 
-    def _begin_layer(self) -> None:
-        if all(slot.state is State.FREE for slot in self._slots):
-            super()._begin_layer()
+    def _begin_turn(self) -> None:
+        if all(slot.state is State.FREE for slot in self):
+            super()._begin_turn()
+
+
+class Blocking(LayerStream):
+    """Reads a layer when it is asked for: no prefetch."""
+
+    def __init__(self, *layers: Any, **options: Any) -> None:
+        super().__init__(*layers, **options)
+        self._slots = OneByOne(len(self._slots), self._blocks)
 
 
 class BlockingCuda(Blocking, CudaLayerStream):

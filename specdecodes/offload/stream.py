@@ -10,8 +10,6 @@ from __future__ import annotations
 import atexit
 import os
 import time
-import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +24,7 @@ from specdecodes.offload.expander import Expander
 from specdecodes.offload.files import WeightFiles
 from specdecodes.offload.layout import Block
 from specdecodes.offload.ring import Ring
-from specdecodes.offload.slots import Holder, Slot, State
+from specdecodes.offload.slots import Holder, Slot, Slots, State
 from specdecodes.offload.store import ALIGNMENT, Storage, TensorSpan
 from specdecodes.spans import span
 
@@ -69,20 +67,16 @@ class LayerStream:
             raise ValueError("a streamed layer without bytes cannot be waited for")
         self._files = WeightFiles({block.path for blocks in self._blocks for block in blocks})
         self._expander = self._make_expander(readers)
-        self._slots = [Slot(index) for index in range(slots)]
+        self._slots = Slots(slots, self._blocks)
         self._readers = readers
         self._process = os.getpid()
         # The caller may be interrupted anywhere, so it uses locks alone: a Condition loses its lock to a Ctrl-C.
-        self._lock = Lock()  # guards everything below
+        self._lock = Lock()  # guards the slots and everything below
         self._work = Condition(self._lock)  # readers wait for something to read
         self._bell = Lock()  # locked; a reader that changes something unlocks it for the waiting caller
         self._bell.acquire()
-        self._pending: deque[tuple[Slot, Block]] = deque()
-        self._filled = 0  # the next turn to read
-        self._expected: int | None = None  # the next turn to hand out; None: start over
         self._threads: list[Thread] = []
         self._alive = 0  # readers at work
-        self._running = False  # whether a reader may begin another read
         self._reading = 0  # reads under way
         self._busy_since = 0.0
         self._error: StreamError | None = None
@@ -139,7 +133,7 @@ class LayerStream:
         atexit.unregister(self.close)
         with self._lock:
             self._closed = True
-            self._halt()
+            self._slots.halt()
             self._work.notify_all()
             self._ring_bell()
         for thread in self._threads:
@@ -182,21 +176,20 @@ class LayerStream:
             self._check_free()
             expected = self._expects(index)
             if not expected:
-                self._expected = None  # an interrupt before the restart is done leaves the next call to restart
-                self._halt()
+                self._slots.forget()  # an interrupt before the restart is done leaves the next call to restart
+                self._slots.halt()
             self._work.notify_all()
         if not expected:
             self._wait(lambda: not self._reading)
             with self._lock:
                 self._restart(index)
-        self._wait(lambda: bool(self._ready() or self._error or self._crippled or self._closed))
+        self._wait(lambda: bool(self._slots.ready() or self._error or self._crippled or self._closed))
         with self._lock:
-            slot = self._ready()
+            slot = self._slots.ready()
             if slot is None or self._closed:
-                self._expected = None
+                self._slots.forget()
                 raise self._error or StreamError("the weight stream was closed, or a reader died; try again.")
-            slot.state, slot.holder = State.HELD, weakref.ref(holder)
-            self._expected = slot.turn + 1
+            self._slots.lend(slot, holder)
             self._totals += StreamCounters(wait_seconds=time.perf_counter() - start, layers=1)
             return slot.index
 
@@ -204,12 +197,11 @@ class LayerStream:
         """Frees slots whose release an interrupt cut short; raises when the caller may not have another one."""
         if self._closed:
             raise StreamError("this model is closed; load it again.")
-        held = [slot for slot in self._slots if slot.state is State.HELD]
-        for slot in held:
+        for slot in self._slots.held():
             if slot.holder is not None and slot.holder() is None:
                 self._end_use(slot)
                 slot.state = State.FREE
-        kept = sum(slot.state is State.HELD for slot in held)
+        kept = len(self._slots.held())
         if kept == len(self._slots) or (kept and self._ring.converts):
             raise RuntimeError("end the `with` block of an earlier layer first: its memory is needed")
 
@@ -222,20 +214,17 @@ class LayerStream:
 
     def _release(self, holder: Holder) -> None:
         with self._lock:
-            for slot in self._slots:
-                if slot.state is State.HELD and slot.holder is not None and slot.holder() is holder:
+            for slot in self._slots.held():
+                if slot.holder is not None and slot.holder() is holder:
                     self._end_use(slot)
                     slot.state = State.FREE
             self._work.notify_all()
 
-    def _ready(self) -> Slot | None:
-        return next((s for s in self._slots if s.state is State.READY and s.turn == self._expected), None)
-
     def _expects(self, index: int) -> bool:
         """Whether readers work towards layer `index`, or stopped at an error that is still to be told."""
-        if self._expected is None or self._crippled or not (self._running or self._error):
+        if self._crippled or not (self._slots.running or self._error):
             return False
-        return self._expected % len(self._blocks) == index
+        return self._slots.expected == index
 
     @property
     def _crippled(self) -> bool:
@@ -243,9 +232,6 @@ class LayerStream:
 
     def _restart(self, index: int) -> None:
         """Lets readers begin anew at layer `index`. No read is under way."""
-        for slot in self._slots:
-            if slot.state is not State.HELD:
-                slot.state = State.FREE
         if self._error is not None:
             self._files.close()  # a file that was cut or replaced is to be opened anew
             self._error = None
@@ -254,13 +240,8 @@ class LayerStream:
             thread.start()
             self._threads.append(thread)
             self._alive += 1
-        self._filled, self._running = index, True
-        self._expected = index
+        self._slots.restart(index)
         self._work.notify_all()
-
-    def _halt(self) -> None:
-        self._running = False
-        self._pending.clear()
 
     # The readers' side.
 
@@ -277,24 +258,13 @@ class LayerStream:
         """The next read, waiting for a free slot; None when the stream is closed."""
         with self._lock:
             while not self._closed:
-                if self._running and not self._pending:
-                    self._begin_layer()
-                if self._pending:
+                if work := self._slots.next_read():
                     if not self._reading:
                         self._busy_since = time.perf_counter()
                     self._reading += 1
-                    return self._pending.popleft()
+                    return work
                 self._work.wait()
             return None
-
-    def _begin_layer(self) -> None:
-        slot = next((slot for slot in self._slots if slot.state is State.FREE), None)
-        if slot is None:
-            return
-        blocks = self._blocks[self._filled % len(self._blocks)]
-        slot.state, slot.turn, slot.missing = State.FILLING, self._filled, len(blocks)
-        self._filled += 1
-        self._pending.extend((slot, block) for block in blocks)
 
     def _read(self, slot: Slot, block: Block) -> None:
         count = 0
@@ -304,7 +274,7 @@ class LayerStream:
         except StreamError as error:
             with self._lock:
                 self._error = self._error or error
-                self._halt()
+                self._slots.halt()
         finally:
             with self._lock:
                 self._end_read(slot, count)
@@ -314,9 +284,8 @@ class LayerStream:
         self._reading -= 1
         busy = 0.0 if self._reading else time.perf_counter() - self._busy_since
         self._totals += StreamCounters(bytes_read=count, read_seconds=busy)
-        slot.missing -= count > 0
-        if not slot.missing:
-            slot.state = State.READY
+        if count:
+            self._slots.arrived(slot)
         self._ring_bell()
 
     def _ring_bell(self) -> None:
