@@ -1,12 +1,14 @@
-"""The options that every command shares, and the pipeline they resolve to.
+"""The options that commands share, and the pipeline they resolve to.
 
 Two layers only: the pipeline module, then what is said on the command line.
 """
 
 import inspect
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -77,6 +79,13 @@ SETTINGS = typer.Option(
     show_default=False,
     help="Any other setting, such as tree.depth=8. Repeatable.",
 )
+Benchmarks = Annotated[str, typer.Option(metavar="NAME,...", help="Benchmarks, separated by commas, or all.")]
+MaxSamples = Annotated[
+    int | None, typer.Option(min=1, help="Ask that many questions of each.", show_default="all of them")
+]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder with the questions.", show_default="the hub, else the bundled ones")
+]
 
 
 def common_parameters() -> list[inspect.Parameter]:
@@ -149,3 +158,10 @@ def pipeline_command(*, optional: bool = False) -> Callable[[Callable[..., None]
         return run
 
     return decorate
+
+
+def spoken(arguments: list[str]) -> str:
+    """The command as the user can say it again."""
+    program = Path(arguments[0])
+    words = ["bash", "run.sh"] if program.parts[-2:] == ("run", "main.py") else [program.name]
+    return shlex.join([*words, *arguments[1:]])

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -32,11 +33,16 @@ def followed(console: Console, *, as_json: bool) -> Iterator[Callable[[Progress]
                 show(str(seen))
                 return
             show("")  # else the line that moves is drawn once more below the one that stays
-            console.print(str(seen), highlight=False, markup=False, soft_wrap=True)
+            plain_lines(console)(str(seen))
             if as_json:
                 write_line("sample", asdict(seen))
 
         yield follow
+
+
+def plain_lines(console: Console) -> Callable[[str], None]:
+    """What to tell lines to that `console` prints as they are: no colours, no markup, not cut."""
+    return partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
 
 def write_line(event: str, content: Mapping[str, Any]) -> None:

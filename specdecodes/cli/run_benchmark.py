@@ -1,16 +1,15 @@
 """`run-benchmark`: the same questions for every method, every answer kept, and the figures."""
 
-import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from specdecodes.cli.options import pipeline_command
-from specdecodes.cli.progress import followed, write_line
+from specdecodes.cli.options import Benchmarks, DataDir, MaxSamples, pipeline_command, spoken
+from specdecodes.cli.progress import followed, plain_lines, write_line
 from specdecodes.cli.report import prediction_table
 from specdecodes.cli.session import opened
 
@@ -23,18 +22,12 @@ if TYPE_CHECKING:
 @pipeline_command()
 def run_benchmark(
     pipeline: "Pipeline",
-    benchmarks: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Benchmarks, separated by commas, or all.")
-    ] = "mt-bench",
-    max_samples: Annotated[
-        int | None, typer.Option(min=1, help="Ask that many questions.", show_default="all of them")
-    ] = None,
+    benchmarks: Benchmarks = "mt-bench",
+    max_samples: MaxSamples = None,
     out_dir: Annotated[
         Path | None, typer.Option(help="Folder of the results.", show_default="results/METHOD-MODEL")
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with the questions.", show_default="the hub, else the bundled ones")
-    ] = None,
+    data_dir: DataDir = None,
     score: Annotated[
         bool, typer.Option("--score", help="Hold answers against the right ones, where a benchmark has them.")
     ] = False,
@@ -57,16 +50,12 @@ def run_benchmark(
     """
     from specdecodes.benchmark import load_all
     from specdecodes.benchmark.journal import drop
-    from specdecodes.benchmark.runner import finished, run
-    from specdecodes.methods import learn
+    from specdecodes.benchmark.runner import finished
 
     console = Console(stderr=True)
+    notify = plain_lines(console)
     folder = out_dir or Path("results") / f"{pipeline.method}-{Path(pipeline.target.model).name}"
-
-    def notify(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    waiting, failed = [], False
+    waiting = []
     for benchmark in load_all(benchmarks, data_dir):
         # Before a model is loaded: results of other settings are refused, finished ones are shown.
         if restart:
@@ -80,6 +69,26 @@ def run_benchmark(
         notify(f"{benchmark.name}: nothing was asked, {folder / benchmark.name} is complete (--restart asks again)")
     if not waiting:
         return
+    failed = _ask(pipeline, waiting, folder, max_samples, console, as_json=as_json)
+    _report(folder, notify)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _ask(
+    pipeline: "Pipeline",
+    waiting: "Sequence[tuple[Benchmark, bool]]",
+    folder: Path,
+    max_samples: int | None,
+    console: Console,
+    *,
+    as_json: bool,
+) -> int:
+    """Run benchmarks, each with whether it is scored; returns how many samples failed."""
+    from specdecodes.benchmark.runner import run
+    from specdecodes.methods import learn
+
+    notify, command, failed = plain_lines(console), spoken(sys.argv), 0
     with opened(pipeline, console) as generator:
         for benchmark, scored in waiting:
             with followed(console, as_json=as_json) as watch:
@@ -89,7 +98,7 @@ def run_benchmark(
                     pipeline,
                     folder,
                     max_samples=max_samples,
-                    command=spoken(sys.argv),
+                    command=command,
                     score=scored,
                     notify=notify,
                     watch=watch,
@@ -97,18 +106,8 @@ def run_benchmark(
             _show(summary, generator.placement, as_json=as_json)
             learn(pipeline, generator.placement, summary)
             notify(f"Answers and figures: {folder / benchmark.name}")
-            failed = failed or bool(summary["failed"])
-    _report(folder, notify)
-    if failed:
-        raise typer.Exit(1)
-
-
-def spoken(arguments: list[str]) -> str:
-    """The command as the user can say it again."""
-    program = Path(arguments[0])
-    words = ["bash", "run.sh"] if program.parts[-2:] == ("run", "main.py") else [program.name]
-    rest = arguments[1:]
-    return shlex.join([*words, *rest])
+            failed += len(summary["failed"])
+    return failed
 
 
 def _report(folder: Path, notify: Callable[[str], None]) -> None:

@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from specdecodes.cli.options import pipeline_command
+from specdecodes.cli.options import Benchmarks, DataDir, pipeline_command, spoken
+from specdecodes.cli.progress import plain_lines
 
 if TYPE_CHECKING:
     from specdecodes.config import Pipeline
@@ -20,7 +21,7 @@ def run_benchmark_precision(
     schemes: Annotated[
         str, typer.Option(metavar="SCHEME,...", help="Draft schemes.", show_default="all but the target's own")
     ] = "",
-    benchmarks: Annotated[str, typer.Option(metavar="NAME,...", help="Benchmarks, separated by commas.")] = "mt-bench",
+    benchmarks: Benchmarks = "mt-bench",
     max_samples: Annotated[int, typer.Option(min=1, help="Ask that many questions with each scheme.")] = 4,
     text: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Text for KL and perplexity.", show_default="the questions")
@@ -29,9 +30,7 @@ def run_benchmark_precision(
     out_dir: Annotated[
         Path | None, typer.Option(help="Folder of the results.", show_default="results/precision-MODEL")
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with the questions.", show_default="the hub, else the bundled ones")
-    ] = None,
+    data_dir: DataDir = None,
     restart: Annotated[bool, typer.Option("--restart", help="Drop earlier answers instead of going on.")] = False,
 ) -> None:
     """Try every draft precision: acceptance, speed, bytes, bits per weight, perplexity, KL of draft to target.
@@ -44,7 +43,6 @@ def run_benchmark_precision(
     from specdecodes.benchmark.journal import write_json
     from specdecodes.benchmark.perplexity import read_text
     from specdecodes.benchmark.precision import PAGE, TABLE, fidelities, markdown, precision_points, table_rows
-    from specdecodes.cli.run_benchmark import spoken
     from specdecodes.cli.run_grid_search import measurer
 
     chosen = precision_points(pipeline, [name.strip() for name in schemes.split(",") if name.strip()])
@@ -52,11 +50,7 @@ def run_benchmark_precision(
     asked = "\n\n".join(turn for one in loaded for sample in one.samples for turn in sample.turns)
     content = read_text(text) if text is not None else asked
     folder = out_dir or Path("results") / f"precision-{Path(pipeline.target.model).name}"
-    console, command = Console(stderr=True), spoken(sys.argv)
-
-    def notify(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
+    notify, command = plain_lines(Console(stderr=True)), spoken(sys.argv)
     measure = measurer(loaded, benchmarks, data_dir, max_samples, command, restart=restart, notify=notify)
     rows = sweep(chosen, folder, measure, notify)
     table = table_rows(rows, fidelities(chosen, content, tokens, folder, notify))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from specdecodes.cli.options import pipeline_command
+from specdecodes.cli.progress import plain_lines
 from specdecodes.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,11 +24,7 @@ def run_compress(pipeline: "Pipeline") -> None:
     from specdecodes.models.loading import open_checkpoint
     from specdecodes.units import format_bytes
 
-    console = Console(stderr=True)
-
-    def tell(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
+    tell = plain_lines(Console(stderr=True))
     placement = plan_for(override(pipeline, "memory.compress", "on"))
     layers = [layer for layer in placement.streamed if layer not in set(placement.pinned)]
     if not layers:

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from specdecodes.cli.options import pipeline_command
+from specdecodes.cli.progress import plain_lines
 
 if TYPE_CHECKING:
     from specdecodes.config import Pipeline
@@ -26,11 +27,7 @@ def run_convert_checkpoint(
     from specdecodes.methods.machine import find_device
     from specdecodes.units import format_bytes
 
-    console = Console(stderr=True)
-
-    def tell(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
+    tell = plain_lines(Console(stderr=True))
     asked = pipeline.target.device.partition(":")[0]
     device = find_device("auto").type if asked == "auto" else asked
     done = convert_checkpoint(source, out, device, tell)

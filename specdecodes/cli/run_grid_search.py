@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from specdecodes.cli.options import pipeline_command
+from specdecodes.cli.options import Benchmarks, DataDir, MaxSamples, pipeline_command, spoken
+from specdecodes.cli.progress import plain_lines
 from specdecodes.errors import SpecDecodesError
 
 if TYPE_CHECKING:
@@ -27,16 +28,12 @@ def run_grid_search(
     grid: Annotated[
         list[str], typer.Option(metavar="KEY.PATH=VALUE,...", help="A setting and its values. Repeatable.")
     ],
-    benchmarks: Annotated[str, typer.Option(metavar="NAME,...", help="Benchmarks, separated by commas.")] = "mt-bench",
-    max_samples: Annotated[
-        int | None, typer.Option(min=1, help="Ask that many questions at each point.", show_default="all of them")
-    ] = None,
+    benchmarks: Benchmarks = "mt-bench",
+    max_samples: MaxSamples = None,
     out_dir: Annotated[
         Path | None, typer.Option(help="Folder of the results.", show_default="results/grid-METHOD-MODEL")
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with the questions.", show_default="the hub, else the bundled ones")
-    ] = None,
+    data_dir: DataDir = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Drop earlier results of these points instead of going on from them.")
     ] = False,
@@ -48,21 +45,16 @@ def run_grid_search(
     from specdecodes.benchmark import load_all
     from specdecodes.benchmark.grid import TABLE, best, parse_axes, points, sweep
     from specdecodes.benchmark.page import write_grid_report
-    from specdecodes.cli.run_benchmark import spoken
 
     axes = parse_axes(grid)
     chosen = points(pipeline, axes)
     loaded = load_all(benchmarks, data_dir)  # missing questions are an error before the first model is loaded
     folder = out_dir or Path("results") / f"grid-{pipeline.method}-{Path(pipeline.target.model).name}"
-    console, out, command = Console(stderr=True), Console(), spoken(sys.argv)
-
-    def notify(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
+    notify, command = plain_lines(Console(stderr=True)), spoken(sys.argv)
     measure = measurer(loaded, benchmarks, data_dir, max_samples, command, restart=restart, notify=notify)
     rows = sweep(chosen, folder, measure, notify)
     report = write_grid_report(axes, rows, folder / "report.html", command)
-    out.print(_table(rows))
+    Console().print(_table(rows))
     notify(f"Rows: {folder / TABLE}\nReport: {report}")
     if best(rows) is None or any(row.error for row in rows):
         raise typer.Exit(1)
@@ -115,10 +107,7 @@ def measure_here(
     from specdecodes.cli.session import opened
 
     console = Console(stderr=True)
-
-    def notify(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
+    notify = plain_lines(console)
     try:
         with opened(pipeline, console) as generator:
             for benchmark in load_all(benchmarks, data_dir):

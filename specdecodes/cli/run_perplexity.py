@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from specdecodes.cli.options import pipeline_command
+from specdecodes.cli.options import pipeline_command, spoken
 from specdecodes.cli.progress import write_line
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ def run_perplexity(
     """Score a text: perplexity, nats and bits per byte of the target, whatever the method."""
     from specdecodes.benchmark import environment
     from specdecodes.benchmark.perplexity import perplexity, read_text
-    from specdecodes.cli.run_benchmark import spoken
     from specdecodes.cli.session import opened
 
     text = read_text(file)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from specdecodes.cli.options import pipeline_command
+from specdecodes.cli.options import pipeline_command, spoken
 from specdecodes.cli.session import opened
 from specdecodes.errors import ConfigError, SpecDecodesError
 
@@ -42,7 +42,6 @@ def run_tune(
     """
     from specdecodes.benchmark.environment import machine_name
     from specdecodes.benchmark.tuning import fastest, module, shortlist, tuned
-    from specdecodes.cli.run_benchmark import spoken
 
     if out.suffix != ".py":
         raise ConfigError(f"{out} is no pipeline module; write --out NAME.py.")
