@@ -9,25 +9,21 @@ pipeline's name and any of its settings: `pipeline=NAME,max_length=1024,target.m
 from __future__ import annotations
 
 import importlib
-import sys
-from importlib.util import find_spec
 
-from specdecodes.errors import SpecDecodesError
+from specdecodes.errors import ConfigError, SpecDecodesError, fail
+from specdecodes.extras import extra
 
 INSTALL = 'pip install "lm_eval==0.4.13"'
 
 
 def main() -> None:
     """Run lm_eval's command line; 2 is the exit status of an error of the user's."""
-    if find_spec("lm_eval") is None:
-        print(f"error: the package lm_eval is not installed; it is an extra of its own: {INSTALL}", file=sys.stderr)
-        sys.exit(2)
-    importlib.import_module("specdecodes.benchmark.harness")  # registers the model
     try:
+        extra("lm_eval", ConfigError(f"the package lm_eval is not installed; it is an extra of its own: {INSTALL}"))
+        importlib.import_module("specdecodes.benchmark.harness")  # registers the model
         importlib.import_module("lm_eval.__main__").cli_evaluate()
     except SpecDecodesError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(error)
 
 
 if __name__ == "__main__":

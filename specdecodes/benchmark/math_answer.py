@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from specdecodes.benchmark.samples import Sample, Score
 from specdecodes.errors import ConfigError
+from specdecodes.extras import extra
 
 BOX_IT = "Please reason step by step, and put your final answer within \\boxed{}."
 INSTALL = 'pip install "math-verify[antlr4_13_2]==0.9.0"'
@@ -25,19 +25,10 @@ def score(sample: Sample, answer: str) -> Score:
     Raises ConfigError where math-verify is not installed.
     """
     expected = sample.reference["answer"]
-    parse, verify = _math_verify()
-    gold = parse(f"${expected}$")
+    library = extra("math_verify", ConfigError(f"scoring mathematical answers needs math-verify: {INSTALL}"))
+    gold = library.parse(f"${expected}$")
     marked = MARKED.findall(answer)
-    found = parse(marked[-1] if marked and "\\boxed" not in answer else answer)
+    found = library.parse(marked[-1] if marked and "\\boxed" not in answer else answer)
     extracted = str(found[-1]) if found else ""
     note = "" if found else "no number or expression was found"
-    return Score(bool(found) and verify(gold, found), extracted, expected, note)
-
-
-def _math_verify() -> tuple[Any, Any]:
-    """The library's `parse` and `verify`. It is loaded here because it takes a second."""
-    try:
-        from math_verify import parse, verify
-    except ImportError as error:
-        raise ConfigError(f"scoring mathematical answers needs math-verify: {INSTALL}") from error
-    return parse, verify
+    return Score(bool(found) and library.verify(gold, found), extracted, expected, note)

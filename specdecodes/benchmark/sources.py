@@ -18,6 +18,7 @@ from huggingface_hub import constants
 
 from specdecodes.benchmark.samples import Sample
 from specdecodes.errors import ConfigError
+from specdecodes.extras import extra
 
 Row = Mapping[str, Any]
 ToSample = Callable[[Row, int], Sample]
@@ -65,12 +66,11 @@ class Hub:
         return f"{self.repository} (configuration {self.configuration}, split {self.split}) of the hub"
 
     def rows(self) -> Iterable[Row]:
-        try:
-            from datasets import config, load_dataset
-            from datasets.exceptions import DatasetsError
-            from datasets.naming import camelcase_to_snakecase
-        except ImportError as error:
-            raise MissingDataError(f"the package datasets is not installed ({INSTALL_DATASETS})") from error
+        extra("datasets", MissingDataError(f"the package datasets is not installed ({INSTALL_DATASETS})"))
+        from datasets import config, load_dataset
+        from datasets.exceptions import DatasetsError
+        from datasets.naming import camelcase_to_snakecase
+
         owner, _, dataset = self.repository.partition("/")
         cached = Path(config.HF_DATASETS_CACHE) / f"{owner}___{camelcase_to_snakecase(dataset)}"
         if not cached.is_dir() and not constants.HF_HUB_OFFLINE and not reachable(constants.ENDPOINT):

@@ -7,18 +7,14 @@ where it cannot be imported our own lookup kernel does the same product.
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
-
 import torch
 from torch import Tensor, nn
 
 from specdecodes.errors import QuantError
+from specdecodes.extras import extra
 from specdecodes.quant.codes import Codes
 from specdecodes.quant.grids import table
 from specdecodes.quant.hadamard import rotate
-
-INSTALL = "pip install flute-kernel"
 
 
 class FluteLinear(nn.Module):
@@ -38,10 +34,13 @@ class FluteLinear(nn.Module):
         where = torch.device(device)
         if where.type != "cuda":
             raise QuantError(f"the flute kernel runs on CUDA, not on {device}; leave @flute away.")
-        self._flute = _library("flute")
+        missing = QuantError(
+            "the flute kernel needs FLUTE: pip install flute-kernel; or leave @flute away, which runs our own kernel."
+        )
+        self._flute = extra("flute", missing)
         self.out_features, self.in_features = codes.shape
         self.bits, self.group, self.rotation, self.dtype = codes.bits, codes.group, codes.rotation, dtype
-        packed, scale, levels, pairs, tuned = _library("flute.integrations.higgs").prepare_data_transposed(
+        packed, scale, levels, pairs, tuned = extra("flute.integrations.higgs", missing).prepare_data_transposed(
             codes.codes().to(where),
             codes.scale.to(where, dtype).contiguous(),
             table(codes.grid).to(where, dtype)[:, None].contiguous(),
@@ -53,7 +52,7 @@ class FluteLinear(nn.Module):
             rows,
         )
         self.template, self.processors = tuned.template_id, tuned.num_sms
-        workspace = _library("flute.utils").make_workspace_streamk(where)
+        workspace = extra("flute.utils", missing).make_workspace_streamk(where)
         held = {"packed": packed, "scale": scale, "levels": levels, "pairs": pairs, "workspace": workspace}
         for name, tensor in (held | {"bias": bias}).items():
             self.register_buffer(name, tensor)
@@ -75,12 +74,3 @@ class FluteLinear(nn.Module):
         if self.bias is not None:
             y = y + self.bias
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
-
-
-def _library(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise QuantError(
-            f"the flute kernel needs FLUTE: {INSTALL}; or leave @flute away, which runs our own kernel."
-        ) from error

@@ -5,13 +5,11 @@ Not yet run on a GPU, and gemlite cannot be imported without one.
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
-
 import torch
 from torch import Tensor, nn
 
 from specdecodes.errors import QuantError
+from specdecodes.extras import extra
 from specdecodes.quant.codes import Codes
 
 
@@ -32,7 +30,8 @@ class GemliteLinear(nn.Module):
             raise QuantError(f"the gemlite kernel runs on CUDA, not on {device}; choose another kernel.")
         self.out_features, self.in_features = codes.shape
         self.dtype = dtype
-        helper = _library().A16W4_HQQ_INT(device=str(device), dtype=dtype)
+        gemlite = extra("gemlite.helper", QuantError("the gemlite kernel needs gemlite: pip install gemlite"))
+        helper = gemlite.A16W4_HQQ_INT(device=str(device), dtype=dtype)
         assert codes.zero is not None, "codes in steps have a zero-point"
         scale, zero = codes.scale.to(device), codes.zero.to(device)
         self.linear = helper.from_weights(codes.codes().to(device), scale, zero, bias=bias)
@@ -40,10 +39,3 @@ class GemliteLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out] in x's dtype."""
         return self.linear(x.to(self.dtype)).to(x.dtype)
-
-
-def _library() -> ModuleType:
-    try:
-        return importlib.import_module("gemlite.helper")
-    except ImportError as error:
-        raise QuantError("the gemlite kernel needs gemlite: pip install gemlite") from error

@@ -176,7 +176,7 @@ def test_every_argument_goes_to_the_harness_s_own_command_line(
 def test_an_absent_harness_is_one_line_with_the_cure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(entry, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(SystemExit) as ended:
         entry.main()
     assert ended.value.code == 2 and 'pip install "lm_eval==0.4.13"' in capsys.readouterr().err

@@ -12,6 +12,7 @@ from specdecodes.benchmark.page.charts import POINTS
 from specdecodes.benchmark.page.measured import PHASES, Measured
 from specdecodes.benchmark.records import ResultsError
 from specdecodes.benchmark.trace import Timeline
+from specdecodes.extras import extra
 
 ARM_COLOURS = ("#8b949e", "#0072b2", "#d55e00", "#009e73", "#b0609a", "#a07a00")
 PHASE_COLOURS = {
@@ -27,11 +28,7 @@ WIDTH, DOTS = 3.4, 300
 
 def write_plates(folders: Sequence[Path], out: Path) -> list[Path]:
     """Write a PNG a figure into the folder `out`. Raises ResultsError for folders without results or no matplotlib."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ResultsError("figures need matplotlib; install it with: pip install matplotlib") from error
-    matplotlib.use("Agg")
+    extra("matplotlib", ResultsError("figures need matplotlib; install it with: pip install matplotlib")).use("Agg")
     from matplotlib import pyplot
 
     arms = read_arms(folders)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from specdecodes.errors import ConfigError
+from specdecodes.extras import extra
 
 Message = dict[str, str]
 Conversation = list[Message] | str
@@ -115,13 +116,13 @@ def _paragraphs(path: Path) -> Iterator[Conversation | BadRow]:
 
 
 def _hub_rows(repository: str, split: str) -> Iterable[Any]:
-    try:
-        from datasets import load_dataset
-        from datasets.exceptions import DatasetsError
-    except ImportError as error:
-        raise ConfigError(
-            f'{repository} is read with the package datasets, which is missing: pip install "datasets>=4"'
-        ) from error
+    extra(
+        "datasets",
+        ConfigError(f'{repository} is read with the package datasets, which is missing: pip install "datasets>=4"'),
+    )
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
     try:
         return load_dataset(repository, split=split)
     except (OSError, ValueError, DatasetsError) as error:
