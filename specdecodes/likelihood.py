@@ -74,34 +74,33 @@ def shared_length(ours: Sequence[int], theirs: Sequence[int]) -> int:
 
 
 class Forest:
-    """The inputs of `requests` behind their first `kept` tokens, which all share; a token that several paths begin with
-    is one node. `paths[i]`: the nodes of request i. The first request's nodes come first, in order."""
+    """The inputs of `requests` behind their first `kept` tokens, which all share, each node before its descendants.
+
+    Tokens that a request begins with like the one before it are run once. `paths[i]`: the nodes of request i; those of
+    the first come first. `ends[j]`: the node behind the last descendant of node j.
+    """
 
     def __init__(self, requests: Sequence[ScoreRequest], kept: int) -> None:
         self.tokens: list[int] = []
-        self.parents: list[int] = []  # -1: the last kept token
         self.depths: list[int] = []
+        self.ends: list[int] = []
         self.paths: list[list[int]] = []
-        nodes: dict[tuple[int, int], int] = {}
+        path, before = list[int](), tuple[int, ...]()
         for request in requests:
-            path: list[int] = []
-            for token in request.inputs[kept:]:
-                key = (path[-1] if path else -1, token)
-                if key not in nodes:
-                    nodes[key] = len(self.tokens)
-                    self.tokens.append(token)
-                    self.parents.append(key[0])
-                    self.depths.append(len(path))
-                path.append(nodes[key])
+            inputs = request.inputs[kept:]
+            shared, first = shared_length(before, inputs), len(self.tokens)
+            self._leave(path[shared:])
+            self.tokens += inputs[shared:]
+            self.depths += range(shared, len(inputs))
+            self.ends += [0] * (len(inputs) - shared)
+            path, before = [*path[:shared], *range(first, len(self.tokens))], inputs
             self.paths.append(path)
+        self._leave(path)
 
-    def ancestors(self) -> Tensor:
-        """[n, n] bool: node j lies on the path to node i, i itself included."""
-        seen = torch.eye(len(self.tokens), dtype=torch.bool)
-        for node, parent in enumerate(self.parents):
-            if parent >= 0:
-                seen[node] |= seen[parent]
-        return seen
+    def _leave(self, nodes: Sequence[int]) -> None:
+        """No more descendants of `nodes` will come."""
+        for node in nodes:
+            self.ends[node] = len(self.tokens)
 
 
 def likelihoods(
@@ -124,9 +123,10 @@ def likelihoods(
     nodes, tokens = torch.tensor(scored, dtype=torch.int64, device=target.device).reshape(-1, 2).unbind(1)
     logprobs = torch.zeros(len(scored))
     likeliest = torch.zeros(len(scored), dtype=torch.bool)
-    inputs, depths = (torch.tensor(values, device=target.device) for values in (forest.tokens, forest.depths))
+    laid_out = (forest.tokens, forest.depths, forest.ends)
+    nodes_run = [torch.tensor(values, device=target.device) for values in laid_out]
     start = 0
-    for scores in target.branches(inputs, depths, forest.ancestors().to(target.device)):
+    for scores in target.branches(*nodes_run):
         stop = start + scores.logits.shape[0]
         finite(scores, torch.arange(stop - start, device=target.device))
         here = (nodes >= start) & (nodes < stop)

@@ -140,3 +140,16 @@ def test_a_model_that_computes_nan_is_told(tiny_checkpoint: Callable[..., Path],
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with open_pipeline(folder) as opened, pytest.raises(NumericsError):
         opened.score(REQUESTS)
+
+
+def test_a_forest_s_ends_say_who_descends_from_whom() -> None:
+    """Of any order of requests, one of them the beginning of another, and one twice."""
+    for chosen in (REQUESTS, REQUESTS[::-1], sorted(REQUESTS, key=lambda one: one.tokens) + [ScoreRequest(BEGINNING)] * 2):
+        forest = Forest(chosen, 0)
+        order = torch.arange(len(forest.tokens))
+        seen = (order <= order[:, None]) & (order[:, None] < torch.tensor(forest.ends))
+        for request, path in zip(chosen, forest.paths, strict=True):
+            assert tuple(forest.tokens[node] for node in path) == request.inputs
+            for depth, node in enumerate(path):
+                assert seen[node].nonzero().flatten().tolist() == path[: depth + 1]
+                assert forest.depths[node] == depth

@@ -142,19 +142,19 @@ class ModelRunner:
         (hidden,), _ = self._run([step], "draft layer")
         return Scores(self.steps.logits(self.decoder, hidden)[0], hidden[0])
 
-    def branches(self, tokens: Tensor, depths: Tensor, ancestors: Tensor) -> Iterator[Scores]:
-        """Scores of all `tokens` [n], chunk by chunk. Each lies `depths` [n] behind the committed rows and sees those
-        and its `ancestors` [n, n] bool, which come before it. Rows lie behind the committed ones, uncommitted."""
+    def branches(self, tokens: Tensor, depths: Tensor, ends: Tensor) -> Iterator[Scores]:
+        """Scores of all `tokens` [n], chunk by chunk. Each lies `depths` [n] behind the committed rows and sees those,
+        itself, and its ancestors; its descendants are those that follow it before its own of `ends` [n]. Rows lie
+        behind the committed ones, uncommitted."""
         count, length = tokens.shape[0], self.cache.length
         chunk = self.width if count <= self.width else self.chunk
         extra = -count % chunk
         tokens, positions = F.pad(tokens, (0, extra)), length + F.pad(depths, (0, extra))
-        own = torch.eye(count + extra, dtype=torch.bool, device=self._device)  # padding sees itself, and nobody else
-        own[:count, :count] |= ancestors
+        ends = torch.cat((ends, self._index[count : count + extra] + 1))  # padding sees itself, and nobody else
         passes = []
         for start in range(0, count, chunk):
             rows, stop = slice(start, start + chunk), start + chunk
-            look = self._view.behind(length, own[rows, :stop], positions[:stop])
+            look = self._view.forest(length, ends[:stop], positions[:stop], start)
             slots = self.cache.end + self._index[rows]
             passes.append(Rows(tokens[None, rows], positions[None, rows], slots, look))
         for place, hidden in enumerate(self._run(passes)[0]):

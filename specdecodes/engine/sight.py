@@ -38,21 +38,15 @@ class View:
     def behind(self, length: int, ancestors: Tensor, positions: Tensor) -> Look:
         """The last M of K rows at `positions` [K] behind `length` committed ones see those, and each other as
         `ancestors` [M, K] says; a layer of limited reach starts with the first committed row that any of them sees."""
-        rows, columns = ancestors.shape
-        device = ancestors.device
+        return lambda reach: self._sight(length, ancestors, positions, reach)
+
+    def forest(self, length: int, ends: Tensor, positions: Tensor, first: int) -> Look:
+        """The same of the rows from `first` on, where a row's descendants follow it: those before `ends` [K] see it."""
 
         def look(reach: int | None) -> Sight:
-            first = 0 if reach is None else max(0, length - reach + 1)
-            stop = length - first + columns
-            # As wide as the cache whatever the window, so that its shape never changes.
-            mask = torch.empty(1, rows, self.slots, dtype=torch.bool, device=device)
-            mask[0, :, : length - first] = True
-            mask[0, :, length - first : stop] = ancestors
-            if reach is not None:
-                committed = torch.arange(first, length, device=device)
-                mask[0, :, :stop] &= torch.cat((committed, positions)) > (positions[-rows:] - reach)[:, None]
-            begin = self.base + first
-            return Sight(mask, torch.tensor((begin, begin + stop), device="cpu" if self.on_host else device))
+            order = torch.arange(ends.shape[0], device=ends.device)
+            rows = order[first:, None]
+            return self._sight(length, (order <= rows) & (rows < ends), positions, reach)
 
         return look
 
@@ -60,3 +54,18 @@ class View:
         """Rows at `positions` [M] of which each sees those before it, such as a chunk of a prompt."""
         order = torch.arange(positions.shape[0], device=positions.device)
         return self.behind(length, order <= order[:, None], positions)
+
+    def _sight(self, length: int, ancestors: Tensor, positions: Tensor, reach: int | None) -> Sight:
+        rows, columns = ancestors.shape
+        device = ancestors.device
+        first = 0 if reach is None else max(0, length - reach + 1)
+        stop = length - first + columns
+        # As wide as the cache whatever the window, so that its shape never changes.
+        mask = torch.empty(1, rows, self.slots, dtype=torch.bool, device=device)
+        mask[0, :, : length - first] = True
+        mask[0, :, length - first : stop] = ancestors
+        if reach is not None:
+            committed = torch.arange(first, length, device=device)
+            mask[0, :, :stop] &= torch.cat((committed, positions)) > (positions[-rows:] - reach)[:, None]
+        begin = self.base + first
+        return Sight(mask, torch.tensor((begin, begin + stop), device="cpu" if self.on_host else device))
