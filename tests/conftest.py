@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from specdecodes.methods import placement
+from specdecodes.folders import cache_folder
+from specdecodes.methods import placement, step_times
 from specdecodes.offload.predict import Step, StepTimes
 
 if (
@@ -51,6 +52,26 @@ FAMILY_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 def one_thread() -> None:
     """Tiny models run over 20 times faster on one thread than on two that meet at barriers."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is read from or written to the user's own cache, but for what takes long to compile."""
+    users, folder = cache_folder(), tmp_path_factory.mktemp("cache")
+    for name in ("kernels", "inductor"):
+        (users / name).mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(users / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPECDECODES_CACHE", str(folder))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def brief_timing() -> Iterator[None]:
+    """Plans time each step once, not twenty times: no test asks how fast this machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_times, "_REPEATS", 1)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -85,10 +83,8 @@ def test_every_linked_file_exists():
     assert not [link for link in links if not (ROOT / link).exists()]
 
 
-def test_the_python_example_runs():
+def test_the_python_example_runs(capsys, monkeypatch):
     (example,) = blocks("python")
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # a small model, perhaps beside other work
-    command = [sys.executable, "-c", example]
-    done = subprocess.run(command, cwd=ROOT, env=one_thread, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"[0-9.]+ tokens/s, [0-9.]+ draft tokens accepted per round", done.stdout)
+    monkeypatch.chdir(ROOT)
+    exec(example, {})
+    assert re.search(r"[0-9.]+ tokens/s, [0-9.]+ draft tokens accepted per round", capsys.readouterr().out)

@@ -19,8 +19,7 @@ COMMON = (
 
 
 @pytest.fixture
-def checkpoint(tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SPECDECODES_CACHE", str(tmp_path / "cache"))
+def checkpoint(tiny_checkpoint: Callable[..., Path]) -> Path:
     return tiny_checkpoint("llama", "bf16")
 
 

@@ -16,7 +16,6 @@ COMMON = "--eager --max-length 96 --max-tokens 6 --device-memory 2GiB --set warm
 
 @pytest.fixture
 def model(tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SPECDECODES_CACHE", str(tmp_path / "cache"))
     # A process a point costs seconds here, and what it keeps apart matters to large models only.
     monkeypatch.setattr(run_grid_search, "measure_apart", run_grid_search.measure_here)
     questions = tmp_path / "data" / "mt-bench" / "question.jsonl"

@@ -35,7 +35,6 @@ IMPORTED_ONCE = [
 @pytest.fixture
 def start(tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable]:
     """`start(folder)` runs the benchmark into `folder` in a process of its own, with torch already imported."""
-    monkeypatch.setenv("SPECDECODES_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     questions = tmp_path / "data" / "mt-bench" / "question.jsonl"
     questions.parent.mkdir(parents=True)

@@ -22,8 +22,7 @@ OPTIONS = (
 
 
 @pytest.fixture
-def model(tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SPECDECODES_CACHE", str(tmp_path / "cache"))
+def model(tiny_checkpoint: Callable[..., Path]) -> Path:
     return tiny_checkpoint("llama", "bf16")
 
 

@@ -23,10 +23,8 @@ def tune(model: Path, *words: str) -> int:
 def test_the_fastest_is_written_as_a_pipeline(
     tiny_checkpoint: Callable[..., Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    monkeypatch.setenv("SPECDECODES_CACHE", str(tmp_path / "cache"))
     out, model = tmp_path / "tuned.py", tiny_checkpoint("llama", "bf16")
     options = [
         "--methods",
