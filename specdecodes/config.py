@@ -154,7 +154,7 @@ class Pipeline:
     warmup: int = 1
 
     def __post_init__(self) -> None:
-        _require(bool(self.method), "method is empty; write vanilla, ngram_sd, classic_sd, eagle_sd or subspec_sd.")
+        _require(bool(self.method), "method is empty; name one, such as subspec_sd.")
         _require(self.max_length >= 2, f"max_length must be 2 or more, not {self.max_length}.")
         _require(self.seed >= 0, f"seed must be 0 or more, not {self.seed}.")
         _require(self.warmup >= 0, f"warmup must be 0 or more, not {self.warmup}.")

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from specdecodes.cache import KVCache
 from specdecodes.drafters import Drafter
 from specdecodes.drafters.combined import CombinedDrafter
+from specdecodes.drafters.level import LevelGrower, Levels
 from specdecodes.drafters.ngram import NgramDrafter
 from specdecodes.drafters.pace import Costs, Pace
 from specdecodes.engine.layers import LayerSource, ResidentLayers, StreamedLayers
@@ -41,6 +42,11 @@ class LoadedTarget:
     placement: Placement
     tokenizer: Any
     stream: LayerStream | None
+
+    def grower(self, levels: Levels) -> LevelGrower:
+        """What grows the pipeline's trees by `levels` of a draft, at the pace that the plan expects."""
+        tree, options, vocab = self.site.pipeline.tree, self.site.pipeline.draft, self.decoder.spec.vocab_size
+        return LevelGrower(levels, tree, options.temperature, vocab, pace_of(self), spare=options.ngram)
 
     def generator(self, drafter: Drafter) -> Generator:
         """The finished generator; the drafter's trees are grafted with n-grams if the pipeline says so."""

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from specdecodes.cache import CacheShape, KVCache
 from specdecodes.drafters.independent import IndependentDrafter
-from specdecodes.drafters.level import LevelGrower, region_nodes
+from specdecodes.drafters.level import region_nodes
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
 from specdecodes.generator import Generator
-from specdecodes.methods.assembly import Progress, load_resident, load_target, pace_of
+from specdecodes.methods.assembly import Progress, load_resident, load_target
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.placement import place
 from specdecodes.methods.site import Site
@@ -40,9 +40,7 @@ def build(site: Site, placement: Placement, progress: Progress) -> Generator:
     runner = ModelRunner(
         decoder, layers, cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False, wide=site.wide
     )
-    options, vocab = site.pipeline.draft, site.checkpoint.spec.vocab_size
-    grower = LevelGrower(runner, tree, options.temperature, vocab, pace_of(target), spare=options.ngram)
-    return target.generator(IndependentDrafter(runner, grower))
+    return target.generator(IndependentDrafter(runner, target.grower(runner)))
 
 
 def _draft_site(site: Site) -> Site:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from specdecodes.cache import CacheShape, KVCache
 from specdecodes.drafters.eagle import EagleDrafter, FeatureLevels
-from specdecodes.drafters.level import LevelGrower, region_nodes
+from specdecodes.drafters.level import region_nodes
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
 from specdecodes.generator import Generator
-from specdecodes.methods.assembly import Progress, load_target, pace_of
+from specdecodes.methods.assembly import Progress, load_target
 from specdecodes.methods.needs import DraftNeeds, HeadNeeds
 from specdecodes.methods.placement import place
 from specdecodes.methods.site import Site
@@ -37,9 +37,8 @@ def build(site: Site, placement: Placement, progress: Progress) -> Generator:
     layers = ResidentLayers(head.stack)
     width = tree.width  # a level's: what was accepted runs in a step that is compiled already
     runner = ModelRunner(head, layers, cache, site.steps(), width=width, chunk=site.chunk, exact=False, wide=site.wide)
-    levels, options, vocab = FeatureLevels(head, runner), site.pipeline.draft, site.checkpoint.spec.vocab_size
-    grower = LevelGrower(levels, tree, options.temperature, vocab, pace_of(target), spare=options.ngram)
-    return target.generator(EagleDrafter(levels, grower))
+    levels = FeatureLevels(head, runner)
+    return target.generator(EagleDrafter(levels, target.grower(levels)))
 
 
 def _head_files(site: Site) -> HeadFiles:

@@ -12,13 +12,13 @@ from dataclasses import replace
 
 from torch import nn
 
-from specdecodes.drafters.level import LevelGrower, region_nodes
+from specdecodes.drafters.level import region_nodes
 from specdecodes.drafters.substitute import SubstituteDrafter
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
 from specdecodes.generator import Generator
-from specdecodes.methods.assembly import load_target, pace_of
+from specdecodes.methods.assembly import load_target
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.placement import place
 from specdecodes.methods.quantized import Progress
@@ -49,7 +49,7 @@ def plan(site: Site) -> Placement:
 
 
 def build(site: Site, placement: Placement, progress: Progress) -> Generator:
-    pipeline, tree = site.pipeline, site.pipeline.tree
+    tree = site.pipeline.tree
     target = load_target(site, placement, progress, width=tree.nodes, draft_nodes=region_nodes(tree))
     decoder = draft_of(target.decoder)
     runner = ModelRunner(
@@ -61,9 +61,7 @@ def build(site: Site, placement: Placement, progress: Progress) -> Generator:
         chunk=site.chunk,
         exact=False,
     )
-    options, vocab = pipeline.draft, site.checkpoint.spec.vocab_size
-    grower = LevelGrower(runner, tree, options.temperature, vocab, pace_of(target), spare=options.ngram)
-    return target.generator(SubstituteDrafter(grower))
+    return target.generator(SubstituteDrafter(target.grower(runner)))
 
 
 def draft_of(target: Decoder) -> Decoder:

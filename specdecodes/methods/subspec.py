@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from specdecodes.drafters.level import LevelGrower, region_nodes
+from specdecodes.drafters.level import region_nodes
 from specdecodes.drafters.substitute import SubstituteDrafter
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import BudgetError, ConfigError
 from specdecodes.generator import Generator
-from specdecodes.methods.assembly import LoadedTarget, load_target, pace_of
+from specdecodes.methods.assembly import LoadedTarget, load_target
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.placement import place
 from specdecodes.methods.quantized import Progress, load_quantized
@@ -45,16 +45,14 @@ def plan(site: Site, *, substitute_all: bool = False) -> Placement:
 
 
 def build(site: Site, placement: Placement, progress: Progress) -> Generator:
-    pipeline, tree = site.pipeline, site.pipeline.tree
+    tree = site.pipeline.tree
     target = load_target(site, placement, progress, width=tree.nodes, draft_nodes=region_nodes(tree))
     decoder = draft_of(target, progress)
     layers = ResidentLayers(decoder.stack)
     runner = ModelRunner(
         decoder, layers, target.runner.cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False
     )
-    options, vocab = pipeline.draft, site.checkpoint.spec.vocab_size
-    grower = LevelGrower(runner, tree, options.temperature, vocab, pace_of(target), spare=options.ngram)
-    return target.generator(SubstituteDrafter(grower))
+    return target.generator(SubstituteDrafter(target.grower(runner)))
 
 
 def draft_of(target: LoadedTarget, progress: Progress) -> Decoder:
