@@ -24,9 +24,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
 
-from specdecodes.benchmark.environment import describe
+from benchmarks.receipt import write_receipt
 from specdecodes.config import Memory, Pipeline, Target
-from specdecodes.errors import SpecDecodesError
+from specdecodes.errors import SpecDecodesError, fail
 from specdecodes.methods import build
 from specdecodes.offload import codec
 from specdecodes.sampling import SamplingParams
@@ -40,7 +40,7 @@ FIGURES = (
 )
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--make", type=Path, metavar="DIR", help="write the checkpoint, and nothing else")
     parser.add_argument("--model", help="a checkpoint folder")
@@ -51,19 +51,15 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.make is not None:
         make(arguments.make)
-        return 0
+        return
     if arguments.model is None or arguments.out is None:
         parser.error("give --model and --out, or --make")
     try:
         receipt = measure(arguments)
     except SpecDecodesError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    receipt |= {"command": " ".join(["python", *sys.argv]), "environment": describe()}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(receipt, indent=1))
+        fail(error)
+    write_receipt(arguments.out, receipt)
     print(json.dumps({name: receipt[name] for name in ("codec", "medians", "ratio")}, indent=1))
-    return 0
 
 
 def make(folder: Path) -> None:
@@ -119,4 +115,4 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    sys.exit(main())
+    main()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import multiprocessing
 import random
 import sys
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is 
 
 import torch
 
-from specdecodes.benchmark.environment import describe
+from benchmarks.receipt import write_receipt
 from specdecodes.methods import build
 from specdecodes.sampling import SamplingParams
 from tests.conftest import FAMILY_OPTIONS, write_tiny
@@ -52,15 +51,8 @@ def main() -> None:
     totals = {
         key: sum(result[key] for result in results) for key in ("rows", "values", "differing_bits", "tokens_differ")
     }
-    receipt = {
-        "totals": totals,
-        "cases": results,
-        "seconds": time.perf_counter() - started,
-        "command": " ".join(["python", *sys.argv]),
-        "environment": describe(),
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(receipt, indent=1) + "\n")
+    seconds = time.perf_counter() - started
+    write_receipt(arguments.out, {"totals": totals, "cases": results, "seconds": seconds})
     print(totals)
 
 

@@ -9,7 +9,6 @@ which the device reads memory, measured beside every row of the table. Quoted ar
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -23,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from specdecodes.benchmark.environment import describe
+from benchmarks.receipt import write_receipt
 from specdecodes.models.decoder import Linear
 from specdecodes.quant import Execution, specimen
 from specdecodes.quant.spec import find_scheme
@@ -56,8 +55,7 @@ def main() -> None:
         )
     Console().print(table)
     if given.out is not None:
-        receipt = {"results": results, "command": " ".join(["python", *sys.argv]), "environment": describe()}
-        given.out.write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
+        write_receipt(given.out, {"results": results})
 
 
 def stack(spelled: str, hidden: int, layers: int, device: str) -> list[nn.Module]:

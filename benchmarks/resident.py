@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is 
 import torch
 from transformers import AutoModelForCausalLM
 
-from specdecodes.benchmark.environment import describe
+from benchmarks.receipt import write_receipt
 from specdecodes.benchmark.mt_bench import BUNDLED
 from specdecodes.benchmark.sources import question, read_samples
 from specdecodes.config import Pipeline, Target, Tree
@@ -79,11 +79,8 @@ def main() -> None:
         "same_tokens": {name: sum(r[name]["tokens"] == r["vanilla"]["tokens"] for r in rounds) for name in arms},
         "kernel": generators["subspec_sd"].origin.kernel,
         "rounds": rounds,
-        "command": " ".join(["python", *sys.argv]),
-        "environment": describe(),
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(receipt) + "\n")
+    write_receipt(arguments.out, receipt, indent=None)
     print(json.dumps({key: receipt[key] for key in ("medians", "ratios_to_vanilla", "same_tokens")}, indent=1))
 
 

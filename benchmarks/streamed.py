@@ -22,11 +22,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
 
-from specdecodes.benchmark.environment import describe
+from benchmarks.receipt import write_receipt
 from specdecodes.benchmark.mt_bench import BUNDLED
 from specdecodes.benchmark.sources import question, read_samples
 from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
-from specdecodes.errors import SpecDecodesError
+from specdecodes.errors import SpecDecodesError, fail
 from specdecodes.generator import Generator
 from specdecodes.methods import build
 from specdecodes.offload.store import measure_read, probe, read_index
@@ -34,18 +34,14 @@ from specdecodes.sampling import SamplingParams
 from specdecodes.stats import Generation, summarize
 
 
-def main() -> int:
+def main() -> None:
     arguments = _arguments()
     try:
         receipt = measure(arguments)
     except SpecDecodesError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    receipt |= {"command": " ".join(["python", *sys.argv]), "environment": describe()}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(receipt, indent=1))
+        fail(error)
+    write_receipt(arguments.out, receipt)
     print(json.dumps({key: receipt[key] for key in ("ratios", "medians")}, indent=1))
-    return 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -157,4 +153,4 @@ def agree(answers: Sequence[tuple[int, ...]]) -> bool:
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    sys.exit(main())
+    main()

@@ -1,6 +1,6 @@
 """Linears of few bits: `substitute` makes those of one layer, `packed_bytes` tells the planner their size.
 
-Depends on torch and the errors alone. `spec.py` names the schemes and says which linear gets which; `solving.py` goes
+Knows nothing of models, streams or methods. `spec.py` names the schemes and says which linear gets which; `solving.py` goes
 from a weight to `codes.py`, the form that all share; one file a kernel, and `kernels.py` chooses among them.
 """
 

@@ -177,7 +177,7 @@ def build_linear(solved: Solved, scheme: Scheme, kernel: str, name: str, device:
     """The linear of `solved` on `kernel`; `name` is for errors."""
     codes, bias, given = solved.codes, solved.bias, bool(scheme.grid)
     whole_rows = scheme.activations if scheme.activations in WHOLE_ROWS else "int8-row"
-    wide: dict[str, Callable[[], nn.Module]] = {
+    builders: dict[str, Callable[[], nn.Module]] = {
         "w4a8": lambda: W4A8Linear(codes, bias, activations=scheme.activations or "int8", name=name),
         "w4a32": lambda: W4A32Linear(codes, bias, name=name, as_given=given),
         "w4a8 twice": lambda: HalvesLinear(codes, bias, whole=False, name=name),
@@ -191,4 +191,4 @@ def build_linear(solved: Solved, scheme: Scheme, kernel: str, name: str, device:
         "gemlite": lambda: GemliteLinear(codes.widened(), bias, device=device),
         "reference": lambda: ReferenceLinear(codes, bias, activations=scheme.activations, as_given=given).to(device),
     }
-    return wide[kernel]()
+    return builders[kernel]()

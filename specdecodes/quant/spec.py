@@ -33,9 +33,7 @@ class Scheme:
     scale_bits: int = 32
     activations: str = ""
     rotated: bool = False
-    grid: str = (
-        ""  # of a checkpoint's own codes, by its name in `grids`: no solver made them, and no kernel rounds them
-    )
+    grid: str = ""  # of a checkpoint's own codes, by its name in `grids`: unsolved, and run unrounded
     wide: bool = False  # whether fp16 may not hold those codes' scales
     regroups: bool = True  # whether another group may be asked for
     kernel: str = ""  # that was asked for by name
