@@ -1,7 +1,7 @@
 """Linears of few bits: `substitute` makes those of one layer, `packed_bytes` tells the planner their size.
 
-Knows nothing of models, streams or methods. `spec.py` names the schemes and says which linear gets which; `solving.py` goes
-from a weight to `codes.py`, the form that all share; one file a kernel, and `kernels.py` chooses among them.
+Knows nothing of models, streams or methods. `spec.py` names the schemes and says which linear gets which; `solving.py`
+goes from a weight to `codes.py`, the form that all share; one file a kernel, and `kernels.py` chooses among them.
 """
 
 from specdecodes.quant.apply import (
