@@ -144,7 +144,11 @@ def test_a_model_that_computes_nan_is_told(tiny_checkpoint: Callable[..., Path],
 
 def test_a_forest_s_ends_say_who_descends_from_whom() -> None:
     """Of any order of requests, one of them the beginning of another, and one twice."""
-    for chosen in (REQUESTS, REQUESTS[::-1], sorted(REQUESTS, key=lambda one: one.tokens) + [ScoreRequest(BEGINNING)] * 2):
+    for chosen in (
+        REQUESTS,
+        REQUESTS[::-1],
+        sorted(REQUESTS, key=lambda one: one.tokens) + [ScoreRequest(BEGINNING)] * 2,
+    ):
         forest = Forest(chosen, 0)
         order = torch.arange(len(forest.tokens))
         seen = (order <= order[:, None]) & (order[:, None] < torch.tensor(forest.ends))
