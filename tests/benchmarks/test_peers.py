@@ -12,7 +12,7 @@ import torch
 from benchmarks import peer_table, peers
 from benchmarks.arms import ours, with_transformers
 from benchmarks.arms.job import Job
-from benchmarks.capped import Cap, has_module
+from benchmarks.capped import NAME, Cap, has_module
 
 PROMPT = (1, 5, 9, 11, 5, 9)
 
@@ -137,12 +137,12 @@ def test_a_control_group_of_either_version_is_found(tmp_path: Path) -> None:
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory/memory.limit_in_bytes").write_text("")
     assert Cap.find(tmp_path) is None, "without files of its own it is a folder like any other"
-    (tmp_path / "memory/specdecodes-peers/memory.limit_in_bytes").write_text("")
+    (tmp_path / "memory" / NAME / "memory.limit_in_bytes").write_text("")
     found = Cap.find(tmp_path)
     assert found is not None and found.limit == "memory.limit_in_bytes"
     (tmp_path / "cgroup.controllers").write_text("cpu memory")
-    (tmp_path / "specdecodes-peers").mkdir()
-    (tmp_path / "specdecodes-peers/memory.max").write_text("")
+    (tmp_path / NAME).mkdir()
+    (tmp_path / NAME / "memory.max").write_text("")
     newer = Cap.find(tmp_path)
     assert newer is not None and newer.limit == "memory.max"
     assert (tmp_path / "cgroup.subtree_control").read_text() == "+memory"
