@@ -2,6 +2,8 @@
 
     python benchmarks/quantize_demo.py [SOURCE] [OUT]
 
+SOURCE may be a widened demo, of one file; run-convert-checkpoint makes the result stream.
+
 A real quantizer loses less; what is shown on the result is speed and exactness, not what 4 bits cost.
 """
 

@@ -1,11 +1,12 @@
-"""A model that fits in memory: our plain and self-drafted decoding beside Transformers' generate, alternating.
+"""A model that fits in memory: drafts of the model's own weights beside its plain decoding, alternating.
 
     python benchmarks/resident.py --model DIR --out assets/results/NAME.json
+    python benchmarks/resident.py --model DIR --arms share_sd/none/int4,qspec/w4a16 --no-peers --out NAME.json
 
-Not exact: plain decoding runs one row a step, as fast as it can. Arms: `vanilla` and `subspec_sd` (4-bit self draft)
-of this project, compiled; Transformers' generate eager, and with a static cache and a compiled forward. Same prompts,
-greedy. Quoted are medians over the prompts and their ratios to our plain decoding; the first prompt warms up and is
-left out.
+Not exact: plain decoding runs one row a step, as fast as it can. An arm is METHOD, METHOD/TARGET or
+METHOD/TARGET/DRAFT, with the schemes of `target.quant` and `draft.quant`; plain decoding of its target's precision runs
+beside it and is what it is measured against. Peers are Transformers' generate, eager, and with a static cache and a
+compiled forward. Same prompts, greedy. Quoted are medians over the prompts; the first prompt warms up and is left out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,81 +29,170 @@ from transformers import AutoModelForCausalLM
 from benchmarks.receipt import write_receipt
 from specdecodes.benchmark.mt_bench import BUNDLED
 from specdecodes.benchmark.sources import question, read_samples
-from specdecodes.config import Pipeline, Target, Tree
+from specdecodes.config import Draft, Pipeline, Target, Tree
+from specdecodes.errors import SpecDecodesError
 from specdecodes.generator import Generator
 from specdecodes.methods import build
+from specdecodes.quant import FULL
 from specdecodes.sampling import SamplingParams
 
-Arm = Callable[[list[int], int], tuple[tuple[int, ...], float, dict[str, float]]]
+Answer = Callable[[list[int], int], tuple[tuple[int, ...], float, dict[str, float]]]
 """Prompt and number of tokens in; tokens, decode tokens/s, and other figures out."""
+Row = dict[str, dict[str, Any]]
+"""What every arm made of one prompt."""
+PLAIN = "vanilla"
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Rival:
+    """One way to decode, as `METHOD/TARGET/DRAFT` spells it."""
+
+    method: str
+    target: str = FULL
+    draft: str = "auto"
+
+    @property
+    def name(self) -> str:
+        return "/".join((self.method, self.target, self.draft)).removesuffix("/auto").removesuffix(f"/{FULL}")
+
+    @property
+    def plain(self) -> Rival:
+        """Plain decoding in the target's precision."""
+        return Rival(PLAIN, self.target)
+
+
+def main() -> int:
+    arguments = _arguments()
+    try:
+        receipt = measure(arguments)
+    except SpecDecodesError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write_receipt(arguments.out, receipt, indent=None)
+    told = ("medians", "ratios_to_plain", "same_tokens", "terms")
+    print(json.dumps({key: receipt[key] for key in told}, indent=1))
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a checkpoint folder")
+    parser.add_argument("--arms", default="subspec_sd", help="separated by commas")
     parser.add_argument("--rounds", type=int, default=5, help="prompts, each answered by every arm")
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--width", type=int, default=1)
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--nodes", type=int, default=8)
+    parser.add_argument("--adaptive", action=argparse.BooleanOptionalAction, default=True, help="depth by round")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="Transformers beside us")
     parser.add_argument("--compiled-peer", action=argparse.BooleanOptionalAction, default=True, help="slow to compile")
     parser.add_argument("--out", type=Path, required=True, help="the receipt, a JSON file")
-    arguments = parser.parse_args()
-    tree = Tree(arguments.width, arguments.depth, arguments.nodes)
-    generators = {method: open_arm(arguments.model, method, tree) for method in ("vanilla", "subspec_sd")}
-    arms: dict[str, Arm] = {method: ours(generator) for method, generator in generators.items()}
-    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.bfloat16)
-    arms["transformers eager"] = theirs(model, {})
-    if arguments.compiled_peer:
-        arms["transformers compiled"] = theirs(model, {"cache_implementation": "static"}, torch.compile(model.forward))
-    questions = [sample.turns[0] for sample in read_samples(BUNDLED, question)][: arguments.rounds + 1]
-    rounds: list[dict[str, Any]] = []
-    for number, text in enumerate(questions):
-        prompt = generators["vanilla"].encode([{"role": "user", "content": text}])
-        row = {}
-        for name, arm in arms.items():
-            tokens, speed, more = arm(prompt, arguments.tokens)
+    return parser.parse_args()
+
+
+def arms_of(text: str) -> list[Rival]:
+    """The arms that `text` names, each behind the plain decoding that it is measured against."""
+    named = [Rival(*spelled.split("/")) for spelled in text.split(",")]
+    return list(dict.fromkeys(each for arm in named for each in (arm.plain, arm)))
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every arm on every prompt."""
+    ours_ = {arm: open_arm(arguments, arm) for arm in arms_of(arguments.arms)}
+    answers = {arm.name: ours(generator) for arm, generator in ours_.items()}
+    answers |= peers(arguments) if arguments.peers else {}
+    first = next(iter(ours_.values()))
+    rounds: list[Row] = []
+    for number, sample in enumerate(read_samples(BUNDLED, question)[: arguments.rounds + 1]):
+        prompt, row = first.encode([{"role": "user", "content": sample.turns[0]}]), {}
+        for name, answer in answers.items():
+            tokens, speed, more = answer(prompt, arguments.tokens)
             row[name] = {"tokens_per_second": speed, "tokens": list(tokens), **more}
-        print(
-            f"prompt {number}: " + ", ".join(f"{n} {row[n]['tokens_per_second']:.2f} tok/s" for n in arms), flush=True
-        )
+        told = ", ".join(f"{name} {row[name]['tokens_per_second']:.2f} tok/s" for name in answers)
+        print(f"prompt {number}: {told}", flush=True)
         if number:
             rounds.append(row)
-    medians = {name: statistics.median(row[name]["tokens_per_second"] for row in rounds) for name in arms}
-    base = [row["vanilla"]["tokens_per_second"] for row in rounds]
-    ratios = {
-        name: statistics.median(row[name]["tokens_per_second"] / plain for row, plain in zip(rounds, base, strict=True))
-        for name in arms
-    }
-    receipt = {
-        "medians": medians,
-        "ratios_to_vanilla": ratios,
-        "same_tokens": {name: sum(r[name]["tokens"] == r["vanilla"]["tokens"] for r in rounds) for name in arms},
-        "kernel": generators["subspec_sd"].origin.kernel,
+    base = {name: next(iter(ours_)).name for name in answers} | {arm.name: arm.plain.name for arm in ours_}
+    speeds = {name: [row[name]["tokens_per_second"] for row in rounds] for name in answers}
+    return {
+        "medians": {name: statistics.median(found) for name, found in speeds.items()},
+        "ratios_to_plain": {
+            name: statistics.median(speed / plain for speed, plain in zip(found, speeds[base[name]], strict=True))
+            for name, found in speeds.items()
+        },
+        "same_tokens": {name: sum(r[name]["tokens"] == r[base[name]]["tokens"] for r in rounds) for name in answers},
+        "terms": {arm.name: terms(rounds, arm) for arm in ours_ if arm.method != PLAIN},
+        "kernels": {arm.name: generator.origin.kernel for arm, generator in ours_.items()},
         "rounds": rounds,
     }
-    write_receipt(arguments.out, receipt, indent=None)
-    print(json.dumps({key: receipt[key] for key in ("medians", "ratios_to_vanilla", "same_tokens")}, indent=1))
 
 
-def open_arm(model: str, method: str, tree: Tree) -> Generator:
-    pipeline = Pipeline(method, Target(model), tree=tree, max_length=512, exact=False)
-    return build(pipeline, progress=lambda text: print(f"[{method}] {text}", flush=True))
+def terms(rounds: Sequence[Row], arm: Rival) -> dict[str, Any]:
+    """What bounds an arm's ratio to plain decoding: medians of its steps in plain steps, the ratio that they give, the
+    ratio if drafting were free, if a pass over a tree cost a plain step, and what a round spends most on."""
+
+    def median(name: str, of: str) -> float:
+        return statistics.median(row[of][name] for row in rounds)
+
+    step = median("target_s", arm.plain.name)
+    tokens, levels = (median(name, arm.name) for name in ("tokens_per_round", "levels_per_round"))
+    draft, target = (median(name, arm.name) / step for name in ("draft_step_s", "target_s"))
+    drafting = levels * draft
+    return {
+        "tokens_per_round": tokens,
+        "levels_per_round": levels,
+        "plain_step_s": step,
+        "draft_step_in_plain_steps": draft,
+        "pass_in_plain_steps": target,
+        "ratio_of_these": tokens / (drafting + target),
+        "ratio_if_drafts_were_free": tokens / target,
+        "ratio_if_a_pass_were_a_plain_step": tokens / (drafting + 1.0),
+        "limit": f"drafting, {drafting / (drafting + target):.0%} of a round"
+        if drafting > target
+        else f"the pass over the tree, {target / (drafting + target):.0%} of a round",
+    }
 
 
-def ours(generator: Generator) -> Arm:
+def open_arm(arguments: argparse.Namespace, arm: Rival) -> Generator:
+    pipeline = Pipeline(
+        arm.method,
+        Target(arguments.model, quant=arm.target),
+        Draft(quant=arm.draft),
+        Tree(arguments.width, arguments.depth, arguments.nodes, adaptive=arguments.adaptive),
+        max_length=512,
+        exact=False,
+        compile=arguments.compile,
+    )
+    return build(pipeline, progress=lambda text: print(f"[{arm.name}] {text}", flush=True))
+
+
+def ours(generator: Generator) -> Answer:
     def answer(prompt: list[int], tokens: int) -> tuple[tuple[int, ...], float, dict[str, float]]:
         made = generator.generate(prompt, SamplingParams(max_tokens=tokens, ignore_eos=True))
-        steps = sum(r.levels for r in made.rounds)
-        draft = sum(r.seconds["draft"] for r in made.rounds) / steps if steps else 0.0
-        target = sum(r.seconds["target"] for r in made.rounds) / len(made.rounds)
-        more = {"tau": made.tau, "draft_step_s": draft, "target_s": target}
+        count, levels = len(made.rounds), sum(r.levels for r in made.rounds)
+        more = {
+            "tau": made.tau,
+            "tokens_per_round": made.tokens_per_round,
+            "levels_per_round": levels / count,
+            "draft_step_s": sum(r.seconds["draft"] for r in made.rounds) / levels if levels else 0.0,
+            "target_s": sum(r.seconds["target"] for r in made.rounds) / count,
+        }
         return made.tokens, made.decode_tokens_per_second, more
 
     return answer
 
 
-def theirs(model: Any, options: dict[str, Any], forward: Any = None) -> Arm:
+def peers(arguments: argparse.Namespace) -> dict[str, Answer]:
+    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.bfloat16)
+    found = {"transformers eager": theirs(model, {})}
+    if arguments.compiled_peer:
+        static = {"cache_implementation": "static"}
+        found["transformers compiled"] = theirs(model, static, torch.compile(model.forward))
+    return found
+
+
+def theirs(model: Any, options: dict[str, Any], forward: Any = None) -> Answer:
     """Transformers' generate; the first token's time is measured by a call of its own and taken off."""
     plain_forward = model.forward
 
@@ -128,4 +219,4 @@ def theirs(model: Any, options: dict[str, Any], forward: Any = None) -> Arm:
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    main()
+    sys.exit(main())

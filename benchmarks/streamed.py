@@ -49,6 +49,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="a checkpoint folder")
     parser.add_argument("--draft-model", help="drafts in the arm classic_sd")
     parser.add_argument("--head", help="the EAGLE head of the arm eagle_sd")
+    parser.add_argument("--draft-quant", default="auto", help="scheme of the drafts that are the target's own weights")
     parser.add_argument("--device-memory", required=True, help="budget of every arm, like 1GB")
     parser.add_argument("--arms", default="vanilla,subspec_sd", help="methods, the first is the baseline")
     parser.add_argument("--rounds", type=int, default=5, help="prompts, each answered by every arm")
@@ -115,7 +116,7 @@ def open_arm(arguments: argparse.Namespace, method: str) -> Generator:
     pipeline = Pipeline(
         method=method,
         target=Target(arguments.model),
-        draft=Draft(model, temperature=1.0) if model else Draft(),
+        draft=Draft(model, temperature=1.0) if model else Draft(quant=arguments.draft_quant),
         tree=Tree(arguments.width, arguments.depth, arguments.nodes),
         memory=Memory(device=arguments.device_memory),
         max_length=arguments.max_length,

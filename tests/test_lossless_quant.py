@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from specdecodes.config import Draft, Memory, Target
-from specdecodes.errors import BudgetError, ConfigError
+from specdecodes.errors import BudgetError, ConfigError, QuantError
+from specdecodes.folders import cache_folder
 from specdecodes.methods import build, plan_for, quantized
 from specdecodes.quant import SCHEMES
 from tests.test_lossless import GREEDY, SAMPLED, differing_bits, pipeline_for, smallest_budget
@@ -98,6 +102,18 @@ def test_a_draft_like_its_target_is_refused(tiny_checkpoint):
         plan_for(quantized_pipeline(tiny_checkpoint("llama"), "int8", "int8"))
 
 
+@pytest.mark.parametrize(
+    ("target", "draft", "words"),
+    [
+        ("int8+downproj=none", "hqq4", "unknown linear or layer 'downproj'; did you mean 'down_proj'"),
+        ("none", "hqq4+layers.4=none", r"unknown linear or layer 'layers\.4'; did you mean 'layers\.3'"),
+    ],
+)
+def test_a_rule_that_names_no_linear_is_refused(target, draft, words, tiny_checkpoint):
+    with pytest.raises(QuantError, match=words):
+        plan_for(quantized_pipeline(tiny_checkpoint("llama"), target, draft))
+
+
 def test_loading_never_holds_more_than_a_layer_in_full_precision(tiny_checkpoint, tmp_path, monkeypatch):
     """Every weight matrix that was read is gone by the time the next layer's are."""
     monkeypatch.setenv("SPECDECODES_CACHE", str(tmp_path))
@@ -127,3 +143,36 @@ def test_a_target_of_another_dtype_is_quantized_from_the_file(tiny_checkpoint):
     pipeline = replace(pipeline, target=Target(str(folder), dtype="fp32", device="cpu", quant="hqq4"))
     with build(pipeline, progress=lambda text: None) as generator:
         assert len(generator.generate(PROMPT, PARAMS[0]).tokens) == 24
+
+
+def held_bytes(field):
+    """`VmRSS` or `VmHWM` of this process: the memory that it holds, and the most since that was forgotten."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def peak_of_loading(pipeline):
+    """Bytes that this process held more at the peak of loading than before."""
+    placement = plan_for(pipeline)
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier tests freed is given back, so that it is not taken again unseen
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is forgotten
+    before = held_bytes("VmRSS")
+    with build(pipeline, placement, progress=lambda text: None):
+        return held_bytes("VmHWM") - before
+
+
+@pytest.mark.usefixtures("untimed")
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system keeps no peak to forget")
+def test_the_peak_of_loading_is_far_below_the_full_precision_model(tiny_checkpoint, tmp_path, monkeypatch):
+    kernels = cache_folder() / "kernels"
+    kernels.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "kernels").symlink_to(kernels)  # building them takes longer than the test
+    monkeypatch.setenv("SPECDECODES_CACHE", str(tmp_path))
+    shape = {"num_hidden_layers": 20, "hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 8}
+    folder = tiny_checkpoint("llama", **shape)
+    full = (folder / "model.safetensors").stat().st_size
+    quantized_target = quantized_pipeline(folder, "int4", "none", method="vanilla")
+    assert full > 70e6
+    assert peak_of_loading(quantized_pipeline(folder, "none", "none", method="vanilla")) > 0.9 * full
+    assert peak_of_loading(quantized_target) < 0.4 * full, "solved, a layer at a time"
+    assert peak_of_loading(quantized_target) < 0.4 * full, "from the cache"

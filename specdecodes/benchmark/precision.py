@@ -24,7 +24,7 @@ from specdecodes.errors import ConfigError, SpecDecodesError
 from specdecodes.likelihood import ScoreRequest
 from specdecodes.methods import build
 from specdecodes.models.loading import open_checkpoint
-from specdecodes.quant import SCHEMES, Execution, Rules, packed_bytes
+from specdecodes.quant import SCHEMES, Execution, Rules, fitted, packed_bytes
 
 KEY = "draft.quant"
 SHARING = ("share_sd", "subspec_sd")  # methods whose draft is the target's own weights at another precision
@@ -56,18 +56,25 @@ class Size:
 
 
 def precision_points(pipeline: Pipeline, schemes: Sequence[str]) -> list[Point]:
-    """Plain decoding, then the target drafted by itself in each of `schemes` (none: all there are, but the target's).
+    """Plain decoding, then the target drafted by itself in each of `schemes` (none: all there are but the target's, in
+    groups that its shapes allow).
 
     Raises ConfigError for an unknown scheme, before anything runs.
     """
     method = pipeline.method if pipeline.method in SHARING else "share_sd"
-    names = list(schemes) or [name for name in SCHEMES if name != pipeline.target.quant]
+    names = list(schemes) or _all_schemes(pipeline)
     plain = replace(pipeline, method="vanilla", draft=replace(pipeline.draft, model=None, quant="auto"))
     base = replace(plain, method=method)
     return [
         Point(((KEY, pipeline.target.quant),), plain),
         *(Point(((KEY, name),), override(base, KEY, name)) for name in names),
     ]
+
+
+def _all_schemes(pipeline: Pipeline) -> list[str]:
+    shapes = open_checkpoint(pipeline.target.model, pipeline.target.revision).spec.linears()
+    found = [fitted(scheme, shapes) for scheme in SCHEMES.values()]
+    return [spelled for spelled in found if spelled != pipeline.target.quant]
 
 
 def size_of(pipeline: Pipeline, scheme: str) -> Size:
@@ -89,28 +96,32 @@ def size_of(pipeline: Pipeline, scheme: str) -> Size:
 
 
 def log_probabilities(pipeline: Pipeline, text: str, most: int) -> tuple[Tensor, Tensor]:
-    """Of the first `most` tokens of `text` under plain decoding of the target: the tokens [n + 1], and the
-    log-probabilities [n, vocab] of what follows each but the last. Raises ConfigError for a text of one token."""
+    """Of the first `most` tokens of `text` under plain decoding of the target, in windows of the context's length: the
+    tokens [n] that have one before them in their window, and log-probabilities [n, vocab] in their places. Raises
+    ConfigError for a text of one token."""
     plain = replace(pipeline, method="vanilla", compile=False)
+    following: list[int] = []
     rows: list[Tensor] = []
     with build(plain, progress=lambda line: None) as generator:
-        tokens = generator.tokenizer(text)["input_ids"][: min(most, generator.context_length)]
+        tokens, room = generator.tokenizer(text)["input_ids"][:most], generator.context_length
+        windows = [tuple(tokens[start : start + room]) for start in range(0, len(tokens), room)]
         if len(tokens) < 2:
             raise ConfigError("a text of one token cannot be scored; give a longer one with --text.")
-        request = ScoreRequest(tuple(tokens))
-        generator.score([request], on_logits=lambda logits: rows.append(logits.float().log_softmax(-1).cpu()))
-    return torch.tensor(tokens), torch.cat(rows)
+        for window in windows[:-1] + [last for last in windows[-1:] if len(last) > 1]:
+            request = ScoreRequest(window)
+            generator.score([request], on_logits=lambda logits: rows.append(logits.float().log_softmax(-1).cpu()))
+            following += window[1:]
+    return torch.tensor(following), torch.cat(rows)
 
 
-def compare_precision(tokens: Tensor, target: Tensor, draft: Tensor) -> Fidelity:
-    """`tokens` [n + 1]; `target`, `draft` [n, vocab] log-probabilities of what follows each of the first n."""
+def compare_precision(following: Tensor, target: Tensor, draft: Tensor) -> Fidelity:
+    """Of the tokens `following` [n] under `target` and `draft`, log-probabilities [n, vocab] in their places."""
     divergence = (target.exp() * (target - draft)).sum(-1).clamp(min=0.0)
-    following = tokens[1:, None]
     return Fidelity(
-        tokens=len(tokens) - 1,
+        tokens=len(following),
         kl=float(divergence.mean()),
-        perplexity=math.exp(-float(draft.gather(1, following).mean())),
-        target_perplexity=math.exp(-float(target.gather(1, following).mean())),
+        perplexity=math.exp(-float(draft.gather(1, following[:, None]).mean())),
+        target_perplexity=math.exp(-float(target.gather(1, following[:, None]).mean())),
         agreement=float((target.argmax(-1) == draft.argmax(-1)).float().mean()),
     )
 
@@ -122,19 +133,19 @@ def fidelities(
     known = {point.name: _known(point, text, most, folder) for point in points}
     if all(known.values()):
         return {name: found for name, found in known.items() if found is not None}
-    tokens, target = log_probabilities(points[0].pipeline, text, most)
+    following, target = log_probabilities(points[0].pipeline, text, most)
     for point in points:
         if known[point.name] is not None:
             continue
         scheme = _scheme(point)
-        notify(f"{scheme}: {len(tokens) - 1} tokens against the target")
+        notify(f"{scheme}: {len(following)} tokens against the target")
         quantized = replace(point.pipeline, target=replace(point.pipeline.target, quant=scheme))
         try:
             draft = target if point is points[0] else log_probabilities(quantized, text, most)[1]
         except SpecDecodesError as error:
             notify(f"{scheme}: {error}")
             continue
-        found = compare_precision(tokens, target, draft)
+        found = compare_precision(following, target, draft)
         known[point.name] = found
         (folder / point.name).mkdir(parents=True, exist_ok=True)
         write_json(folder / point.name / FIDELITY, asdict(found) | {"of": _digest(point, text, most)})

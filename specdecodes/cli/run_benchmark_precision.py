@@ -26,7 +26,7 @@ def run_benchmark_precision(
     text: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Text for KL and perplexity.", show_default="the questions")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=2, help="Tokens of that text, as many as the context holds.")] = 512,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens of that text, in windows of the context.")] = 512,
     out_dir: Annotated[
         Path | None, typer.Option(help="Folder of the results.", show_default="results/precision-MODEL")
     ] = None,

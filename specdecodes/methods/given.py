@@ -18,7 +18,9 @@ from specdecodes.quant.checkpoints import PackedLayout
 
 
 def check_quant(target: Target, checkpoint: Checkpoint) -> None:
-    """Raises ConfigError where the pipeline asks for a quantization that the checkpoint rules out."""
+    """Raises ConfigError where the pipeline asks for a quantization that the checkpoint rules out, QuantError for rules
+    on linears that it does not have."""
+    target.rules.check(checkpoint.linears)
     if checkpoint.rules and target.rules:
         raise ConfigError(
             f"{checkpoint.folder} is quantized already ({checkpoint.rules}); leave target.quant at none, or quantize "

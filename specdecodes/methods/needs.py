@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from specdecodes.cache import CacheShape
 from specdecodes.methods.site import Site
 from specdecodes.models.families import ModelSpec
-from specdecodes.quant import Execution, Rules, Scheme
+from specdecodes.quant import Execution, Rules
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class DraftNeeds:
     substitute_bytes: tuple[int, ...] = ()
     substitute_all: bool = False
     rules: Rules = Rules(())
-    scheme: Scheme | None = None  # under which most of their weights come
     execution: Execution = Execution()
     kernel: str = ""
     kernel_note: str = ""

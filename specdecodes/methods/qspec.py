@@ -25,22 +25,21 @@ from specdecodes.methods.quantized import Progress
 from specdecodes.methods.site import Site
 from specdecodes.models.decoder import Decoder
 from specdecodes.offload.plan import Placement
-from specdecodes.quant import SCHEMES, Execution, Scheme, choose_kernels, main_scheme, twin
+from specdecodes.quant import SCHEMES, Execution, Rules, Scheme, choose_kernels, twin, typical
 
 VERIFIED, DRAFTED = "w4a16", "w4a4"
 
 
 def plan(site: Site) -> Placement:
     tree, layers = site.pipeline.tree, site.checkpoint.spec.layers
-    execution, scheme = Execution(str(site.device), tree.width), _scheme(site)
+    execution, rules = Execution(str(site.device), tree.width), _drafted(site)
     choice = choose_kernels(site.rules, execution)
     needs = DraftNeeds(
         tree.depth,
         region_nodes(tree),
         (0,) * layers,  # drafting adds nothing to what the target holds
         substitute_all=True,
-        rules=site.rules,
-        scheme=scheme,
+        rules=rules,
         execution=execution,
         kernel=choice.kernel,
         kernel_note=f"the target's own weights, inputs rounded to 4 bits; {choice.note}",
@@ -81,9 +80,9 @@ def _second_way(module: nn.Module) -> nn.Module:
     return other
 
 
-def _scheme(site: Site) -> Scheme:
-    """How most of the weights are drafted. Raises ConfigError for a target whose weights cannot be run in two ways, and
-    for another draft."""
+def _drafted(site: Site) -> Rules:
+    """How the target's weights are drafted. Raises ConfigError for a target whose weights cannot be run in two ways,
+    and for another draft."""
     target, draft = site.pipeline.target, site.pipeline.draft
     names = {scheme.name for scheme in site.rules.schemes}
     if names != {VERIFIED}:
@@ -94,7 +93,12 @@ def _scheme(site: Site) -> Scheme:
     if draft.quant not in ("auto", DRAFTED):
         raise ConfigError(f"qspec drafts as {DRAFTED}, not as {draft.quant}; leave draft.quant out, or use share_sd.")
     spec = site.checkpoint.spec
-    scheme = main_scheme(site.rules, spec.linears(), (f"layers.{index}" for index in range(spec.layers)))
-    if scheme is None:
+    if not typical(site.rules, spec.linears(), spec.layers):
         raise ConfigError(f"target.quant {target.quant} leaves most weights in full precision; qspec cannot draft so.")
-    return replace(SCHEMES[DRAFTED], group=scheme.group)
+    return Rules(tuple((pattern, scheme and _second(scheme)) for pattern, scheme in site.rules.rules))
+
+
+def _second(scheme: Scheme) -> Scheme:
+    """What `scheme` is with its inputs rounded."""
+    kernel = "reference" if scheme.kernel == "reference" else ""  # the one that runs both under one name
+    return replace(SCHEMES[DRAFTED], group=scheme.group, kernel=kernel)

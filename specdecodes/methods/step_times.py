@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from specdecodes.cache import CacheShape, KVCache
 from specdecodes.config import Tree
@@ -22,7 +23,7 @@ from specdecodes.methods.ledger import keep, key_of, recall
 from specdecodes.models.decoder import Decoder, joined
 from specdecodes.models.families import ModelSpec
 from specdecodes.offload.predict import Step
-from specdecodes.quant import Execution, Rules, Scheme, packed_bytes, specimen
+from specdecodes.quant import Execution, Rules, packed_bytes, specimen
 from specdecodes.sampling import Sampler, SamplingParams
 from specdecodes.tree import TokenTree
 
@@ -36,14 +37,14 @@ _REPEATS, _PATIENCE = 20, 0.15  # the best of so many runs, or of as many as the
 
 @dataclass(frozen=True)
 class Timed:
-    """A model to time: its layers, what their linears are quantized as (None: full precision in `dtype`), where those
-    run, on which `kernel`, and bytes to spare for it."""
+    """A model to time: its layers, what the linears of one are quantized as (the others: full precision in `dtype`),
+    where those run, on which `kernel`, and bytes to spare for it."""
 
     spec: ModelSpec
     dtype: torch.dtype
     room: int
     device: torch.device
-    scheme: Scheme | None = None
+    rules: Rules = Rules(())
     execution: Execution = Execution()
     kernel: str = ""
 
@@ -115,10 +116,9 @@ def _small(spec: ModelSpec) -> ModelSpec:
 
 def _copies(model: Timed, spec: ModelSpec) -> int:
     """Layers enough that weights come from memory, not from a cache, as they will; as the room allows."""
-    if model.scheme is None:
-        nbytes = sum(out * width for out, width in spec.linears().values()) * model.dtype.itemsize
-    else:
-        nbytes = packed_bytes(spec.linears(), Rules((("*", model.scheme),)), model.execution, layer="layers")
+    nbytes = packed_bytes(spec.linears(), model.rules, model.execution, layer="layer")
+    for path, (out, width) in spec.linears().items():
+        nbytes += 0 if model.rules.scheme_of(path) else out * width * model.dtype.itemsize
     return max(1, min(spec.layers, -(-COLD_BYTES // nbytes), model.room // nbytes))
 
 
@@ -127,18 +127,25 @@ def _runner(model: Timed, spec: ModelSpec, rows: int, exact: bool, draft_nodes: 
     decoder = Decoder(spec, model.dtype)
     decoder.embedding = _weight(model, spec.vocab_size, spec.hidden_size)
     decoder.norm.weight, decoder.head.weight = _weight(model, spec.hidden_size), decoder.embedding
-    linears = spec.linears() if model.scheme is not None and spec.layers else {}
-    for layer in decoder.stack:
-        if model.scheme is not None:  # every layer has weights of its own, which no cache holds
-            shapes = joined(linears).items()
-            layer.substitute({name: specimen(*shape, model.scheme, model.execution) for name, shape in shapes})
-        tensors = spec.layer_tensors().items()
-        layer.put({name: _weight(model, *shape) for name, shape in tensors if name.rpartition(".")[0] not in linears})
+    for layer in decoder.stack:  # every one has weights of its own, which no cache holds
+        layer.substitute(_specimens(model, spec))
+        for name, shape in spec.layer_tensors().items():
+            if not model.rules.scheme_of(name.rpartition(".")[0]):
+                layer.put({name: _weight(model, *shape)})
     rows_kept = CacheShape(spec.layers, spec.kv_heads, spec.head_dim, CONTEXT, draft_nodes, rows)
     cache = KVCache(rows_kept, model.dtype, model.device)
     cache.commit(CONTEXT)
     layers = ResidentLayers(decoder.stack)
     return ModelRunner(decoder, layers, cache, eager_steps(), width=rows, chunk=rows, exact=exact)
+
+
+def _specimens(model: Timed, spec: ModelSpec) -> dict[str, nn.Module]:
+    """The quantized linears of a layer; those of one input and one scheme are one, as when they run."""
+    made: dict[str, nn.Module] = {}
+    for scheme in model.rules.schemes:
+        alike = {path: shape for path, shape in spec.linears().items() if model.rules.scheme_of(path) == scheme}
+        made |= {path: specimen(*shape, scheme, model.execution) for path, shape in joined(alike).items()}
+    return made
 
 
 def _weight(model: Timed, *shape: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ from specdecodes.methods.site import Site
 from specdecodes.methods.sizes import layers_bytes
 from specdecodes.models.decoder import Decoder
 from specdecodes.offload.plan import Placement
-from specdecodes.quant import Execution, choose_kernels, main_scheme
+from specdecodes.quant import Execution, choose_kernels
 
 
 def plan(site: Site, *, substitute_all: bool = False) -> Placement:
@@ -24,6 +24,7 @@ def plan(site: Site, *, substitute_all: bool = False) -> Placement:
     wide = Execution(str(site.device), site.pipeline.tree.width)
     small = Execution(wide.device, wide.rows, compact=True)
     rules = site.pipeline.draft.rules
+    rules.check(site.checkpoint.linears)
     if not rules:
         raise ConfigError(
             f"draft.quant is {rules}, so draft and target would be the same; name a scheme such as hqq4, or decode "
@@ -71,7 +72,7 @@ def draft_of(target: LoadedTarget, progress: Progress) -> Decoder:
 
 
 def _plan_on(site: Site, execution: Execution, substitute_all: bool) -> Placement:
-    tree, spec, rules = site.pipeline.tree, site.checkpoint.spec, site.pipeline.draft.rules
+    tree, rules = site.pipeline.tree, site.pipeline.draft.rules
     choice = choose_kernels(rules, execution)
     needs = DraftNeeds(
         tree.depth,
@@ -79,7 +80,6 @@ def _plan_on(site: Site, execution: Execution, substitute_all: bool) -> Placemen
         layers_bytes(site, rules, execution),
         substitute_all,
         rules,
-        main_scheme(rules, spec.linears(), (f"layers.{index}" for index in range(spec.layers))),
         execution,
         choice.kernel,
         choice.note,

@@ -9,7 +9,7 @@ from specdecodes.methods.site import Site
 from specdecodes.methods.step_times import COLD_BYTES, CONTEXT, Timed, time_level, time_pass
 from specdecodes.offload.candidates import Budgets
 from specdecodes.offload.predict import Step, StepTimes
-from specdecodes.quant import choose_kernels, main_scheme
+from specdecodes.quant import choose_kernels, typical
 
 
 def timed_steps(site: Site, draft: DraftNeeds, budgets: Budgets) -> StepTimes:
@@ -35,7 +35,8 @@ def timed_steps(site: Site, draft: DraftNeeds, budgets: Budgets) -> StepTimes:
         return replace(times, draft_model=_whole(model, step), one_lane=_ratio(model, time_level(model, 1), step))
     if not draft.kernel:
         return times
-    model = replace(full, scheme=draft.scheme, execution=draft.execution, kernel=draft.kernel)
+    drafted = typical(draft.rules, full.spec.linears(), full.spec.layers)
+    model = replace(full, rules=drafted, execution=draft.execution, kernel=draft.kernel)
     step = time_level(model, tree.width)
     return replace(
         times,
@@ -65,6 +66,6 @@ def _ratio(model: Timed, narrow: Step, wide: Step) -> float:
 def _timed(model: Timed, site: Site) -> Timed:
     """`model` quantized as most of the site's weights are."""
     spec = site.checkpoint.spec
-    scheme = main_scheme(site.rules, spec.linears(), (f"layers.{index}" for index in range(spec.layers)))
     kernel = choose_kernels(site.rules, site.execution).kernel
-    return replace(model, scheme=scheme, execution=site.execution, kernel=kernel)
+    rules = typical(site.rules, spec.linears(), spec.layers)
+    return replace(model, rules=rules, execution=site.execution, kernel=kernel)

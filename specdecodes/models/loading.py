@@ -45,6 +45,11 @@ class Checkpoint:
         """The weight files, in order of name."""
         return tuple(sorted({span.path for span in self.spans.values()}))
 
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """The path of every linear of every layer: `layers.0.mlp.up_proj`."""
+        return tuple(f"layers.{index}.{path}" for index in range(self.spec.layers) for path in self.spec.linears())
+
     def layer(self, index: int) -> dict[str, TensorSpan]:
         """Tensors of one layer by their name inside it."""
         return tensors_of(index, self.spec, self.layout, self.spans)

@@ -8,14 +8,14 @@ from specdecodes.quant.apply import (
     LayerDone,
     assemble,
     choose_kernels,
-    main_scheme,
     packed_bytes,
     specimen,
     substitute,
+    typical,
 )
 from specdecodes.quant.cache import SubstituteCache
 from specdecodes.quant.kernels import Execution, KernelChoice
-from specdecodes.quant.spec import FULL, SCHEMES, Rules, Scheme
+from specdecodes.quant.spec import FULL, SCHEMES, Rules, Scheme, fitted
 from specdecodes.quant.tuning import tune
 from specdecodes.quant.twins import twin
 
@@ -30,10 +30,11 @@ __all__ = [
     "SubstituteCache",
     "assemble",
     "choose_kernels",
-    "main_scheme",
+    "fitted",
     "packed_bytes",
     "specimen",
     "substitute",
     "tune",
     "twin",
+    "typical",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -103,14 +104,14 @@ def specimen(out_features: int, in_features: int, scheme: Scheme, execution: Exe
     return _build(Solved(codes), scheme, execution, "specimen")
 
 
-def main_scheme(rules: Rules, shapes: Mapping[str, tuple[int, int]], layers: Iterable[str]) -> Scheme | None:
-    """The scheme under which most weights of `layers` come; None where most stay in full precision."""
-    weights: dict[Scheme | None, int] = {}
-    for layer in layers:
-        for path, (out_features, in_features) in shapes.items():
-            scheme = rules.scheme_of(f"{layer}.{path}")
-            weights[scheme] = weights.get(scheme, 0) + out_features * in_features
-    return max(weights, key=lambda scheme: weights[scheme], default=None)
+def typical(rules: Rules, paths: Iterable[str], layers: int) -> Rules:
+    """The rules of one layer that is like most of `layers.0`, `layers.1` and so on: each of its linears, by path, in
+    the scheme in which most of them have it. Empty where those all stay in full precision."""
+    found = {}
+    for path in paths:
+        schemes = Counter(rules.scheme_of(f"layers.{index}.{path}") for index in range(layers))
+        found[path] = schemes.most_common(1)[0][0]
+    return Rules(tuple(found.items())) if any(found.values()) else Rules(())
 
 
 def _solve_layer(linears: Linears, rules: Rules, layer: str) -> dict[str, Solved]:

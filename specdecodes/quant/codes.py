@@ -206,6 +206,7 @@ def check_group(width: int, group: int, *, name: str = "weight") -> None:
     """Raise QuantError unless `group` is even and divides `width`, naming the groups that would do."""
     if group >= 2 and group % 2 == 0 and width % group == 0 and width % 8 == 0:
         return
+    leaf = name.rpartition(".")[2]
     fits = [str(size) for size in (256, 128, 64, 32, 16, 8) if width % size == 0]
-    cure = f"groups that divide it: {', '.join(fits)}" if fits else "keep this layer in full precision"
+    cure = f"groups that divide it: {', '.join(fits)}" if fits else f"keep it as it is: +{leaf}=none"
     raise QuantError(f"{name}: {width} input features cannot be cut into groups of {group}; {cure}.")

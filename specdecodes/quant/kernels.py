@@ -28,7 +28,7 @@ from specdecodes.quant.lookup import LookupLinear, lookup_bytes
 from specdecodes.quant.reference import ReferenceLinear, reference_bytes
 from specdecodes.quant.solving import grid_of
 from specdecodes.quant.spec import Scheme
-from specdecodes.quant.w4a8 import W4A8Linear, support
+from specdecodes.quant.w4a8 import W4A8Linear, stored_bits, support
 from specdecodes.quant.w4a16 import W4A16Linear, w4a16_bytes
 from specdecodes.quant.w4a32 import W4A32Linear
 
@@ -155,7 +155,10 @@ def kernel_bytes(out_features: int, in_features: int, scheme: Scheme, kernel: st
     """Bytes that a linear of `scheme` holds on `kernel`, its bias apart."""
     group = scheme.group_of(in_features)
     match kernel:
-        case "w4a8" | "w4a32":
+        case "w4a8":
+            bits = stored_bits(scheme.bits, group)
+            return lanes_bytes(out_features, in_features, group, grid_of(scheme), bits=bits)
+        case "w4a32":
             return lanes_bytes(out_features, in_features, group, grid_of(scheme))
         case "w4a8 twice" | "w4a32 twice":
             return halves_bytes(out_features, in_features, group)

@@ -1,4 +1,4 @@
-"""4-bit weights in blocks of sixteen outputs: the layout that the kernels of our own on the CPU share.
+"""Weights of 4 or 2 bits in blocks of sixteen outputs: the layout that the kernels of our own on the CPU share.
 
 A weight is `value(code) * scale + offset`, scale and offset in fp16, which moves it by about a hundredth of the step
 between two levels. Values are whole numbers of at most 128: the codes themselves, e2m1 numbers in halves, or Lloyd-Max
@@ -28,8 +28,9 @@ FINEST = 64  # of the largest level a whole number is, where levels are not whol
 class LanesLinear(nn.Module):
     """What both kernels hold; `forward` is theirs. Buffers are plain tensors.
 
-    packed: [padded out * in / 2] uint8, in the order that w4a8.cpp tells. scale, offset: [blocks, groups, 16] fp16.
-    values: [16] float32, of the codes.
+    packed: [padded out * in * bits / 8] uint8, in the order that w4a8.cpp tells. scale, offset: [blocks, groups, 16]
+    fp16.
+    values: [16] float32, of the codes; `short` where bf16 holds them.
     whole: [16] uint8, the values rounded, or None where the codes are the values. bias: [out] or None.
     order: as in Codes. `as_given` asks for the very weights of the codes, which a checkpoint brought: then the offset
     is minus their zero-point (`zeros`), and a scale that fp16 does not hold is refused.
@@ -43,13 +44,16 @@ class LanesLinear(nn.Module):
     order: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, codes: Codes, bias: Tensor | None, name: str, variant: int, *, as_given: bool = False) -> None:
+    def __init__(
+        self, codes: Codes, bias: Tensor | None, name: str, variant: int, *, bits: int = 4, as_given: bool = False
+    ) -> None:
         super().__init__()
         if codes.packed.device.type != "cpu":
             raise QuantError(f"{name}: this kernel runs on the CPU, not on {codes.packed.device}.")
-        if codes.group % 8:
-            raise QuantError(f"{name}: this kernel takes groups that are multiples of 8, not {codes.group}.")
+        if codes.group % (32 // bits):
+            raise QuantError(f"{name}: this kernel takes groups that are multiples of {32 // bits}, not {codes.group}.")
         self.out_features, self.in_features = codes.shape
+        self.bits = bits
         self.rotation, self.variant, self.zeros = codes.rotation, variant, as_given
         values, whole, unit, middle = _values(codes.grid)
         scale, offset = codes.scale_and_offset()
@@ -61,9 +65,10 @@ class LanesLinear(nn.Module):
             scale = (scale * unit).half().float()
             offset = -middle * scale
         with workers() as pool:
-            self.register_buffer("packed", _pack(codes.widened(), pool))
+            self.register_buffer("packed", _pack(codes, bits, pool))
             self.register_buffer("scale", _by_block(scale))
             self.register_buffer("offset", _by_block(offset))
+        self.short = bool((values.bfloat16().float() == values).all())
         self.register_buffer("values", values)
         self.register_buffer("whole", whole)
         self.register_buffer("order", codes.order)
@@ -74,18 +79,21 @@ class LanesLinear(nn.Module):
         """The same weights, in the same memory, on this kernel: a second way to run one linear."""
         made = cls.__new__(cls)
         nn.Module.__init__(made)
-        made.out_features, made.in_features = linear.out_features, linear.in_features
+        made.out_features, made.in_features, made.bits = linear.out_features, linear.in_features, linear.bits
         made.rotation, made.variant, made.zeros = linear.rotation, linear.variant, linear.zeros
+        made.short = linear.short
         for name, buffer in linear._buffers.items():
             made.register_buffer(name, buffer)
         return made
 
-    def rows(self, x: Tensor) -> Tensor:
-        """x [..., in] as [n, in] float32, contiguous, ordered and rotated where the weights are."""
-        rows = x.reshape(-1, self.in_features).float()
+    def rows(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """x [..., in] as [n, in] of `dtype`, contiguous, ordered and rotated (in float32) where the weights are."""
+        rows = x.reshape(-1, self.in_features)
         if self.order is not None:
             rows = rows.index_select(1, self.order)
-        return rotate(rows, self.rotation).contiguous()
+        if self.rotation:
+            rows = rotate(rows.float(), self.rotation)
+        return rows.to(dtype).contiguous()
 
     def finished(self, y: Tensor, x: Tensor) -> Tensor:
         """y [n, padded out] of the kernel, with the bias, as [..., out] in x's dtype."""
@@ -95,11 +103,11 @@ class LanesLinear(nn.Module):
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 
 
-def lanes_bytes(out_features: int, in_features: int, group: int, grid: str = STEPS) -> int:
-    """Exact bytes of a LanesLinear without bias."""
+def lanes_bytes(out_features: int, in_features: int, group: int, grid: str = STEPS, *, bits: int = 4) -> int:
+    """Exact bytes of a LanesLinear without bias, its codes held in `bits`."""
     padded = -(-out_features // LANES) * LANES
     tables = 64 if _values(grid)[1] is None else 80
-    return padded * in_features // 2 + padded * (in_features // group) * 4 + tables
+    return padded * in_features * bits // 8 + padded * (in_features // group) * 4 + tables
 
 
 def _given(codes: Codes, name: str) -> tuple[Tensor, Tensor]:
@@ -127,16 +135,19 @@ def _values(grid: str) -> tuple[Tensor, Tensor | None, float, float]:
     return values, values.round().to(torch.uint8), unit, float(middle)
 
 
-def _pack(codes: Codes, pool: Workers) -> Tensor:
-    """[padded out * in / 2] uint8, made by blocks of rows."""
+def _pack(codes: Codes, bits: int, pool: Workers) -> Tensor:
+    """[padded out * in * bits / 8] uint8, made by blocks of rows."""
 
     def pack(rows: slice) -> Tensor:
-        block = codes.codes(rows)
-        # Axes: block and lane of the outputs; of the inputs, their eight, the half of it, and the place in the half.
-        parts = F.pad(block, (0, 0, 0, -len(block) % LANES)).view(-1, LANES, block.shape[1] // 8, 2, 4)
-        return (parts[..., 0, :] | parts[..., 1, :] << 4).transpose(1, 2).contiguous()
+        block, shares = codes.codes(rows), 8 // bits  # codes of a byte
+        # Axes: block and lane of the outputs; of the inputs, those that come at a time, the four of them, the place.
+        parts = F.pad(block, (0, 0, 0, -len(block) % LANES)).view(-1, LANES, block.shape[1] // (4 * shares), shares, 4)
+        bytes_ = parts[..., 0, :].clone()
+        for share in range(1, shares):
+            bytes_ |= parts[..., share, :] << (bits * share)
+        return bytes_.transpose(1, 2).contiguous()
 
-    blocks = torch.cat(pool.map(pack, codes.row_blocks()))  # [blocks, in / 8, 16, 4]
+    blocks = torch.cat(pool.map(pack, codes.row_blocks()))  # [blocks, in / 8 or 16, 16, 4]
     return torch.cat([unit.transpose(0, 1).flatten() for unit in blocks.split(UNIT)])
 
 

@@ -10,6 +10,8 @@ A pattern is one or more whole names of a path such as `layers.3.mlp.down_proj`;
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -90,6 +92,17 @@ def find_scheme(text: str) -> Scheme | None:
     return replace(scheme, group=int(group[1:]))
 
 
+def fitted(scheme: Scheme, shapes: Mapping[str, tuple[int, int]]) -> str:
+    """`scheme` as rules for linears of `shapes`, (out, in) by path: in the largest groups, its own at most, that divide
+    all inputs. Linears that no group divides keep full precision."""
+    widths = {path: width for path, (_, width) in shapes.items() if width % 8 == 0}
+    group = math.gcd(scheme.group, *widths.values())
+    if scheme.group and scheme.regroups:
+        scheme = replace(scheme, group=group)
+    kept = {path.rpartition(".")[2] for path, (_, width) in shapes.items() if width % 8 or width % (scheme.group or 1)}
+    return "+".join([str(scheme), *(f"{leaf}={FULL}" for leaf in sorted(kept))])
+
+
 @dataclass(frozen=True)
 class Rules:
     """Patterns over paths such as `layers.3.mlp.down_proj`, and their schemes (None: full precision); the last match
@@ -112,9 +125,18 @@ class Rules:
         """The scheme of a linear such as `layers.3.mlp.up_proj`, or None for full precision."""
         found = None
         for pattern, scheme in self.rules:
-            if fnmatchcase(f".{path}.", f"*.{pattern}.*"):
+            if _names(pattern, path):
                 found = scheme
         return found
+
+    def check(self, paths: Sequence[str]) -> None:
+        """Raise QuantError for a pattern that names none of a model's linears, at `paths` such as
+        `layers.0.mlp.up_proj`."""
+        for pattern, _ in self.rules:
+            if not any(_names(pattern, path) for path in paths):
+                ends = {".".join(path.split(".")[:2]) for path in (paths[0], paths[-1])}
+                known = {name for path in paths for name in path.split(".")[2:]} | ends
+                raise QuantError(suggest("linear or layer", pattern, known))
 
     @property
     def schemes(self) -> tuple[Scheme, ...]:
@@ -135,3 +157,7 @@ class Rules:
         return "+".join(
             (f"{pattern}=" if pattern != "*" else "") + str(scheme or FULL) for pattern, scheme in self.rules
         )
+
+
+def _names(pattern: str, path: str) -> bool:
+    return fnmatchcase(f".{path}.", f"*.{pattern}.*")

@@ -1,4 +1,4 @@
-// 4-bit weights times float activations: y = x W^T, W = value(code) * scale + offset, summed in fp32.
+// 4-bit weights times activations in fp32 or bf16: y = x W^T, W = value(code) * scale + offset, summed in fp32.
 //
 // A value is what a table of sixteen floats has for a code. Layout as in w4a8.cpp: packed [out / 64][in / 8][4][16][4],
 // where byte i of an output holds the codes of inputs i (low half) and 4 + i (high half), and the last unit may have
@@ -17,6 +17,7 @@
 #include <immintrin.h>
 #define AVX2 __attribute__((target("avx2,fma,f16c")))
 #define WIDE __attribute__((target("avx512f,avx512bw,avx512vl,f16c")))
+#define PAIRS __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16,f16c")))
 #endif
 #define UNROLL _Pragma("GCC unroll 8")
 
@@ -193,7 +194,87 @@ void wide_unit(const FloatProduct& p, int64_t first, int64_t end) {
   for (; row < p.rows; ++row) wide_rows<1>(p, first, end, row);
 }
 
+// Activations in bf16, which holds the values too: two products at a time, exact, their sums in fp32. The first bits of a
+// half word, after a shift by 4 * `place`, are the code of input input_of(place), those of its neighbour that of two on.
+struct PairProduct {
+  FloatProduct p;
+  const uint32_t* pairs;  // [rows][in / 8][4]: inputs input_of(place) and two on
+  uint16_t table[32];     // twice: an index has five bits
+};
+
+// M rows of N blocks.
+template <int M, int N>
+PAIRS void pairs_tile(const PairProduct& q, int64_t block, int64_t row) {
+  const FloatProduct& p = q.p;
+  const __m512i table = _mm512_loadu_si512(q.table);
+  const int64_t stride = p.stride(block);
+  const uint8_t* w = p.codes(block);
+  __m512 total[N][M];
+  UNROLL for (int n = 0; n < N; ++n) UNROLL for (int m = 0; m < M; ++m) total[n][m] = _mm512_setzero_ps();
+  for (int64_t g = 0; g < p.groups; ++g) {
+    __m512 acc[N][M];
+    UNROLL for (int n = 0; n < N; ++n) UNROLL for (int m = 0; m < M; ++m) acc[n][m] = _mm512_setzero_ps();
+    for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 8, w += stride) {
+      __m512i codes[N];
+      UNROLL for (int n = 0; n < N; ++n) codes[n] = _mm512_loadu_si512(w + n * LANES * 4);
+      UNROLL for (int place = 0; place < 4; ++place) {
+        __m512bh x[M];
+        UNROLL for (int m = 0; m < M; ++m)
+          x[m] = (__m512bh)_mm512_set1_epi32(int(q.pairs[((row + m) * p.in + k) / 2 + place]));
+        UNROLL for (int n = 0; n < N; ++n) {
+          const __m512i shifted = place ? _mm512_srli_epi16(codes[n], 4 * place) : codes[n];
+          const __m512bh value = (__m512bh)_mm512_permutexvar_epi16(shifted, table);
+          UNROLL for (int m = 0; m < M; ++m) acc[n][m] = _mm512_dpbf16_ps(acc[n][m], value, x[m]);
+        }
+      }
+    }
+    UNROLL for (int n = 0; n < N; ++n) {
+      const int64_t at = p.scales(block + n, g);
+      const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.scale + at)));
+      __m512 offset = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.offset + at)));
+      if (p.zeros) offset = _mm512_mul_ps(offset, scale);
+      UNROLL for (int m = 0; m < M; ++m) {
+        const __m512 sum = _mm512_set1_ps(p.sum[(row + m) * p.groups + g]);
+        total[n][m] = _mm512_fmadd_ps(acc[n][m], scale, _mm512_fmadd_ps(sum, offset, total[n][m]));
+      }
+    }
+  }
+  UNROLL for (int n = 0; n < N; ++n) UNROLL for (int m = 0; m < M; ++m)
+    _mm512_storeu_ps(p.y + (row + m) * p.out + (block + n) * LANES, total[n][m]);
+}
+
+template <int M>
+void pairs_rows(const PairProduct& q, int64_t first, int64_t end, int64_t row) {
+  constexpr int N = M <= 4 ? UNIT : UNIT / 2;  // as many sums as the registers hold
+  if (end - first == UNIT) {
+    for (int64_t block = first; block < end; block += N) pairs_tile<M, N>(q, block, row);
+    return;
+  }
+  for (int64_t block = first; block < end; ++block) pairs_tile<M, 1>(q, block, row);
+}
+
+void pairs_unit(const PairProduct& q, int64_t first, int64_t end) {
+  int64_t row = 0;
+  for (; row + 8 <= q.p.rows; row += 8) pairs_rows<8>(q, first, end, row);
+  for (; row + 4 <= q.p.rows; row += 4) pairs_rows<4>(q, first, end, row);
+  for (; row + 2 <= q.p.rows; row += 2) pairs_rows<2>(q, first, end, row);
+  for (; row < q.p.rows; ++row) pairs_rows<1>(q, first, end, row);
+}
+
 #endif
+
+float widen(uint16_t x) {
+  const uint32_t bits = uint32_t(x) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, 4);
+  return wide;
+}
+
+uint16_t narrow(float x) {  // of a number that bf16 holds
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return uint16_t(bits >> 16);
+}
 
 }  // namespace
 
@@ -211,4 +292,31 @@ extern "C" void w4a32(const float* x, const uint8_t* packed, const uint16_t* sca
   const int64_t blocks = out / LANES;
 #pragma omp parallel for schedule(static) if (in * out > WORTH_THREADS)
   for (int64_t first = 0; first < blocks; first += UNIT) unit(p, first, std::min(first + UNIT, blocks));
+}
+
+// The same on x in bf16, where bf16 holds the table's values too.
+extern "C" void w4a32_short(const uint16_t* x, const uint8_t* packed, const uint16_t* scale, const uint16_t* offset,
+                            const float* table, float* y, int64_t rows, int64_t in, int64_t out, int64_t groups,
+                            int zeros, int variant) {
+  const std::unique_ptr<float[]> wide(new float[rows * in]);
+  for (int64_t i = 0; i < rows * in; ++i) wide[i] = widen(x[i]);
+#if defined(__x86_64__)
+  if (variant == WITH_AVX512 && __builtin_cpu_supports("avx512bf16")) {
+    const std::unique_ptr<float[]> sums(new float[rows * groups]);
+    const std::unique_ptr<uint32_t[]> pairs(new uint32_t[rows * in / 2]);
+    PairProduct q{{rows, in, out, groups, in / groups, zeros != 0, wide.get(), packed, scale, offset, table, y, sums.get()},
+                  pairs.get(), {}};
+    for (int i = 0; i < 32; ++i) q.table[i] = narrow(table[i % 16]);
+    for (int64_t i = 0; i < rows * in / 2; ++i) {
+      const uint16_t* from = x + i / 4 * 8 + input_of(int(i % 4));
+      pairs[i] = uint32_t(from[0]) | uint32_t(from[2]) << 16;
+    }
+    for (int64_t i = 0; i < rows * groups; ++i) sum_group(q.p, i);
+    const int64_t blocks = out / LANES;
+#pragma omp parallel for schedule(static) if (in * out > WORTH_THREADS)
+    for (int64_t first = 0; first < blocks; first += UNIT) pairs_unit(q, first, std::min(first + UNIT, blocks));
+    return;
+  }
+#endif
+  w4a32(wide.get(), packed, scale, offset, table, y, rows, in, out, groups, zeros, variant);
 }

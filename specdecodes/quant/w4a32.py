@@ -1,8 +1,9 @@
 """4-bit linears whose activations stay as they are, on a float kernel of our own for the CPU.
 
-What a target of 4 bits or less runs on, since rounding its inputs would be another precision than asked. Activations of
-any dtype are widened to fp32 and summed there (w4a32.cpp: AVX512 or AVX2, chosen when it runs); a row's result does not
-depend on the other rows, nor on how many there are.
+What a target of 4 bits or less runs on, since rounding its inputs would be another precision than asked. Products are
+exact and summed in fp32 (w4a32.cpp: AVX512 or AVX2, chosen when it runs): of activations widened to fp32, or of bf16 as
+it is where bf16 holds the values of the codes too (what the rotation makes of bf16 is rounded to it, as the reference
+does). A row's result does not depend on the other rows, nor on how many there are.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ torch.library.define(
 @functools.cache
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(build(Path(__file__).with_suffix(".cpp"))))
-    library.w4a32.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 4 + [ctypes.c_int] * 2
-    library.w4a32.restype = None
+    for function in (library.w4a32, library.w4a32_short):
+        function.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 4 + [ctypes.c_int] * 2
+        function.restype = None
     return library
 
 
@@ -39,11 +41,11 @@ def _library() -> ctypes.CDLL:
 def _matmul(
     x: Tensor, packed: Tensor, scale: Tensor, offset: Tensor, values: Tensor, zeros: bool, variant: int
 ) -> Tensor:
-    """x [n, in] float32, contiguous; packed, scale, offset, values and zeros as in `LanesLinear`."""
+    """x [n, in] float32 or bfloat16, contiguous; packed, scale, offset, values and zeros as in `LanesLinear`."""
     rows, width = x.shape
     blocks, groups, _ = scale.shape
-    y = x.new_empty(rows, blocks * LANES)
-    run: Callable[..., None] = _library().w4a32
+    y = x.new_empty(rows, blocks * LANES, dtype=torch.float32)
+    run: Callable[..., None] = _library().w4a32_short if x.dtype == torch.bfloat16 else _library().w4a32
     pointers = [tensor.data_ptr() for tensor in (x, packed, scale, offset, values, y)]
     run(*pointers, rows, width, blocks * LANES, groups, zeros, variant)
     return y
@@ -53,7 +55,7 @@ def _matmul(
 def _matmul_shape(
     x: Tensor, packed: Tensor, scale: Tensor, offset: Tensor, values: Tensor, zeros: bool, variant: int
 ) -> Tensor:
-    return x.new_empty(x.shape[0], scale.shape[0] * LANES)
+    return x.new_empty(x.shape[0], scale.shape[0] * LANES, dtype=torch.float32)
 
 
 class W4A32Linear(LanesLinear):
@@ -76,7 +78,8 @@ class W4A32Linear(LanesLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out] in x's dtype; products, scales and sums in fp32."""
+        rows = self.rows(x, torch.bfloat16 if self.short and x.dtype == torch.bfloat16 else torch.float32)
         y = torch.ops.specdecodes.w4a32_matmul(
-            self.rows(x), self.packed, self.scale, self.offset, self.values, self.zeros, self.variant
+            rows, self.packed, self.scale, self.offset, self.values, self.zeros, self.variant
         )
         return self.finished(y, x)

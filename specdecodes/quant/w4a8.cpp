@@ -1,4 +1,4 @@
-// 4-bit weights times activations of 8 bits or less: y = x W^T, W = value(code) * scale + offset.
+// Weights of 4 or 2 bits times activations of 8 bits or less: y = x W^T, W = value(code) * scale + offset.
 //
 // A value is the code itself, or what a table of sixteen numbers of at most 128 has for it. Activations are rounded to
 // 8 bits by group here, or come as levels and steps of the caller's. Values are unsigned and activation levels signed,
@@ -7,10 +7,11 @@
 // Every variant reads the same layout and sums the same integers; they differ in the order of float sums at most.
 //
 // packed [out / 64][in / 8][4][16][4]: of four blocks of 16 outputs (the last unit may have fewer), for eight inputs at a
-// time, byte i of output n holds the codes of inputs i (low half) and 4 + i (high half). Read in order: four streams
-// side by side keep the processor from fetching ahead.
-// scale, offset [out / 16][groups][16] fp16. x [rows][in], y [rows][out] float. A group is a multiple of 8 inputs.
-// table [16] or null. given [rows][in] and given_step [rows][groups], or null both, and then x is rounded.
+// time, byte i of output n holds the codes of inputs i (low half) and 4 + i (high half). Of 2 bits sixteen inputs come at
+// a time, and byte i holds those of i, 4 + i, 8 + i and 12 + i, the first lowest. Read in order: four streams side by
+// side keep the processor from fetching ahead.
+// scale, offset [out / 16][groups][16] fp16. x [rows][in], y [rows][out] float. A group is a multiple of the inputs that
+// come at a time. table [16] or null. given [rows][in] and given_step [rows][groups], or null both, and then x is rounded.
 
 #include <algorithm>
 #include <cmath>
@@ -35,7 +36,7 @@ constexpr int64_t WORTH_THREADS = 65536;  // weights
 enum Variant { BEST = 0, PLAIN = 1, WITH_AVX2 = 2, WITH_VNNI = 3 };
 
 struct Product {
-  int64_t rows, in, out, groups, group;
+  int64_t rows, in, out, groups, group, bits;
   const float* x;
   const uint8_t* packed;
   const uint16_t *scale, *offset;
@@ -48,10 +49,10 @@ struct Product {
 
   const int8_t* level(int64_t row, int64_t k) const { return levels + row * in + k; }
   int64_t first(int64_t block) const { return block - block % UNIT; }
-  // From the codes of eight inputs of a block to those of the next eight.
+  // From the codes of the inputs that come at a time, of one block, to the next.
   int64_t stride(int64_t block) const { return std::min(UNIT, out / LANES - first(block)) * LANES * 4; }
   const uint8_t* codes(int64_t block) const {
-    return packed + first(block) * in * (LANES / 2) + (block - first(block)) * LANES * 4;
+    return packed + first(block) * in * (LANES * bits / 8) + (block - first(block)) * LANES * 4;
   }
   int64_t scales(int64_t block, int64_t g) const { return (block * groups + g) * LANES; }
 };
@@ -97,13 +98,14 @@ void plain_block(const Product& p, int64_t block, int64_t row) {
   float total[LANES] = {0};
   for (int64_t g = 0; g < p.groups; ++g) {
     int32_t acc[LANES] = {0};
-    for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 8) {
-      const uint8_t* w = p.codes(block) + k / 8 * p.stride(block);
+    const int64_t inputs = 32 / p.bits;
+    for (int64_t k = g * p.group; k < (g + 1) * p.group; k += inputs) {
+      const uint8_t* w = p.codes(block) + k / inputs * p.stride(block);
       const int8_t* a = p.level(row, k);
       for (int64_t n = 0; n < LANES; ++n)
-        for (int64_t i = 0; i < 4; ++i) {
-          const int low = w[n * 4 + i] & 15, high = w[n * 4 + i] >> 4;
-          acc[n] += (p.table ? p.table[low] : low) * a[i] + (p.table ? p.table[high] : high) * a[4 + i];
+        for (int64_t i = 0; i < inputs; ++i) {
+          const int code = (w[n * 4 + i % 4] >> (i / 4 * p.bits)) & ((1 << p.bits) - 1);
+          acc[n] += (p.table ? p.table[code] : code) * a[i];
         }
     }
     const float step = p.step[row * p.groups + g], sum = p.sum[row * p.groups + g];
@@ -132,9 +134,10 @@ AVX2 void avx2_round(const Product& p, int64_t i) { round_group(p, i); }
 VNNI void vnni_round(const Product& p, int64_t i) { round_group(p, i); }
 
 // M rows of half a block, 8 outputs.
-template <int M, bool TABLE>
+template <int M, bool TABLE, int BITS>
 AVX2 void avx2_half(const Product& p, int64_t block, int64_t half, int64_t row) {
-  const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+  constexpr int PARTS = 8 / BITS;  // codes of a byte
+  const __m256i low = _mm256_set1_epi8((1 << BITS) - 1), ones = _mm256_set1_epi16(1);
   const __m256i table = TABLE ? _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.table)))
                               : _mm256_setzero_si256();
   const int64_t stride = p.stride(block);
@@ -144,19 +147,24 @@ AVX2 void avx2_half(const Product& p, int64_t block, int64_t half, int64_t row) 
   for (int64_t g = 0; g < p.groups; ++g) {
     __m256i acc[M];
     UNROLL for (int m = 0; m < M; ++m) acc[m] = _mm256_setzero_si256();
-    for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 8, w += stride) {
-      const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
-      __m256i w0 = _mm256_and_si256(both, low), w1 = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
-      if (TABLE) w0 = _mm256_shuffle_epi8(table, w0), w1 = _mm256_shuffle_epi8(table, w1);
+    for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 4 * PARTS, w += stride) {
+      const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
+      __m256i values[PARTS];
+      UNROLL for (int j = 0; j < PARTS; ++j) {
+        values[j] = _mm256_and_si256(j ? _mm256_srli_epi16(codes, BITS * j) : codes, low);
+        if (TABLE) values[j] = _mm256_shuffle_epi8(table, values[j]);
+      }
       UNROLL for (int m = 0; m < M; ++m) {
-        const int8_t* a = p.level(row + m, k);
-        const __m256i p0 = _mm256_maddubs_epi16(w0, _mm256_set1_epi32(four(a)));
-        const __m256i p1 = _mm256_maddubs_epi16(w1, _mm256_set1_epi32(four(a + 4)));
-        // Four products of at most 15 * 127 stay far below the 16 bits at which these sums would saturate; of products
-        // of at most 128 * 127 two do.
-        const __m256i sums = TABLE ? _mm256_add_epi32(_mm256_madd_epi16(p0, ones), _mm256_madd_epi16(p1, ones))
-                                   : _mm256_madd_epi16(_mm256_add_epi16(p0, p1), ones);
-        acc[m] = _mm256_add_epi32(acc[m], sums);
+        __m256i narrow = _mm256_setzero_si256();
+        UNROLL for (int j = 0; j < PARTS; ++j) {
+          const __m256i levels = _mm256_set1_epi32(four(p.level(row + m, k + 4 * j)));
+          const __m256i pairs = _mm256_maddubs_epi16(values[j], levels);
+          // Eight products of at most 3 * 127, or four of 15 * 127, stay far below the 16 bits at which these sums would
+          // saturate; of products of at most 128 * 127 two do.
+          if (TABLE) acc[m] = _mm256_add_epi32(acc[m], _mm256_madd_epi16(pairs, ones));
+          else narrow = j ? _mm256_add_epi16(narrow, pairs) : pairs;
+        }
+        if (!TABLE) acc[m] = _mm256_add_epi32(acc[m], _mm256_madd_epi16(narrow, ones));
       }
     }
     const int64_t at = p.scales(block, g) + half * 8;
@@ -172,14 +180,14 @@ AVX2 void avx2_half(const Product& p, int64_t block, int64_t half, int64_t row) 
     _mm256_storeu_ps(p.y + (row + m) * p.out + block * LANES + half * 8, total[m]);
 }
 
-template <bool TABLE>
+template <bool TABLE, int BITS>
 void avx2_unit(const Product& p, int64_t first, int64_t end) {
   for (int64_t block = first; block < end; ++block)
     for (int64_t half = 0; half < 2; ++half) {
       int64_t row = 0;
-      for (; row + 4 <= p.rows; row += 4) avx2_half<4, TABLE>(p, block, half, row);
-      for (; row + 2 <= p.rows; row += 2) avx2_half<2, TABLE>(p, block, half, row);
-      for (; row < p.rows; ++row) avx2_half<1, TABLE>(p, block, half, row);
+      for (; row + 4 <= p.rows; row += 4) avx2_half<4, TABLE, BITS>(p, block, half, row);
+      for (; row + 2 <= p.rows; row += 2) avx2_half<2, TABLE, BITS>(p, block, half, row);
+      for (; row < p.rows; ++row) avx2_half<1, TABLE, BITS>(p, block, half, row);
     }
 }
 
@@ -197,10 +205,11 @@ VNNI inline void vnni_scale(const Product& p, int64_t block, int64_t g, int64_t 
 }
 
 // M rows of N blocks, so that enough independent sums are under way.
-template <int M, int N, bool TABLE>
+template <int M, int N, bool TABLE, int BITS>
 VNNI void vnni_tile(const Product& p, int64_t block, int64_t row) {
   constexpr int SUMS = M * N < 8 ? 2 : 1;  // two sums per output where one alone would wait for itself
-  const __m512i low = _mm512_set1_epi8(15);
+  constexpr int PARTS = 8 / BITS;          // codes of a byte
+  const __m512i low = _mm512_set1_epi8((1 << BITS) - 1);
   const __m512i table = TABLE ? _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.table)))
                               : _mm512_setzero_si512();
   const int64_t stride = p.stride(block);
@@ -211,19 +220,17 @@ VNNI void vnni_tile(const Product& p, int64_t block, int64_t row) {
     __m512i acc[SUMS][N][M];
     UNROLL for (int s = 0; s < SUMS; ++s) UNROLL for (int n = 0; n < N; ++n)
       UNROLL for (int m = 0; m < M; ++m) acc[s][n][m] = _mm512_setzero_si512();
-    for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 8, w += stride) {
-      __m512i a0[M], a1[M];
-      UNROLL for (int m = 0; m < M; ++m) {
-        a0[m] = _mm512_set1_epi32(four(p.level(row + m, k)));
-        a1[m] = _mm512_set1_epi32(four(p.level(row + m, k + 4)));
-      }
-      UNROLL for (int n = 0; n < N; ++n) {
-        const __m512i both = _mm512_loadu_si512(w + n * LANES * 4);
-        __m512i w0 = _mm512_and_si512(both, low), w1 = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-        if (TABLE) w0 = _mm512_shuffle_epi8(table, w0), w1 = _mm512_shuffle_epi8(table, w1);
-        UNROLL for (int m = 0; m < M; ++m) {
-          acc[0][n][m] = _mm512_dpbusd_epi32(acc[0][n][m], w0, a0[m]);
-          acc[SUMS - 1][n][m] = _mm512_dpbusd_epi32(acc[SUMS - 1][n][m], w1, a1[m]);
+    for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 4 * PARTS, w += stride) {
+      __m512i codes[N];
+      UNROLL for (int n = 0; n < N; ++n) codes[n] = _mm512_loadu_si512(w + n * LANES * 4);
+      UNROLL for (int j = 0; j < PARTS; ++j) {
+        __m512i levels[M];
+        UNROLL for (int m = 0; m < M; ++m) levels[m] = _mm512_set1_epi32(four(p.level(row + m, k + 4 * j)));
+        UNROLL for (int n = 0; n < N; ++n) {
+          __m512i values = _mm512_and_si512(j ? _mm512_srli_epi16(codes[n], BITS * j) : codes[n], low);
+          if (TABLE) values = _mm512_shuffle_epi8(table, values);
+          UNROLL for (int m = 0; m < M; ++m)
+            acc[j % SUMS][n][m] = _mm512_dpbusd_epi32(acc[j % SUMS][n][m], values, levels[m]);
         }
       }
     }
@@ -239,30 +246,32 @@ VNNI void vnni_tile(const Product& p, int64_t block, int64_t row) {
 }
 
 // M rows of a whole unit, too many for the registers: group by group, the totals waiting in the first cache.
-template <int M, bool TABLE>
+template <int M, bool TABLE, int BITS>
 VNNI void vnni_wide(const Product& p, int64_t block, int64_t row) {
-  constexpr int64_t AHEAD = 2048;  // bytes: the next group
-  const __m512i low = _mm512_set1_epi8(15);
+  constexpr int64_t AHEAD = 2048;  // bytes: the next group of four bits
+  constexpr int PARTS = 8 / BITS;
+  const __m512i low = _mm512_set1_epi8((1 << BITS) - 1);
   const __m512i table = TABLE ? _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.table)))
                               : _mm512_setzero_si512();
   const int64_t stride = p.stride(block);
   const uint8_t* w = p.codes(block);
   __m512 total[UNIT][M];
   for (int n = 0; n < UNIT; ++n) UNROLL for (int m = 0; m < M; ++m) total[n][m] = _mm512_setzero_ps();
-  for (int64_t g = 0; g < p.groups; ++g, w += p.group / 8 * stride)
+  for (int64_t g = 0; g < p.groups; ++g, w += p.group / (4 * PARTS) * stride)
     for (int n = 0; n < UNIT; ++n) {
       const uint8_t* v = w + n * LANES * 4;
       __m512i acc[M];
       UNROLL for (int m = 0; m < M; ++m) acc[m] = _mm512_setzero_si512();
-      for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 8, v += stride) {
-        const __m512i both = _mm512_loadu_si512(v);
+      for (int64_t k = g * p.group; k < (g + 1) * p.group; k += 4 * PARTS, v += stride) {
+        const __m512i codes = _mm512_loadu_si512(v);
         _mm_prefetch(reinterpret_cast<const char*>(v + AHEAD), _MM_HINT_T0);
-        __m512i w0 = _mm512_and_si512(both, low), w1 = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-        if (TABLE) w0 = _mm512_shuffle_epi8(table, w0), w1 = _mm512_shuffle_epi8(table, w1);
-        UNROLL for (int m = 0; m < M; ++m) {
-          acc[m] = _mm512_dpbusd_epi32(acc[m], w0, _mm512_set1_epi32(four(p.level(row + m, k))));
-          acc[m] = _mm512_dpbusd_epi32(acc[m], w1, _mm512_set1_epi32(four(p.level(row + m, k + 4))));
+        __m512i values[PARTS];
+        UNROLL for (int j = 0; j < PARTS; ++j) {
+          values[j] = _mm512_and_si512(j ? _mm512_srli_epi16(codes, BITS * j) : codes, low);
+          if (TABLE) values[j] = _mm512_shuffle_epi8(table, values[j]);
         }
+        UNROLL for (int m = 0; m < M; ++m) UNROLL for (int j = 0; j < PARTS; ++j)
+          acc[m] = _mm512_dpbusd_epi32(acc[m], values[j], _mm512_set1_epi32(four(p.level(row + m, k + 4 * j))));
       }
       vnni_scale<M>(p, block + n, g, row, acc, total[n]);
     }
@@ -270,33 +279,41 @@ VNNI void vnni_wide(const Product& p, int64_t block, int64_t row) {
     _mm512_storeu_ps(p.y + (row + m) * p.out + (block + n) * LANES, total[n][m]);
 }
 
-template <int M, bool TABLE>
+template <int M, bool TABLE, int BITS>
 void vnni_rows(const Product& p, int64_t first, int64_t end, int64_t row) {
   if (end - first < UNIT) {
-    for (int64_t block = first; block < end; ++block) vnni_tile<M, 1, TABLE>(p, block, row);
+    for (int64_t block = first; block < end; ++block) vnni_tile<M, 1, TABLE, BITS>(p, block, row);
   } else if constexpr (M <= 4) {
-    vnni_tile<M, int(UNIT), TABLE>(p, first, row);
+    vnni_tile<M, int(UNIT), TABLE, BITS>(p, first, row);
   } else {
-    vnni_wide<M, TABLE>(p, first, row);
+    vnni_wide<M, TABLE, BITS>(p, first, row);
   }
 }
 
-template <bool TABLE>
+template <bool TABLE, int BITS>
 void vnni_unit(const Product& p, int64_t first, int64_t end) {
   for (int64_t row = 0; row < p.rows;) {
     int64_t take = std::min(ROWS, p.rows - row);
     if (take == 5 || take == 6) take = 4;  // two passes over a unit that the second cache holds are faster
     switch (take) {
-      case 1: vnni_rows<1, TABLE>(p, first, end, row); break;
-      case 2: vnni_rows<2, TABLE>(p, first, end, row); break;
-      case 3: vnni_rows<3, TABLE>(p, first, end, row); break;
-      case 4: vnni_rows<4, TABLE>(p, first, end, row); break;
-      case 7: vnni_rows<7, TABLE>(p, first, end, row); break;
-      default: vnni_rows<8, TABLE>(p, first, end, row);
+      case 1: vnni_rows<1, TABLE, BITS>(p, first, end, row); break;
+      case 2: vnni_rows<2, TABLE, BITS>(p, first, end, row); break;
+      case 3: vnni_rows<3, TABLE, BITS>(p, first, end, row); break;
+      case 4: vnni_rows<4, TABLE, BITS>(p, first, end, row); break;
+      case 7: vnni_rows<7, TABLE, BITS>(p, first, end, row); break;
+      default: vnni_rows<8, TABLE, BITS>(p, first, end, row);
     }
     row += take;
   }
 }
+
+using Unit = void (*)(const Product&, int64_t, int64_t);
+
+template <int BITS>
+Unit avx2_of(const uint8_t* table) { return table ? avx2_unit<true, BITS> : avx2_unit<false, BITS>; }
+
+template <int BITS>
+Unit vnni_of(const uint8_t* table) { return table ? vnni_unit<true, BITS> : vnni_unit<false, BITS>; }
 
 #endif
 
@@ -315,16 +332,16 @@ extern "C" int w4a8_best() {
 
 extern "C" void w4a8(const float* x, const int8_t* given, const float* given_step, const uint8_t* packed,
                      const uint16_t* scale, const uint16_t* offset, const uint8_t* table, float* y, int64_t rows,
-                     int64_t in, int64_t out, int64_t groups, int variant) {
+                     int64_t in, int64_t out, int64_t groups, int bits, int variant) {
   const std::unique_ptr<int8_t[]> levels(new int8_t[rows * in]);
   const std::unique_ptr<float[]> steps(new float[2 * rows * groups]);
-  const Product p{rows, in, out, groups, in / groups, x, packed, scale, offset, table, given, given_step, y,
+  const Product p{rows, in, out, groups, in / groups, bits, x, packed, scale, offset, table, given, given_step, y,
                   levels.get(), steps.get(), steps.get() + rows * groups};
   auto round = plain_round;
   auto unit = plain_unit;
 #if defined(__x86_64__)
-  if (variant == WITH_AVX2) round = avx2_round, unit = table ? avx2_unit<true> : avx2_unit<false>;
-  if (variant == WITH_VNNI) round = vnni_round, unit = table ? vnni_unit<true> : vnni_unit<false>;
+  if (variant == WITH_AVX2) round = avx2_round, unit = bits == 2 ? avx2_of<2>(table) : avx2_of<4>(table);
+  if (variant == WITH_VNNI) round = vnni_round, unit = bits == 2 ? vnni_of<2>(table) : vnni_of<4>(table);
 #endif
   const int64_t blocks = out / LANES;
 #pragma omp parallel if (in * out > WORTH_THREADS)

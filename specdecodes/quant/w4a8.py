@@ -1,4 +1,4 @@
-"""4-bit linears on an integer kernel of our own: the fastest for up to sixteen rows, at the size of int4pack.
+"""Linears of 4 bits, and of 2, on an integer kernel of our own: the fastest for up to sixteen rows, at int4pack's size.
 
 Activations are rounded to 8 bits per row and group, so a huge activation coarsens its group alone; or to the 4-bit
 integers or floats that a scheme asks for, whose levels the kernel is then given. Codes and levels are multiplied as
@@ -28,8 +28,8 @@ PLAIN = 1
 
 torch.library.define(
     "specdecodes::w4a8_matmul",
-    "(Tensor x, Tensor? given, Tensor? steps, Tensor packed, Tensor scale, Tensor offset, Tensor? whole, int variant) "
-    "-> Tensor",
+    "(Tensor x, Tensor? given, Tensor? steps, Tensor packed, Tensor scale, Tensor offset, Tensor? whole, int bits, "
+    "int variant) -> Tensor",
 )
 
 
@@ -44,7 +44,7 @@ class Support:
 @functools.cache
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(build(Path(__file__).with_suffix(".cpp"))))
-    library.w4a8.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 4 + [ctypes.c_int]
+    library.w4a8.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 4 + [ctypes.c_int] * 2
     library.w4a8.restype = None
     return library
 
@@ -73,17 +73,18 @@ def _matmul(
     scale: Tensor,
     offset: Tensor,
     whole: Tensor | None,
+    bits: int,
     variant: int,
 ) -> Tensor:
     """x [n, in] float32, or `given` levels of it [n, in] int8 with steps [n, groups] float32, all contiguous; packed
-    [padded out * in / 2]; scale, offset [blocks, groups, 16] fp16; whole [16] uint8."""
+    [padded out * in * bits / 8]; scale, offset [blocks, groups, 16] fp16; whole [16] uint8."""
     rows, width = x.shape
     blocks, groups, _ = scale.shape
     y = x.new_empty(rows, blocks * LANES)
     run: Callable[..., None] = _library().w4a8
     tensors = (x, given, steps, packed, scale, offset, whole, y)
     pointers = [tensor.data_ptr() if tensor is not None else None for tensor in tensors]
-    run(*pointers, rows, width, blocks * LANES, groups, variant)
+    run(*pointers, rows, width, blocks * LANES, groups, bits, variant)
     return y
 
 
@@ -96,14 +97,15 @@ def _matmul_shape(
     scale: Tensor,
     offset: Tensor,
     whole: Tensor | None,
+    bits: int,
     variant: int,
 ) -> Tensor:
     return x.new_empty(x.shape[0], scale.shape[0] * LANES)
 
 
 class W4A8Linear(LanesLinear):
-    """A linear on 4-bit weights and activations of 8 bits or less for the CPU; `activations` is int8, int4, mxfp4 or
-    nvfp4. `variant` asks for one of VARIANTS, which the processor must have; None takes its best."""
+    """A linear on weights of 4 bits or less and activations of 8 bits or less for the CPU; `activations` is int8, int4,
+    mxfp4 or nvfp4. `variant` asks for one of VARIANTS, which the processor must have; None takes its best."""
 
     def __init__(
         self,
@@ -117,7 +119,7 @@ class W4A8Linear(LanesLinear):
         chosen = variant or support().variant
         if not chosen:
             raise QuantError(f"{name}: {support().note}; choose int4pack or int8.")
-        super().__init__(codes, bias, name, chosen)
+        super().__init__(codes, bias, name, chosen, bits=stored_bits(codes.bits, codes.group))
         self.activations = activations
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,6 +130,11 @@ class W4A8Linear(LanesLinear):
             given = levels.to(torch.int8)
             steps = steps.repeat_interleave(self.scale.shape[1] // steps.shape[1], 1).contiguous()
         y = torch.ops.specdecodes.w4a8_matmul(
-            rows, given, steps, self.packed, self.scale, self.offset, self.whole, self.variant
+            rows, given, steps, self.packed, self.scale, self.offset, self.whole, self.bits, self.variant
         )
         return self.finished(y, x)
+
+
+def stored_bits(bits: int, group: int) -> int:
+    """In which this kernel holds codes of `bits`: of two as they are, where groups allow; others in four."""
+    return 2 if bits == 2 and group % 16 == 0 else 4

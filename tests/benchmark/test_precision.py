@@ -14,8 +14,11 @@ from specdecodes.benchmark import precision
 from specdecodes.benchmark.grid import Row
 from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
 from specdecodes.errors import QuantError
+from specdecodes.models.loading import open_checkpoint
+from specdecodes.quant import SCHEMES, fitted
 
 TRAINED = Path(__file__).resolve().parents[3] / "shared" / "data" / "models" / "babyllama-105-hf"
+ODD = TRAINED.with_name("stories260K-hf")  # its feed-forward part is 172 wide, which no group divides
 DEMO = Path(__file__).resolve().parents[2] / "assets" / "demo"
 STORY = (
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a "
@@ -40,6 +43,23 @@ def test_points_are_plain_decoding_and_every_other_scheme() -> None:
         precision.precision_points(pipeline_for(DEMO), ["hqq5"])
 
 
+@pytest.mark.parametrize(
+    ("width", "spelled"),
+    [(352, {"hqq4:g32", "int8", "higgs2:g32", "mxfp4"}), (172, {"hqq4:g32+down_proj=none", "fp8+down_proj=none"})],
+)
+def test_all_schemes_come_in_groups_that_the_shapes_allow(
+    width: int, spelled: set[str], tiny_checkpoint: Callable[..., Path]
+) -> None:
+    folder = tiny_checkpoint(
+        "llama", hidden_size=96, num_attention_heads=3, num_key_value_heads=1, intermediate_size=width
+    )
+    points = precision.precision_points(pipeline_for(folder), [])
+    schemes = {point.pipeline.draft.quant for point in points[1:]}
+    assert spelled < schemes and len(schemes) == len(SCHEMES)
+    for scheme in schemes:
+        assert precision.size_of(points[0].pipeline, scheme).bits_per_weight < 16
+
+
 def test_sizes_count_scales_and_linears_that_stay(tiny_checkpoint: Callable[..., Path]) -> None:
     pipeline = pipeline_for(tiny_checkpoint("llama", "bf16"))
     assert precision.size_of(pipeline, "none").bits_per_weight == 16.0
@@ -54,11 +74,11 @@ def test_sizes_count_scales_and_linears_that_stay(tiny_checkpoint: Callable[...,
 def test_a_comparison_is_the_divergence_of_the_target_from_the_draft() -> None:
     torch.manual_seed(0)
     target, draft = (torch.randn(20, 50).log_softmax(-1) for _ in range(2))
-    tokens = torch.randint(0, 50, (21,))
+    tokens = torch.randint(0, 50, (20,))
     found = precision.compare_precision(tokens, target, draft)
     expected = torch.nn.functional.kl_div(draft, target, log_target=True, reduction="batchmean")
     assert found.kl == pytest.approx(float(expected), rel=1e-4) and found.tokens == 20
-    nats = -float(target.gather(1, tokens[1:, None]).mean())
+    nats = -float(target.gather(1, tokens[:, None]).mean())
     assert found.target_perplexity == pytest.approx(torch.tensor(nats).exp().item(), rel=1e-5)
     same = precision.compare_precision(tokens, target, target)
     assert (same.kl, same.agreement) == (0.0, 1.0) and same.perplexity == same.target_perplexity
@@ -86,16 +106,27 @@ def test_fidelities_are_kept_and_belong_to_their_text(
         precision.fidelities(points[:3], text, 39, tmp_path, said.append)
 
 
+def test_a_text_longer_than_the_context_is_read_in_windows(tiny_checkpoint: Callable[..., Path]) -> None:
+    pipeline = replace(pipeline_for(tiny_checkpoint("llama")), max_length=32)
+    words = [3 + 7 * i % 90 for i in range(65)]
+    text = " ".join(f"w{word}" for word in words)
+    following, rows = precision.log_probabilities(pipeline, text, 100)
+    assert following.tolist() == words[1:32] + words[33:64], "the 65th has nothing before it in its window"
+    alone, its_rows = precision.log_probabilities(pipeline, " ".join(f"w{word}" for word in words[32:64]), 100)
+    assert torch.equal(alone, following[31:])
+    torch.testing.assert_close(its_rows, rows[31:])
+
+
 FAMILIES = [("hqq8", "hqq4", "hqq3", "hqq2"), ("higgs4", "higgs3", "higgs2"), ("int8", "int4")]
 
 
-@pytest.mark.parametrize("folder", [DEMO, TRAINED], ids=["demo", "babyllama"])
+@pytest.mark.parametrize("folder", [DEMO, TRAINED, ODD], ids=["demo", "babyllama", "stories260K"])
 def test_more_bits_of_one_family_are_nearer_to_a_trained_target(folder: Path) -> None:
     """Where theory gives an order: finer grids of one kind. Random weights would say nothing of a model."""
     if not folder.exists():
         pytest.skip(f"{folder} is not here")
-    group = ":g32" if folder == TRAINED else ""  # its inputs are 128 and 352 wide
-    rules = {name: name + group for family in FAMILIES for name in family}
+    shapes = open_checkpoint(str(folder)).spec.linears()
+    rules = {name: fitted(SCHEMES[name], shapes) for family in FAMILIES for name in family}
     points = precision.precision_points(pipeline_for(folder), list(rules.values()))
     tokens, target = precision.log_probabilities(points[0].pipeline, STORY, 96)
     kl = {}

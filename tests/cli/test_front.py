@@ -49,6 +49,13 @@ def test_every_command_takes_the_common_options(command: str, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (
+            [DEMO, "run-plan", "--set", "draft.quant=hqq5"],
+            ("unknown quantization scheme 'hqq5'", "did you mean 'hqq8'"),
+        ),
+        ([DEMO, "run-plan", "--set", "draft.quant=hqq4:g48"], ("groups of 48", "groups that divide it: 64, 32, 16, 8")),
+        ([DEMO, "run-plan", "--set", "draft.quant=hqq4+dwn_proj=none"], ("unknown linear", "did you mean 'down_proj'")),
+        ([DEMO, "run-plan", "--set", "draft.quant=hqq4@gemlit"], ("unknown kernel", "did you mean 'gemlite'")),
         (["run.exp_offloading.subspec_sd_dem", "run-test"], ("unknown pipeline", f"did you mean '{DEMO}'")),
         (["run-test"], ("'run-test' stands where a pipeline belongs", f"{DEMO} run-test")),
         ([DEMO, "run-plan", "--set", "tree.dpth=4"], ("unknown setting", "did you mean 'tree.depth'")),

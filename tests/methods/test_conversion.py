@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -11,7 +14,7 @@ from safetensors.torch import load_file
 
 from specdecodes.config import Draft, Memory
 from specdecodes.errors import BudgetError, CheckpointError
-from specdecodes.methods import build, plan_for
+from specdecodes.methods import build, conversion, plan_for
 from specdecodes.methods.conversion import convert_checkpoint
 from specdecodes.models.loading import load_linear, open_checkpoint
 from tests.quantized_linears import awq, ct_packed, ct_plain, gptq, qoq, qqq, write_checkpoint
@@ -96,6 +99,34 @@ def test_a_stopped_conversion_goes_on_where_it_was(source, tmp_path):
     assert bytes_of(out) == content
 
 
+def killed_in_the_second_shard(folder, out):
+    """In a process of its own: convert until half of the second shard is written."""
+    save = conversion.save_file
+
+    def save_half(tensors, path, about):
+        save(tensors, path, about)
+        if "00002" in path.name:
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    conversion.save_file = save_half
+    convert_checkpoint(str(folder), out, "cpu", quiet)
+
+
+def test_a_killed_conversion_is_no_checkpoint_and_goes_on(source, tmp_path):
+    folder, out = source("gptq").folder, tmp_path / "out"
+    process = multiprocessing.get_context("fork").Process(target=killed_in_the_second_shard, args=(folder, out))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        open_checkpoint(str(out))
+    done = convert_checkpoint(str(folder), out, "cpu", quiet)
+    assert (done.written, done.kept) == (2, 1)
+    convert_checkpoint(str(folder), tmp_path / "straight", "cpu", quiet)
+    assert bytes_of(out) == bytes_of(tmp_path / "straight"), "nothing of the first try is left"
+
+
 def test_what_cannot_be_converted_is_refused(source, tiny_checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="is not quantized"):
         convert_checkpoint(str(tiny_checkpoint("llama")), tmp_path / "out", "cpu", quiet)
@@ -127,7 +158,7 @@ def streaming(pipeline):
 
 
 @pytest.mark.usefixtures("untimed")
-@pytest.mark.parametrize(("form", "draft"), [("gptq", "hqq2:g128@reference"), ("ct-fp8", "hqq3")])
+@pytest.mark.parametrize(("form", "draft"), [("gptq", "hqq2:g128"), ("gptq", "higgs2:g128"), ("ct-fp8", "hqq3")])
 def test_a_converted_target_streams_and_its_own_weights_in_fewer_bits_draft(form, draft, tiny_checkpoint, tmp_path):
     wide = tiny_checkpoint("llama", num_hidden_layers=12, hidden_size=128, intermediate_size=512, num_attention_heads=4)
     made = write_checkpoint(wide, tmp_path / "source", *FORMATS[form])

@@ -10,8 +10,7 @@ import torch
 from specdecodes.methods import step_times
 from specdecodes.methods.step_times import Timed, time_level, time_pass
 from specdecodes.models.loading import open_checkpoint
-from specdecodes.quant import Execution
-from specdecodes.quant.spec import find_scheme
+from specdecodes.quant import Execution, Rules, typical
 
 
 @pytest.fixture
@@ -31,12 +30,34 @@ def test_a_step_is_timed_once_and_remembered(model, monkeypatch):
 
 
 def test_substitutes_are_timed_on_their_kernel(model, monkeypatch):
-    scheme, execution, made = find_scheme("hqq4"), Execution(rows=3), []
-    monkeypatch.setattr(step_times, "specimen", lambda *options: made.append(options[2:]) or torch.nn.Identity())
+    rules, execution, made = Rules.parse("hqq4+v_proj=hqq8:g32+down_proj=none"), Execution(rows=3), []
+    monkeypatch.setattr(step_times, "specimen", lambda *options: made.append(options) or torch.nn.Identity())
     with pytest.raises(RuntimeError):  # an identity does not fit the shapes: it was called
-        time_level(replace(model, scheme=scheme, execution=execution), 3)
-    assert set(made) == {(scheme, execution)}
-    monkeypatch.undo()
+        time_level(replace(model, rules=typical(rules, model.spec.linears(), 4), execution=execution), 3)
+    four, eight = rules.rules[0][1], rules.rules[1][1]
+    once = [
+        (64, 64, four),
+        (32, 64, four),
+        (64, 64, four),
+        (256, 64, four),
+        (32, 64, eight),
+    ]  # of q, k, o, gate and up, v
+    assert set(made) == {(*one, execution) for one in once}
+    assert len(made) % len(once) == 0, "gate and up are one linear, q and k are not: v has another scheme"
+
+
+def test_linears_that_no_group_divides_are_timed_as_they_are(model):
+    spec = replace(model.spec, intermediate_size=172)
+    rules = typical(Rules.parse("hqq4:g32+down_proj=none"), spec.linears(), 4)
+    odd = replace(model, spec=spec, rules=rules, execution=Execution(rows=2))
+    assert time_level(odd, 2).layer > 0 and time_pass(odd, 3, False).layer > 0
+
+
+def test_a_typical_layer_is_like_most_of_them():
+    paths = ("mlp.up_proj", "mlp.down_proj")
+    rules = typical(Rules.parse("hqq4+layers.[01]=none+layers.2.mlp.up_proj=hqq8"), paths, 6)
+    assert [str(rules.scheme_of(path)) for path in paths] == ["hqq4", "hqq4"]
+    assert not typical(Rules.parse("none+layers.0=hqq4"), paths, 6)
 
 
 def test_a_large_layer_is_timed_in_part_and_scaled(model, monkeypatch):

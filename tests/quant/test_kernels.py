@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -129,7 +130,7 @@ def test_int4_names_the_groups_it_takes() -> None:
 @BUILT
 @pytest.mark.parametrize("kernel", OWN)
 @pytest.mark.parametrize("variant", range(1, support().variant + 1))
-@pytest.mark.parametrize("scheme", ["hqq4:g8", "hqq4", "higgs4", "mxfp4"])
+@pytest.mark.parametrize("scheme", ["hqq4:g8", "hqq4", "higgs4", "mxfp4", "hqq2:g16", "higgs2"])
 def test_every_variant_of_the_own_kernels_agrees(kernel: Kernel, variant: int, scheme: str) -> None:
     """Any number of rows and of blocks, one plain loop as the measure."""
     torch.manual_seed(0)
@@ -141,12 +142,52 @@ def test_every_variant_of_the_own_kernels_agrees(kernel: Kernel, variant: int, s
 
 
 @BUILT
-def test_a_row_of_the_float_kernel_does_not_depend_on_how_many_there_are() -> None:
-    linear = W4A32Linear(codes_of())
-    x = torch.randn(17, 256)
+@pytest.mark.parametrize("scheme", ["hqq2", "hqq2:g8", "higgs2"])
+def test_codes_of_two_bits_are_held_in_two_where_groups_allow(scheme: str) -> None:
+    torch.manual_seed(0)
+    codes = solved(torch.randn(16 * 9 + 5, 256) * 0.02, scheme)
+    linear, wide = W4A8Linear(codes, torch.randn(149)), W4A8Linear(codes.widened())
+    assert held_bytes(linear) - 149 * 4 == lanes_bytes(
+        149, 256, codes.group, codes.grid, bits=2 if codes.group > 8 else 4
+    )
+    assert linear.packed.nbytes * (2 if codes.group > 8 else 1) == wide.packed.nbytes
+    for rows in (1, 3, 4, 8, 11):
+        x = torch.randn(rows, 256)
+        torch.testing.assert_close(linear(x) - linear.bias, wide(x), rtol=1e-5, atol=1e-6)
+
+
+@BUILT
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_of_the_float_kernel_does_not_depend_on_how_many_there_are(dtype: torch.dtype) -> None:
+    linear = W4A32Linear(codes_of(16 * 9))
+    x = torch.randn(17, 256, dtype=dtype)
     whole = linear(x)
     for rows in range(1, 17):
         assert torch.equal(linear(x[:rows]), whole[:rows])
+
+
+@BUILT
+@pytest.mark.parametrize(("scheme", "given"), [("hqq4:g8", True), ("w4a16", False), ("mxfp4", False), ("hqq2", False)])
+def test_bf16_is_multiplied_as_it_is(scheme: str, given: bool) -> None:
+    """The sums of the same products, in fp32, in another order; no input and no value is rounded on the way."""
+    torch.manual_seed(0)
+    codes = solved(torch.randn(16 * 9, 256) * 0.02, scheme)
+    if given and codes.zero is not None:
+        codes = replace(codes, scale=codes.scale.half().float(), zero=codes.zero.half().float())
+    linear = W4A32Linear(codes, as_given=given)
+    for rows in (1, 2, 3, 4, 8, 13):
+        x = torch.randn(rows, 256, dtype=torch.bfloat16)
+        inputs = linear.rows(x, torch.bfloat16)
+        product = torch.ops.specdecodes.w4a32_matmul
+        held = (linear.packed, linear.scale, linear.offset, linear.values, linear.zeros, linear.variant)
+        wide, short = product(inputs.float(), *held), product(inputs, *held)
+        torch.testing.assert_close(short, wide, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(linear(x), short[:, : linear.out_features].bfloat16())
+
+
+@BUILT
+def test_values_that_bf16_does_not_hold_are_multiplied_in_fp32() -> None:
+    assert not W4A32Linear(solved(torch.randn(16, 256) * 0.02, "higgs4")).short
 
 
 @BUILT
