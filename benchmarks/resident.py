@@ -44,7 +44,7 @@ PLAIN = "vanilla"
 
 
 @dataclass(frozen=True)
-class Rival:
+class Contestant:
     """One way to decode, as `METHOD/TARGET/DRAFT` spells it."""
 
     method: str
@@ -56,9 +56,9 @@ class Rival:
         return "/".join((self.method, self.target, self.draft)).removesuffix("/auto").removesuffix(f"/{FULL}")
 
     @property
-    def plain(self) -> Rival:
+    def plain(self) -> Contestant:
         """Plain decoding in the target's precision."""
-        return Rival(PLAIN, self.target)
+        return Contestant(PLAIN, self.target)
 
 
 def main() -> int:
@@ -91,9 +91,9 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def arms_of(text: str) -> list[Rival]:
+def arms_of(text: str) -> list[Contestant]:
     """The arms that `text` names, each behind the plain decoding that it is measured against."""
-    named = [Rival(*spelled.split("/")) for spelled in text.split(",")]
+    named = [Contestant(*spelled.split("/")) for spelled in text.split(",")]
     return list(dict.fromkeys(each for arm in named for each in (arm.plain, arm)))
 
 
@@ -128,7 +128,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def terms(rounds: Sequence[Row], arm: Rival) -> dict[str, Any]:
+def terms(rounds: Sequence[Row], arm: Contestant) -> dict[str, Any]:
     """What bounds an arm's ratio to plain decoding: medians of its steps in plain steps, the ratio that they give, the
     ratio if drafting were free, if a pass over a tree cost a plain step, and what a round spends most on."""
 
@@ -154,7 +154,7 @@ def terms(rounds: Sequence[Row], arm: Rival) -> dict[str, Any]:
     }
 
 
-def open_arm(arguments: argparse.Namespace, arm: Rival) -> Generator:
+def open_arm(arguments: argparse.Namespace, arm: Contestant) -> Generator:
     pipeline = Pipeline(
         arm.method,
         Target(arguments.model, quant=arm.target),

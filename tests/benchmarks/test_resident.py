@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks import resident
-from benchmarks.resident import Rival, arms_of, terms
+from benchmarks.resident import Contestant, arms_of, terms
 
 
 def test_every_arm_brings_its_own_plain_decoding() -> None:
     arms = arms_of("subspec_sd,share_sd/none/int4,qspec/w4a16:g128")
     names = ["vanilla", "subspec_sd", "share_sd/none/int4", "vanilla/w4a16:g128", "qspec/w4a16:g128"]
     assert [arm.name for arm in arms] == names
-    assert arms[4].plain == arms[3] and arms[3].plain == arms[3] and arms[2].plain == Rival("vanilla")
+    assert arms[4].plain == arms[3] and arms[3].plain == arms[3] and arms[2].plain == Contestant("vanilla")
 
 
 def test_terms_say_what_a_round_costs_in_plain_steps() -> None:
@@ -24,7 +24,7 @@ def test_terms_say_what_a_round_costs_in_plain_steps() -> None:
         drafted = {"tokens_per_round": 5.0, "levels_per_round": 6.0, "draft_step_s": 0.02, "target_s": 0.06}
         return {"vanilla": {"target_s": target_s}, "subspec_sd": drafted}
 
-    found = terms([row(0.03), row(0.04), row(0.05)], Rival("subspec_sd"))
+    found = terms([row(0.03), row(0.04), row(0.05)], Contestant("subspec_sd"))
     assert found["draft_step_in_plain_steps"] == pytest.approx(0.5)
     assert found["pass_in_plain_steps"] == pytest.approx(1.5)
     assert found["ratio_of_these"] == pytest.approx(5 / 4.5)
