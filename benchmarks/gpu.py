@@ -31,7 +31,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
 
-from benchmarks.streamed import figures
+from benchmarks.alternating import figures
 from specdecodes.benchmark.environment import describe
 from specdecodes.benchmark.mt_bench import BUNDLED
 from specdecodes.benchmark.sources import question, read_samples
@@ -237,7 +237,7 @@ def with_ours(arguments: argparse.Namespace, prompts: list[str]) -> Iterator[dic
                 until_end.enter_context(mock.patch(f"specdecodes.methods.assembly.{name}", stream))
         generator = until_end.enter_context(build(pipeline, progress=lambda text: print(text, file=sys.stderr)))
         for prompt in prompts:
-            row = figures(generator.generate([{"role": "user", "content": prompt}], params))
+            row = figures([generator.generate([{"role": "user", "content": prompt}], params)])
             yield row | {"draft_step_ms": 1000 * row["draft_step_s"]}
 
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +20,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
 
+from benchmarks.alternating import agree, figures, medians, paired, questions
 from benchmarks.receipt import write_receipt
-from specdecodes.benchmark.mt_bench import BUNDLED
-from specdecodes.benchmark.sources import question, read_samples
 from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
 from specdecodes.errors import SpecDecodesError, fail
 from specdecodes.generator import Generator
 from specdecodes.methods import build
 from specdecodes.offload.store import measure_read, probe, read_index
 from specdecodes.sampling import SamplingParams
-from specdecodes.stats import Generation, summarize
 
 
 def main() -> None:
@@ -78,18 +74,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         repetition_penalty=arguments.repetition_penalty,
         ignore_eos=True,
     )
-    prompts = [sample.turns[0] for sample in read_samples(BUNDLED, question)][: arguments.rounds + 1]
+    prompts = questions()[: arguments.rounds + 1]
     rounds: list[dict[str, Any]] = []
     for number, prompt in enumerate(prompts):
-        row: dict[str, Any] = {"prompt": prompt}
+        row: dict[str, Any] = {"prompt": prompt[0]["content"]}
         answers = {}
         for method, generator in arms.items():
             tokens = arguments.plain_tokens if method == "vanilla" else arguments.tokens
             before = measure_read(paths, direct=direct, max_bytes=512 * 10**6)
-            answers[method] = generator.generate(
-                [{"role": "user", "content": prompt}], replace(params, max_tokens=tokens)
-            )
-            row[method] = figures(answers[method]) | {"disk_gbps": before}
+            answers[method] = generator.generate(prompt, replace(params, max_tokens=tokens))
+            row[method] = figures([answers[method]]) | {"disk_gbps": before}
         row["same_tokens"] = agree([answer.tokens for answer in answers.values()])
         print(
             f"prompt {number}: " + ", ".join(f"{m} {row[m]['decode_tokens_per_second']:.2f} tok/s" for m in arms),
@@ -99,14 +93,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             rounds.append(row)
     for generator in arms.values():
         generator.close()
-    medians = {method: median_of([row[method] for row in rounds]) for method in arms}
+    speeds = {method: [row[method]["decode_tokens_per_second"] for row in rounds] for method in arms}
     base = next(iter(arms))
-    ratios = {
-        m: statistics.median(r[m]["decode_tokens_per_second"] / r[base]["decode_tokens_per_second"] for r in rounds)
-        for m in arms
-    }
+    ratios = {method: paired(speeds[method], speeds[base])["median"] for method in arms}
+    middle = {method: medians([row[method] for row in rounds]) for method in arms}
     plans = {method: dict(plan=[list(row) for row in arm.placement.rows()]) for method, arm in arms.items()}
-    return {"rounds": rounds, "medians": medians, "ratios": ratios, "plans": plans}
+    return {"rounds": rounds, "medians": middle, "ratios": ratios, "plans": plans}
 
 
 def open_arm(arguments: argparse.Namespace, method: str) -> Generator:
@@ -124,32 +116,6 @@ def open_arm(arguments: argparse.Namespace, method: str) -> Generator:
         compile=not arguments.eager,
     )
     return build(pipeline, progress=lambda text: print(f"[{method}] {text}", flush=True))
-
-
-def figures(answer: Generation) -> dict[str, Any]:
-    """The terms of one answer."""
-    summary = summarize([answer])
-    names = (
-        "new_tokens decode_tokens_per_second tokens_per_second tau tokens_per_round rounds draft_step_s draft_levels "
-        "time_to_first_token_s phase_seconds bytes_per_round bytes_streamed link_gbps link_utilization "
-        "bound_tokens_per_second"
-    )
-    return {name: summary[name] for name in names.split()}
-
-
-def median_of(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Medians of every plain number over the rounds."""
-    return {
-        name: statistics.median(row[name] for row in rows)
-        for name, value in rows[0].items()
-        if isinstance(value, int | float)
-    }
-
-
-def agree(answers: Sequence[tuple[int, ...]]) -> bool:
-    """Whether all answers are equal as far as the shortest goes."""
-    shortest = min(len(answer) for answer in answers)
-    return len({answer[:shortest] for answer in answers}) == 1
 
 
 if __name__ == "__main__":

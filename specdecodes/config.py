@@ -112,11 +112,13 @@ class Memory:
 
     `compress` streams 16-bit weights losslessly compressed: `auto` where that is faster by measured rates and needs no
     new file, `on` always, writing compressed copies of layers that stream from disk, `off` never.
+    `ahead` fetches the first layers of the next pass while drafting, as many as the ring holds.
     """
 
     device: str | int | None = None
     host: str | int | None = None
     compress: str = "auto"
+    ahead: bool = True
 
     def __post_init__(self) -> None:
         for name, size in (("device", self.device_bytes), ("host", self.host_bytes)):

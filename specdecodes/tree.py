@@ -66,6 +66,22 @@ class TokenTree:
         themselves = nodes[:, None] == torch.arange(self.capacity, device=nodes.device)
         self.ancestors.index_copy_(0, nodes, self.ancestors[parents] | themselves)
 
+    def best(self, count: int) -> TokenTree:
+        """The root and the `count` - 1 nodes of highest score, or all there are, as a tree of capacity `count`.
+
+        A node's score is at most its parent's, and ties keep the earlier node, so the choice is connected.
+        """
+        order = self.scores[1 : self.size].sort(descending=True, stable=True).indices[: count - 1]
+        kept = torch.cat((order.new_zeros(1), 1 + order.sort().values))
+        tree, new = TokenTree.rooted(self.tokens[:1], count), slice(0, kept.shape[0])
+        place = torch.zeros_like(self.parents)
+        place[kept] = torch.arange(kept.shape[0], device=kept.device)
+        tree.tokens[new], tree.parents[new] = self.tokens[kept], place[self.parents[kept]]
+        tree.depths[new], tree.scores[new] = self.depths[kept], self.scores[kept]
+        tree.ancestors[new, new] = self.ancestors[kept][:, kept]
+        tree.size = new.stop
+        return tree
+
     def count_by_depth(self) -> tuple[int, ...]:
         """Nodes at depth 1, 2, ... as host integers (one sync)."""
         return tuple(torch.bincount(self.depths[: self.size]).tolist()[1:])

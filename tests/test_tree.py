@@ -47,3 +47,18 @@ def test_a_full_tree_refuses():
 def test_unused_nodes_see_only_themselves():
     tree = TokenTree.rooted(torch.tensor(1), 4)
     assert tree.ancestors.equal(torch.eye(4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 21, 30])
+def test_the_best_nodes_are_a_tree_of_their_own(count):
+    tree = grown(3)
+    best = tree.best(count)
+    assert (best.capacity, best.size) == (count, min(count, tree.size))
+    order = tree.scores[: tree.size].sort(descending=True).values
+    assert best.scores[: best.size].sort(descending=True).values.equal(order[: best.size])
+    tokens = {tuple(tree.tokens[sorted(path_of(tree, node))].tolist()) for node in range(tree.size)}
+    for node in range(best.size):
+        path = sorted(path_of(best, node))
+        assert tuple(best.tokens[path].tolist()) in tokens
+        assert best.ancestors[node].nonzero().flatten().tolist() == path
+        assert int(best.depths[node]) == len(path) - 1

@@ -98,8 +98,13 @@ def _streaming(summary: Mapping[str, Any]) -> Iterator[Row]:
         drafted = f"{summary['draft_levels'] / summary['rounds']:.1f} levels a round"
         yield "draft step", f"{summary['draft_step_s'] * 1e3:.1f} ms", drafted
     plain = summary.get("plain_rounds", 0)
-    if summary["draft_levels"] and plain:
-        yield "drafting paused", f"{plain} rounds", "of all: plain decoding was faster there"
+    if 0 < plain < summary["rounds"]:
+        why = (
+            "plain decoding was faster"
+            if summary["draft_levels"]
+            else "nothing to propose, or plain decoding was faster"
+        )
+        yield "drafting paused", f"{plain} rounds", f"of {summary['rounds']}: {why}"
     if summary["bytes_streamed"]:
         reading = f"{summary['link_utilization']:.0%} of the time"
         per_round = f"{format_bytes(summary['bytes_per_round'])} a round, reading {reading}"

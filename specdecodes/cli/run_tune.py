@@ -1,5 +1,6 @@
 """`run-tune`: which method, width and depth are fastest for this model on this machine; writes the pipeline."""
 
+import json
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -35,30 +36,40 @@ def run_tune(
     prompts: Annotated[int, typer.Option(min=1, help="Questions to probe with; as many others check.")] = 2,
     tokens: Annotated[int, typer.Option(min=8, help="New tokens of an answer.")] = 96,
     check: Annotated[int, typer.Option(min=0, help="Further candidates to run, beside the best of each kind.")] = 2,
+    receipt: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Where to write all figures, with machine and revision.")
+    ] = None,
 ) -> None:
     """Probe each method with a few deep rounds, predict every depth from them, run the best, and keep the fastest.
 
     `tree.depth` is the deepest draft that is probed. Says so when plain decoding wins.
     """
-    from specdecodes.benchmark.environment import machine_name
-    from specdecodes.benchmark.tuning import fastest, module, shortlist, tuned
+    from specdecodes.benchmark import tuning
+    from specdecodes.benchmark.environment import describe, machine_name
 
     if out.suffix != ".py":
         raise ConfigError(f"{out} is no pipeline module; write --out NAME.py.")
     console = Console(stderr=True)
-    tried = methods.split(",") if methods else list(dict.fromkeys(("vanilla", "ngram_sd", pipeline.method)))
+    tried = methods.split(",") if methods else list(dict.fromkeys((tuning.PLAIN, "ngram_sd", pipeline.method)))
     plain = replace(pipeline, sampling=replace(pipeline.sampling, max_tokens=tokens, ignore_eos=True))
     probes = list(_probes(plain, tried, _widths(widths, pipeline), prompts, console))
-    found = [_checked(candidate, plain, prompts, console) for candidate in shortlist(probes, check)]
-    winner = fastest(found)
+    found = [_checked(candidate, plain, prompts, console) for candidate in tuning.shortlist(probes, check)]
+    winner, command = tuning.fastest(found), spoken(sys.argv)
     Console().print(_table(found, winner))
-    if winner.method == "vanilla":
+    if winner.method == tuning.PLAIN:
         console.print("Plain decoding wins here: no draft that was tried pays for itself.")
-    try:
-        out.write_text(module(tuned(pipeline, winner), spoken(sys.argv), machine_name()), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be written: {error.strerror}; choose another --out.") from error
+    _write(out, tuning.module(tuning.tuned(pipeline, winner), command, machine_name()))
     console.print(f"Pipeline: {out}", highlight=False)
+    if receipt is not None:
+        figures = tuning.receipt(found, winner) | {"command": command, "environment": describe()}
+        _write(receipt, json.dumps(figures, indent=1) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}; choose another file.") from error
 
 
 def _widths(text: str | None, pipeline: "Pipeline") -> list[int]:
@@ -91,9 +102,11 @@ def _probes(
 
 def _checked(candidate: "Contender", pipeline: "Pipeline", prompts: int, console: Console) -> "Contender":
     """`candidate` with its speed as measured, on other questions than it was predicted from."""
+    from specdecodes.benchmark.tuning import steady
+
     one = replace(pipeline, method=candidate.method, tree=candidate.tree)
     with opened(one, console) as generator:
-        rounds = [r for answer in _answers(generator, one, range(prompts, 2 * prompts), console) for r in answer.rounds]
+        rounds = steady(_answers(generator, one, range(prompts, 2 * prompts), console))
     seconds = sum(sum(r.seconds.values()) for r in rounds)
     return replace(candidate, measured=sum(len(r.tokens) for r in rounds) / seconds)
 
@@ -112,21 +125,27 @@ def _answers(generator: "Generator", pipeline: "Pipeline", places: range, consol
 
 
 def _table(candidates: "list[Contender]", winner: "Contender") -> Table:
-    table = Table(title="candidates, the fastest expected first", title_justify="left")
+    from specdecodes.benchmark.tuning import PLAIN, speed_up
+
+    table = Table(title="candidates, the fastest expected first; predicted and measured", title_justify="left")
     table.add_column("method")
-    for title in ("width", "depth", "nodes", "tokens/round", "round", "predicted", "measured", "error"):
+    for title in ("width", "depth", "nodes", "tokens/round", "round", "tokens/s", "", "over plain", "", "error"):
         table.add_column(title, justify="right")
     for one in candidates:
-        drafted = one.method != "vanilla"
+        drafted = one.method != PLAIN
         shape = (one.tree.width, one.tree.depth, one.tree.nodes) if drafted else ("", "", "")
-        measured = "" if one.measured is None else f"{one.measured:.2f}"
+        gain = speed_up(one, candidates)
         table.add_row(
             one.method + (" (fastest)" if one is winner else ""),
             *(str(part) for part in shape),
             f"{one.tokens_per_round:.2f}",
             f"{one.round_s * 1e3:.1f} ms",
-            f"{one.predicted:.2f}",
-            measured,
-            "" if one.error is None else f"{one.error:+.0%}",
+            *(_figure(speed, ".2f") for speed in (one.predicted, one.measured)),
+            *(_figure(ratio, ".2f") for ratio in (gain.predicted, gain.measured)),
+            _figure(gain.error if drafted else one.error, "+.0%"),
         )
     return table
+
+
+def _figure(number: float | None, form: str) -> str:
+    return "" if number is None else format(number, form)

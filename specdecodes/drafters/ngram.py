@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.drafters.graft import Branches, graft
+from specdecodes.drafters.pace import Pace
 from specdecodes.engine.runner import Scores
 from specdecodes.sampling import Sampler
 from specdecodes.tree import TokenTree
@@ -27,23 +28,30 @@ CANDIDATES = 8
 class NgramDrafter:
     """Proposes trees of `capacity` nodes at most, or extends another's by continuations of at most `depth` tokens.
 
-    Where nothing is found the tree has capacity 1, a plain pass; with `fixed`, as exact mode asks, that of all others.
+    `pace` says how many of them are worth verifying, and none where nothing is found; without one all trees have one
+    capacity, as exact mode asks.
     """
 
     levels = 0  # no draft model is run
 
-    def __init__(self, capacity: int, depth: int, device: torch.device, *, fixed: bool = True) -> None:
-        self._capacity, self._depth, self._fixed = capacity, depth, fixed
+    def __init__(self, capacity: int, depth: int, device: torch.device, pace: Pace | None = None) -> None:
+        self._capacity, self._depth, self._pace = capacity, depth, pace
         self._text = torch.zeros(0, dtype=torch.int64, device=device)  # prompt and answer, the last root included
 
     def begin(self, prompt: Tensor, kept: int, sampler: Sampler, scores: Scores) -> None:
         self._text = prompt
 
     def propose(self, root: int) -> TokenTree:
-        token = torch.tensor(root, device=self._text.device)
+        token, pace = torch.tensor(root, device=self._text.device), self._pace
+        if pace is not None:
+            pace.start()
         tree = TokenTree.rooted(token, self._capacity)
         self.extend(tree, self._capacity - 1)
-        return tree if tree.size > 1 or self._fixed else TokenTree.rooted(token, 1)
+        if pace is None:
+            return tree
+        if tree.size == 1 or not pace.drafts:
+            return TokenTree.rooted(token, pace.plain())
+        return self._cut(tree, pace)
 
     def extend(self, tree: TokenTree, limit: int) -> None:
         """Add at most `limit` nodes to `tree`, where it has room: what followed its root before, and what followed the
@@ -58,6 +66,17 @@ class NgramDrafter:
     def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
         new = torch.tensor(verdict.tokens[:-1], dtype=torch.int64, device=self._text.device)
         self._text = torch.cat((self._text, new))  # the last token is the next root
+        if self._pace is not None:
+            self._pace.learn(verdict.accepted)
+
+    def _cut(self, tree: TokenTree, pace: Pace) -> TokenTree:
+        """The part of `tree` that is worth verifying."""
+        pace.ready()
+        reach = tree.scores[1 : tree.size].exp()
+        for level in torch.bincount(tree.depths[1 : tree.size], reach)[1:].tolist():
+            pace.more(level)
+        rows = pace.verify(reach.sort(descending=True).values.tolist())
+        return tree.best(rows) if rows < tree.capacity else tree
 
     def _after(self, tree: TokenTree, node: int) -> Branches | None:
         """Paths from the root through `node` to what followed it before; None if nothing did."""

@@ -6,6 +6,7 @@ drafts were accepted. Where steps have one shape only (a pass in exact mode), th
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import deque
@@ -18,9 +19,13 @@ MEMORY = 15
 """Figures remembered of each kind. Their median decides: one slow read does not count."""
 
 ENOUGH = 4  # rounds before past ones are believed
-PROBE = 16  # a narrow draft looks around with the full width once in so many rounds
+GAIN = 0.1
+PRIOR = 4
+PROBE = 16  # of so many rounds, one verifies a little of a tree however unlikely
+LOOK = (8, 64)  # rounds until a narrow draft looks around with the full width again: at first, and at most
+LUCK = 1.5  # standard errors by which a width has to be ahead
 PATIENCE = (8, 64)  # plain rounds before drafting is tried again: at first, and at most
-_PLAIN = 0  # the size of a pass that verifies nothing
+_PLAIN = 0  # the size of a pass that verifies nothing, where even that has more rows than one
 
 
 @dataclass(frozen=True)
@@ -60,19 +65,30 @@ class Pace:
 
     A draft's own probability that a level is reached is off by a power that depends on model and text; `sharpness` is
     that power, learned online for each width so that predicted and actual accepted tokens agree.
+
+    What a level or a row adds is weighed against the rate of the rounds so far, not of its own round: a promising one
+    goes deeper than usual, and a poor one ends early.
     """
 
     def __init__(self, tree: Tree, costs: Costs) -> None:
         self._tree = tree
         self._widths, self._sizes = sorted(costs.levels), sorted(costs.passes)
         self._levels = Seconds(costs.levels)
-        self._passes = Seconds({_PLAIN: costs.passes[self._sizes[0]], **costs.passes})
+        self._plain = 1 if self._sizes[0] == 1 else _PLAIN
+        self._passes = Seconds({self._plain: costs.passes[self._sizes[0]], **costs.passes})
         self._sharpness = dict.fromkeys(costs.levels, 1.0)
-        self._accepted: deque[dict[int, int]] = deque(maxlen=MEMORY)  # by width, of rounds of full width
-        self._rounds: deque[tuple[int, int, int, int]] = deque(maxlen=MEMORY // 2)  # tokens, levels, width, rows
-        self._turn = 0
+        self._wide: deque[tuple[int, dict[int, int]]] = deque(maxlen=MEMORY)  # rounds of full width: levels, accepted
+        self._rounds: deque[tuple[int, int, int, int]] = deque(maxlen=2 * MEMORY)  # tokens, levels, width, rows
+        self._ahead: deque[float] = deque(maxlen=MEMORY)  # tokens that a round was ahead of plain decoding
+        self._rows: dict[int, int] = {}  # by width: of its last pass
+        self._so_far: float | None = None  # tokens a second of `_rounds`
+        self._turn = self._look = 0
+        self._misses = 0  # rounds in a row of whose levels less than half were accepted
+        self._interval = LOOK[0]
         self._pause = self._patience = 0
         self._reach: list[float] = []
+        self._usual = 0.9  # share of a level's chance that the next one has
+        self._share = 1.0  # of the tokens expected of the tree, in the part that is verified
         self._before = self._mark = 0.0
         self.width, self.rows = tree.width, tree.nodes
 
@@ -83,7 +99,7 @@ class Pace:
 
     def start(self) -> None:
         """A round begins."""
-        self._reach = []
+        self._reach, self._share = [], 1.0
         self._before = 0.0
         self._mark = time.perf_counter()
 
@@ -104,11 +120,12 @@ class Pace:
             return False
         if not self._tree.adaptive:
             return True
+        if self._patience and not self._ahead:  # drafting is tried again
+            return False
         expected, level = self._expected(), self._levels.of(self.width)
-        tokens, seconds = 1.0 + sum(expected), self._passes.of(self.rows) + level * len(expected)
-        # The next level is reached from this one about as often as each level was reached from the one before.
-        following = expected[-1] * expected[-1] ** (1.0 / len(expected))
-        return following * seconds > tokens * level
+        # The next level is reached from this one about as often as levels were from those before, here and lately.
+        share = (expected[-1] * self._usual**PRIOR) ** (1.0 / (len(expected) + PRIOR))
+        return expected[-1] * share > level * self._rate(sum(expected), self._rows_of(self.width, len(expected)))
 
     @property
     def chooses_rows(self) -> bool:
@@ -119,14 +136,14 @@ class Pace:
         """Drafting is done: rows of the pass that follows, root included. `chances`: each node's probability to be
         reached as the draft sees it, root excluded, highest first; unused unless `chooses_rows`."""
         if self.chooses_rows:
-            spent, total = self._levels.of(self.width) * len(self._reach), sum(chances)
-            expected = sum(self._expected())
-
-            def rate(rows: int) -> float:
-                share = sum(chances[: rows - 1]) / total if total else 0.0
-                return (1.0 + expected * share) / (spent + self._passes.of(rows))
-
-            self.rows = max(self._sizes, key=rate)
+            expected, total = sum(self._expected()), sum(chances)
+            rate = self._rate(expected, self._sizes[-1])
+            # A tree that is never verified teaches nothing, so a little of it is, once in a while.
+            sizes = self._sizes[self._turn % PROBE == 0 :]
+            shares = {rows: sum(chances[: rows - 1]) / total if total else 0.0 for rows in sizes}
+            self.rows = max(sizes, key=lambda rows: expected * shares[rows] - rate * self._passes.of(rows))
+            self._share = shares[self.rows]
+        self._rows[self.width] = self.rows
         self._mark = time.perf_counter()
         return self.rows
 
@@ -138,49 +155,98 @@ class Pace:
         """The round is over and `accepted` draft tokens were kept; `ranks`: each one's place in its level."""
         seconds = self._before + time.perf_counter() - self._mark
         if not self._reach:
-            self._passes.add(_PLAIN, seconds)
+            self._passes.add(self._plain, seconds)
+            if not self._pause:  # there was nothing to propose
+                self._rounds.append((1, 0, self.width, self._plain))
             self._pause = max(self._pause - 1, 0)
             return
         self._passes.add(self.rows, seconds)
-        predicted = sum(self._expected())
-        power = self._sharpness[self.width] * (1.0 + 0.1 * (predicted - accepted) / max(predicted, 1.0))
+        expected = self._expected()
+        predicted = self._share * sum(expected)
+        self._usual += 0.1 * (expected[-1] ** (1.0 / len(expected)) - self._usual)
+        power = self._sharpness[self.width] * (1.0 + GAIN * (predicted - accepted) / max(predicted, 1.0))
         self._sharpness[self.width] = min(max(power, 0.05), 20.0)
         if self.width == self._tree.width:
-            self._accepted.append({width: _leading(ranks, width) for width in self._widths} | {self.width: accepted})
+            kept = {width: _leading(ranks, width) for width in self._widths} | {self.width: accepted}
+            self._wide.append((len(self._reach), kept))
         self._rounds.append((1 + accepted, len(self._reach), self.width, self.rows))
+        self._misses = self._misses + 1 if 2 * accepted < len(self._reach) else 0
         if self._tree.adaptive:
             self._turn += 1
-            self._pause_if_plain_is_faster()
-            self.width = self._best_width()
+            seconds = [self._seconds(*steps) for _, *steps in self._rounds]
+            self._so_far = sum(tokens for tokens, *_ in self._rounds) / sum(seconds)
+            self._judge(1 + accepted, seconds[-1])
+            self.width = self._next_width()
 
     def _expected(self) -> list[float]:
         return [share ** self._sharpness[self.width] for share in self._reach]
 
-    def _pause_if_plain_is_faster(self) -> None:
-        if len(self._rounds) < ENOUGH:
+    def _rate(self, expected: float, rows: int) -> float:
+        """Tokens a second of the rounds so far; at first of this one, with `expected` accepted tokens of `rows`. Plain
+        decoding could be had at any time."""
+        rate = self._so_far
+        if rate is None:
+            rate = (1.0 + expected) / self._seconds(len(self._reach), self.width, rows)
+        return max(rate, 1.0 / self._passes.of(self._plain))
+
+    def _seconds(self, levels: int, width: int, rows: int) -> float:
+        """Of a round, at what its steps take now."""
+        return levels * self._levels.of(width) + self._passes.of(rows)
+
+    def _rows_of(self, width: int, levels: int) -> int:
+        """Rows of the last pass that followed a draft of `width`; before there was one, as many as `levels` fill."""
+        if width in self._rows:
+            return self._rows[width]
+        return next((rows for rows in self._sizes if rows > width * levels), self._sizes[-1])
+
+    def _judge(self, tokens: int, seconds: float) -> None:
+        """Pause drafting where plain decoding is faster: surely so by the rounds since drafting was last taken up, or
+        at all if it was taken up to try."""
+        self._ahead.append(tokens - seconds / self._passes.of(self._plain))
+        if len(self._ahead) < ENOUGH and not self._patience:
             return
-        tokens = sum(count for count, *_ in self._rounds)
-        seconds = sum(
-            levels * self._levels.of(width) + self._passes.of(rows) for _, levels, width, rows in self._rounds
-        )
-        if tokens * self._passes.of(_PLAIN) < seconds:
+        luck = 0.0 if self._patience else _error(self._ahead)
+        if statistics.mean(self._ahead) + luck < 0.0:
             self._patience = min(max(2 * self._patience, PATIENCE[0]), PATIENCE[1])
             self._pause = self._patience
-        else:
+            self._ahead.clear()
+        elif len(self._ahead) >= ENOUGH:
             self._patience = 0
 
+    def _next_width(self) -> int:
+        """Narrow as long as that does well; after two misses it looks around, and otherwise once in a while."""
+        best, full = self._best_width(), self._tree.width
+        if self._misses > 1 and self.width < full:
+            return full
+        if self.width == full:
+            self._interval = min(2 * self._interval, LOOK[1]) if best < full else LOOK[0]
+            self._look = self._turn + self._interval
+        return full if self._turn >= self._look else best
+
     def _best_width(self) -> int:
-        """By what rounds of full width show: a narrower draft would have got as far as its lanes go."""
-        if len(self._accepted) < ENOUGH or self._turn % PROBE == 0:
-            return self._tree.width
-        levels = statistics.mean(levels for _, levels, *_ in self._rounds)
-        rest = self._passes.of(self.rows)
+        """By what rounds of full width show, in which a narrower draft would have got as far as its lanes go. Narrow
+        rounds tell nothing of wide ones, so that a width has to be ahead by more than may be luck."""
+        gains = {width: self._gain_of(width) for width in self._widths[:-1]} if len(self._wide) >= ENOUGH else {}
+        best = max(gains, key=lambda width: gains[width], default=self._tree.width)
+        return best if gains.get(best, 0.0) > 0.0 else self._tree.width
 
-        def rate(width: int) -> float:
-            tokens = 1.0 + statistics.mean(accepted[width] for accepted in self._accepted)
-            return tokens / (levels * self._levels.of(width) + rest)
+    def _gain_of(self, width: int) -> float:
+        """Tokens a round that drafts of `width` are ahead, at what a second is worth, less the mean's error."""
+        full, rate = self._tree.width, self._rate(0.0, self._sizes[-1])
 
-        return max(self._widths, key=rate)
+        def seconds(levels: int, width: int) -> float:
+            return self._seconds(levels, width, self._rows_of(width, levels))
+
+        gains = [
+            rate * (seconds(levels, full) - seconds(levels, width)) - accepted[full] + accepted[width]
+            for levels, accepted in self._wide
+        ]
+        return statistics.mean(gains) - LUCK * _error(gains)
+
+
+def _error(figures: Sequence[float]) -> float:
+    """Of their mean."""
+    return statistics.stdev(figures) / math.sqrt(len(figures))
 
 
 def _leading(ranks: Sequence[int], width: int) -> int:

@@ -25,10 +25,12 @@ from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_layers, load_outer, load_tokenizer
 from specdecodes.offload.compressed import READERS, CompressedLayer
 from specdecodes.offload.plan import Placement
+from specdecodes.offload.predict import share_of
 from specdecodes.offload.stream import LayerStream
 from specdecodes.offload.stream_cuda import CudaLayerStream
 
 STEP = 2  # between the sizes of a pass that a draft may choose from
+FREE = 1e-6  # seconds of a level that no model drafts
 
 
 @dataclass(frozen=True)
@@ -74,23 +76,22 @@ class LoadedTarget:
 
 
 def pace_of(target: LoadedTarget) -> Pace:
-    """Of a method that drafts: what there is to choose from, and what the plan expects it to cost.
+    """Of a method that drafts, with or without a model: what there is to choose from, and what a plan expects of it.
 
     A pass may verify fewer nodes than the tree has at most, but in exact mode, where all passes have one width.
     """
     tree, plan, times = target.site.pipeline.tree, target.placement.predicted, target.placement.times
+    assert target.placement.basis is not None, "a planned placement knows what it rests on"
+    level = target.placement.basis[0].draft_step_s
     sizes, widths = [tree.nodes], {tree.width}
-    if tree.adaptive:
+    if tree.adaptive and level:
         widths.add(1)
-        while sizes[-1] > 1 and not target.runner.exact:
-            sizes.append(max(1, sizes[-1] // STEP))
-
-    def share(least: float, size: int, most: int) -> float:
-        return 1.0 if size == most else least + (1.0 - least) * (size - 1) / (most - 1)
-
-    levels = {width: plan.draft_step_s * share(times.one_lane, width, tree.width) for width in widths}
-    passes = {rows: max(plan.stream_s, plan.compute_s * share(times.one_row, rows, tree.nodes)) for rows in sizes}
-    return Pace(tree, Costs(levels, passes))
+    while sizes[-1] > 1 and not target.runner.exact:
+        sizes.append(max(1, sizes[-1] // STEP))
+    lanes = ((1, times.one_lane),)
+    levels = {width: (level or FREE) * share_of(lanes, width, tree.width) for width in widths}
+    compute = {rows: plan.compute_s * share_of(times.narrower, rows, tree.nodes) for rows in sizes}
+    return Pace(tree, Costs(levels, {rows: max(plan.stream_s, seconds) for rows, seconds in compute.items()}))
 
 
 def load_target(
@@ -151,7 +152,7 @@ def _sources(
     if site.rules:
         receive(decoder, placement.streamed, site.checkpoint.spec, site.rules, site.execution)
     dtype = None if site.dtype == site.checkpoint.dtype else site.dtype
-    compressed = _compressed(site, placement, progress)
+    compressed, ahead = _compressed(site, placement, progress), site.pipeline.memory.ahead
     if site.device.type == "cuda":
         pinned = [place for place, index in enumerate(placement.streamed) if index in set(placement.pinned)]
         stream: LayerStream = CudaLayerStream(
@@ -162,10 +163,13 @@ def _sources(
             dtype=dtype,
             compressed=compressed,
             compress=None if placement.compression is None else site.checkpoint.dtype,
+            ahead=ahead,
         )
     else:
         readers = 2 if compressed is None else READERS
-        stream = LayerStream(spans, slots=placement.ring_slots, readers=readers, dtype=dtype, compressed=compressed)
+        stream = LayerStream(
+            spans, slots=placement.ring_slots, readers=readers, dtype=dtype, compressed=compressed, ahead=ahead
+        )
     return StreamedLayers(layers, placement.streamed, stream), stream
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from specdecodes.drafters.ngram import NgramDrafter
 from specdecodes.generator import Generator
-from specdecodes.methods.assembly import Progress, load_target
+from specdecodes.methods.assembly import Progress, load_target, pace_of
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.placement import place
 from specdecodes.methods.site import Site
@@ -21,4 +21,5 @@ def plan(site: Site) -> Placement:
 def build(site: Site, placement: Placement, progress: Progress) -> Generator:
     tree = site.pipeline.tree
     target = load_target(site, placement, progress, width=tree.nodes)
-    return target.generator(NgramDrafter(tree.nodes, tree.depth, site.device, fixed=target.runner.exact))
+    pace = None if target.runner.exact else pace_of(target)
+    return target.generator(NgramDrafter(tree.nodes, tree.depth, site.device, pace))

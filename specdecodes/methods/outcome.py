@@ -9,16 +9,18 @@ from typing import Any
 from specdecodes.config import Pipeline
 from specdecodes.methods.ledger import Figures, keep, key_of, recall
 from specdecodes.methods.machine import remember_stream
+from specdecodes.methods.step_times import narrower
 from specdecodes.models.loading import open_checkpoint
 from specdecodes.offload.plan import Placement
-from specdecodes.offload.predict import Step, StepTimes, acceptance_of
+from specdecodes.offload.predict import Seen, Step, StepTimes, at_depth
 
 ENOUGH = 32
 """New tokens from which on a run says something."""
 
 _STEPS = ("streamed_pass", "resident_pass", "level")
-_FIGURES = ("substitute", "draft_model", "one_row", "one_lane")
+_FIGURES = ("substitute", "draft_model", "one_lane")
 _NAMES = (*(f"{step}.{part}" for step in _STEPS for part in ("layer", "rest")), *_FIGURES)
+_SEEN = ("levels", "tokens", "rest_s")
 
 
 def learn(pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any]) -> None:
@@ -26,13 +28,14 @@ def learn(pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any]) 
     rounds, predicted = summary.get("rounds", 0), placement.predicted
     if not rounds or summary["new_tokens"] < ENOUGH:
         return
-    draft = summary["draft_step_s"] / predicted.draft_step_s if predicted.draft_step_s else 1.0
+    drafted = summary["draft_step_s"] and predicted.draft_step_s
+    draft = summary["draft_step_s"] / predicted.draft_step_s if drafted else 1.0
     target = summary["phase_seconds"]["target"] / rounds / predicted.compute_s if predicted.compute_s else 1.0
-    times, shares = placement.times.scaled(draft, target), summary["accepted_by_depth"]
+    times = placement.times.scaled(draft, target)
     figures: Figures = {f"{name}.layer": step.layer for name, step in _steps(times).items()}
     figures |= {f"{name}.rest": step.rest for name, step in _steps(times).items()}
-    figures |= {name: asdict(times)[name] for name in _FIGURES} | {"tokens": summary["new_tokens"]}
-    figures |= {"acceptance": acceptance_of(1.0 + sum(shares), len(shares)) if shares else 0.0}
+    figures |= {name: asdict(times)[name] for name in _FIGURES} | {"new_tokens": summary["new_tokens"]}
+    figures |= {_share(rows): share for rows, share in times.narrower} | asdict(_seen(placement, summary))
     keep(_key(pipeline, placement.kernel), figures)
     if placement.streamed and summary["link_gbps"] and placement.compression is None:
         files = open_checkpoint(pipeline.target.model, pipeline.target.revision).files
@@ -41,22 +44,43 @@ def learn(pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any]) 
 
 def known_times(pipeline: Pipeline, kernel: str) -> StepTimes | None:
     """The step times of the last runs of this setting on this machine."""
-    kept = recall(_key(pipeline, kernel), (*_NAMES, "tokens"))
+    key, rows = _key(pipeline, kernel), narrower(pipeline.tree.nodes)
+    kept, shares = recall(key, (*_NAMES, "new_tokens")), recall(key, map(_share, rows))
     if kept is None:
         return None
     known: dict[str, Any] = {name: kept[name] for name in _FIGURES}
     known |= {name: Step(kept[f"{name}.layer"], kept[f"{name}.rest"]) for name in _STEPS}
+    known |= {"narrower": tuple((size, shares[_share(size)]) for size in rows) if shares else ()}
     return StepTimes(**known, source=_last_runs(kept))
 
 
-def known_acceptance(pipeline: Pipeline, kernel: str) -> tuple[float, str] | None:
-    """The acceptance a level in those runs, and the words for it."""
-    kept = recall(_key(pipeline, kernel), ("acceptance", "tokens"))
-    return None if kept is None else (kept["acceptance"], _last_runs(kept))
+def known_rounds(pipeline: Pipeline, kernel: str) -> tuple[Seen, str] | None:
+    """The rounds of those runs, and the words for it."""
+    kept = recall(_key(pipeline, kernel), (*_SEEN, "new_tokens"))
+    return None if kept is None else (Seen(*(kept[name] for name in _SEEN)), _last_runs(kept))
+
+
+def _seen(placement: Placement, summary: Mapping[str, Any]) -> Seen:
+    """The means of the rounds of a run, and what its own steps and link leave unexplained of their seconds."""
+    assert placement.basis is not None, "a planned placement knows what it rests on"
+    work, machine, workload = placement.basis
+    rounds, phases, link = summary["rounds"], summary["phase_seconds"], summary["link_gbps"]
+    if link:
+        tier = {"host_gbps": link} if placement.tier == "host" else {"disk_gbps": link}
+        machine = replace(machine, **tier)
+    work = replace(work, draft_step_s=summary["draft_step_s"], compute_s=phases["target"] / rounds)
+    levels = summary["draft_levels"] / rounds
+    explained = at_depth(work, replace(machine, round_seconds=0.0), workload, levels).round_s
+    seconds = sum(spent for phase, spent in phases.items() if phase != "prefill") / rounds
+    return Seen(levels, summary["tokens_per_round"], max(seconds - explained, 0.0))
+
+
+def _share(rows: int) -> str:
+    return f"pass of {rows}"
 
 
 def _last_runs(kept: Figures) -> str:
-    return f"measured in the last runs of this setting, {kept['tokens']:.0f} tokens each"
+    return f"measured in the last runs of this setting, {kept['new_tokens']:.0f} tokens each"
 
 
 def _steps(times: StepTimes) -> dict[str, Step]:

@@ -11,13 +11,13 @@ from specdecodes.errors import BudgetError
 from specdecodes.methods.compression import choose
 from specdecodes.methods.machine import free_bytes, measure
 from specdecodes.methods.needs import DraftNeeds
-from specdecodes.methods.outcome import known_acceptance, known_times
+from specdecodes.methods.outcome import known_rounds, known_times
 from specdecodes.methods.site import Site
 from specdecodes.methods.sizes import layers_bytes, model_shape
 from specdecodes.methods.timed_steps import timed_steps
 from specdecodes.offload.candidates import Budgets, Compression
 from specdecodes.offload.plan import Placement, plan
-from specdecodes.offload.predict import Machine, StepTimes, Workload
+from specdecodes.offload.predict import Machine, StepTimes, Workload, acceptance_of
 from specdecodes.offload.store import probe
 from specdecodes.offload.stretch import rows_beside, stretches
 from specdecodes.quant import Rules, choose_kernels
@@ -39,9 +39,12 @@ def place(site: Site, draft: DraftNeeds) -> Placement:
         acceptance=draft.acceptance,
         adaptive=site.pipeline.tree.adaptive,
         draft_cache_rows=draft.cache.slots if draft.cache else 0,
+        ahead=site.pipeline.memory.ahead,
     )
-    if (seen := known_acceptance(site.pipeline, draft.kernel)) is not None:
-        workload = replace(workload, acceptance=seen[0], acceptance_source=seen[1])
+    if (known := known_rounds(site.pipeline, draft.kernel)) is not None:
+        seen, source = known
+        acceptance = acceptance_of(seen.tokens, seen.levels or draft.levels)
+        workload = replace(workload, seen=seen, acceptance=acceptance, acceptance_source=source)
     rows = [
         *_kernel_row("target kernel", site),
         *(_kernel_row("draft model's kernel", draft.model) if draft.model else ()),

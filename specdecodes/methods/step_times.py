@@ -29,6 +29,8 @@ from specdecodes.tree import TokenTree
 
 CONTEXT = 256  # committed rows that every step attends to
 LEVELS = 2
+NARROWER = (1, 8)
+"""Rows of passes that are timed beside the widest: a CPU reads weights for these, and computes for more."""
 COLD_BYTES = 64 * 2**20  # bytes of layers that no cache holds at once
 _WIDEST = 32 * 2**20  # weights of a linear at most; the time of a larger one is scaled up
 _FRESH = 3600.0  # seconds that figures are believed: a neighbour may have been busy
@@ -47,6 +49,11 @@ class Timed:
     rules: Rules = Rules(())
     execution: Execution = Execution()
     kernel: str = ""
+
+
+def narrower(nodes: int) -> tuple[int, ...]:
+    """Rows of the passes to time beside one of `nodes`."""
+    return tuple(rows for rows in NARROWER if rows < nodes)
 
 
 def time_pass(model: Timed, rows: int, exact: bool) -> Step:

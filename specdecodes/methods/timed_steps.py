@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
-from specdecodes.methods.step_times import COLD_BYTES, CONTEXT, Timed, time_level, time_pass
+from specdecodes.methods.step_times import COLD_BYTES, CONTEXT, Timed, narrower, time_level, time_pass
 from specdecodes.offload.candidates import Budgets
 from specdecodes.offload.predict import Step, StepTimes
 from specdecodes.quant import choose_kernels, typical
@@ -28,7 +28,10 @@ def timed_steps(site: Site, draft: DraftNeeds, budgets: Budgets) -> StepTimes:
     if not draft.levels:
         return times
     if not exact:
-        times = replace(times, one_row=_ratio(target, time_pass(target, 1, False), times.resident_pass))
+        passes = [(size, time_pass(target, size, False)) for size in narrower(tree.nodes)]
+        times = replace(
+            times, narrower=tuple((size, _ratio(target, step, times.resident_pass)) for size, step in passes)
+        )
     model = _own_model(full, draft)
     if model is not None:
         step = time_level(model, tree.width)

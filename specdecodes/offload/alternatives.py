@@ -49,16 +49,20 @@ def neighbours(
     return rejected
 
 
-def other_rounds(work: Work, machine: Machine, workload: Workload, levels: int) -> list[Alternative]:
+def other_rounds(work: Work, machine: Machine, workload: Workload, levels: float) -> list[Alternative]:
     """The chosen placement at other depths, and at other luck."""
     if not workload.levels:
         return []
+    why = "slower" if workload.adaptive else "tree.adaptive is off"
+    if workload.seen is not None:
+        why = "all rounds alike; they choose for themselves" if workload.adaptive else why
+        machine, workload = replace(machine, round_seconds=workload.seen.rest_s), replace(workload, seen=None)
     depths = {depth for depth in (*_DEPTHS, workload.levels) if depth <= workload.levels and depth != levels}
     others = [
         Alternative(
             f"{counted(depth, 'draft level')} a round",
             at_depth(work, machine, workload, depth).tokens_per_second,
-            "slower" if workload.adaptive else "tree.adaptive is off",
+            why,
         )
         for depth in sorted(depths)
     ]

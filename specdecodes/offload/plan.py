@@ -97,10 +97,11 @@ class Placement:
         if self.streamed:
             terms += f" beside {p.stream_s:.3g} s of streaming at {p.link_gbps:.2f} GB/s"
         if p.draft_step_s:
-            terms = f"{counted(p.levels, 'draft level')} of {p.draft_step_s * 1e3:.3g} ms, {terms}"
+            levels = f"{p.levels:.3g} draft level" + ("" if p.levels == 1 else "s")
+            terms = f"{levels} of {p.draft_step_s * 1e3:.3g} ms, {terms}"
         bound = p.bound_tokens_per_second
         limit = f", bound {bound:.3g} tokens/s" if bound is not None else ""
-        tokens = f"{p.tokens_per_round:.3g} tokens a round" if p.levels else "1 token a round"
+        tokens = "1 token a round" if p.tokens_per_round == 1 else f"{p.tokens_per_round:.3g} tokens a round"
         return [
             ("predicted round", terms, f"{p.round_s:.3g} s"),
             ("predicted speed", f"{tokens}{limit}", f"{p.tokens_per_second:.3g} tokens/s"),
@@ -140,14 +141,12 @@ def plan(
     fitting = [candidate for candidate in everything if candidate.shortfall(budgets) == 0]
     if not fitting:
         raise _refusal(min(everything, key=lambda candidate: candidate.shortfall(budgets)), budgets, machine)
-    predicted = [
-        (predict(_work(shape, candidate, workload.times), machine, workload), candidate) for candidate in fitting
-    ]
+    predicted = [(predict(_work(shape, candidate, workload), machine, workload), candidate) for candidate in fitting]
     enough = max(prediction.tokens_per_second for prediction, _ in predicted) * (1 - NEARLY)
     good = [pair for pair in predicted if pair[0].tokens_per_second >= enough]
     best, chosen = min(good, key=lambda pair: (len(pair[1].streamed), sum(pair[1].device.values())))
     others = neighbours(everything, chosen, budgets, {id(candidate): p for p, candidate in predicted})
-    work = _work(shape, chosen, workload.times)
+    work = _work(shape, chosen, workload)
     return Placement(
         resident=chosen.resident,
         streamed=chosen.streamed,
@@ -172,9 +171,9 @@ def plan(
     )
 
 
-def _work(shape: ModelShape, candidate: Candidate, times: StepTimes) -> Work:
+def _work(shape: ModelShape, candidate: Candidate, workload: Workload) -> Work:
     """What `predict` needs to know of a candidate."""
-    layers, pinned = len(shape.layer_bytes), set(candidate.pinned)
+    layers, pinned, times = len(shape.layer_bytes), set(candidate.pinned), workload.times
     arriving = {layer: shape.arriving(layer, pinned=layer in pinned) for layer in candidate.streamed}
     whole = sum(shape.layer_bytes[layer] for layer in candidate.streamed)
     expanded = sum(shape.layer_bytes[layer] for layer in arriving if arriving[layer] != shape.layer_bytes[layer])
@@ -183,7 +182,7 @@ def _work(shape: ModelShape, candidate: Candidate, times: StepTimes) -> Work:
         compute_s=times.target_pass(layers, len(candidate.streamed)),
         disk_bytes=sum(size for layer, size in arriving.items() if layer not in pinned),
         link_bytes=sum(arriving.values()),
-        ahead_bytes=candidate.device[RING] * sum(arriving.values()) // max(whole, 1),
+        ahead_bytes=candidate.device[RING] * sum(arriving.values()) // max(whole, 1) if workload.ahead else 0,
         expand_s=expanded / shape.compression.gbps / 1e9 if shape.compression else 0.0,
     )
 

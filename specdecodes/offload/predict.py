@@ -10,8 +10,9 @@ Compressed bytes are fewer, and are expanded beside the link by the cores that c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 
@@ -47,8 +48,9 @@ class StepTimes:
     """Seconds of the steps that a round is made of.
 
     A draft level costs `substitute` for a layer that has one and `level.layer` for one that has not. A pass has two
-    widths: one when layers stream, where exact mode sets it, and one when all are resident. A pass of one row and a
-    level of one lane take shares of these. `source` says how the figures came about, for the plan's table.
+    widths: one when layers stream, where exact mode sets it, and one when all are resident. Of the latter, passes of
+    fewer rows take the shares in `narrower` (rows, share), and a level of one lane takes `one_lane` of a level. `source`
+    says how the figures came about, for the plan's table.
     """
 
     streamed_pass: Step
@@ -56,7 +58,7 @@ class StepTimes:
     level: Step = Step(0.0)
     substitute: float = 0.0
     draft_model: float = 0.0  # a level of an independent draft
-    one_row: float = 1.0
+    narrower: tuple[tuple[int, float], ...] = ()
     one_lane: float = 1.0
     source: str = ""
 
@@ -83,13 +85,32 @@ class StepTimes:
         )
 
 
+def share_of(known: Sequence[tuple[int, float]], size: int, most: int) -> float:
+    """What a step of `size` takes of one of `most`, on straight lines between `known` (size, share), the first of them
+    of size 1; 1 where nothing is known."""
+    for (low, less), (high, more) in pairwise([*known, (most, 1.0)] if size < most else []):
+        if size <= high:
+            return less + (more - less) * (size - low) / (high - low)
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Means of rounds that were run: draft levels, tokens, and seconds that no other term explains."""
+
+    levels: float
+    tokens: float
+    rest_s: float
+
+
 @dataclass(frozen=True)
 class Workload:
     """What is run: `levels` of drafting at most (0: plain), steps that take `times`, caches of `cache_rows` each.
 
     `cache_rows` counts every row of the cache: the longest context and both tree regions. `acceptance` is the chance
     that the tree holds the target's next token, level by level, and `acceptance_source` says where it is from;
-    `adaptive` stops where a further level costs more than it gains.
+    `adaptive` stops where a further level costs more than it gains. Rounds that were `seen` are expected again. `ahead`:
+    the ring is filled while drafting.
     """
 
     cache_rows: int
@@ -99,6 +120,8 @@ class Workload:
     acceptance_source: str = "assumed"
     adaptive: bool = True
     draft_cache_rows: int = 0
+    seen: Seen | None = None
+    ahead: bool = True
 
 
 @dataclass(frozen=True)
@@ -120,7 +143,7 @@ class Prediction:
 
     link_gbps: float  # what streamed bytes arrive at; 0 when nothing streams
     draft_step_s: float
-    levels: int
+    levels: float  # a mean where rounds were seen
     stream_s: float  # of the link for one pass
     compute_s: float
     round_s: float
@@ -130,12 +153,14 @@ class Prediction:
 
 
 def predict(work: Work, machine: Machine, workload: Workload) -> Prediction:
-    """The expected round, at the depth that serves best if the workload is adaptive."""
+    """The expected round: as rounds were, else at the depth that serves best if the workload is adaptive."""
+    if (seen := workload.seen) is not None:
+        return _as_seen(at_depth(work, replace(machine, round_seconds=seen.rest_s), workload, seen.levels), seen.tokens)
     depths = range(1 if workload.adaptive else workload.levels, workload.levels + 1) if workload.levels else (0,)
     return max((at_depth(work, machine, workload, levels) for levels in depths), key=lambda p: p.tokens_per_second)
 
 
-def at_depth(work: Work, machine: Machine, workload: Workload, levels: int) -> Prediction:
+def at_depth(work: Work, machine: Machine, workload: Workload, levels: float) -> Prediction:
     """The expected round when `levels` levels are drafted in it."""
     draft_step = work.draft_step_s if levels else 0.0
     stream = _stream_seconds(work, machine)
@@ -153,6 +178,17 @@ def at_depth(work: Work, machine: Machine, workload: Workload, levels: int) -> P
         tokens_per_round=tokens,
         tokens_per_second=tokens / seconds,
         bound_tokens_per_second=tokens / stream if stream else None,
+    )
+
+
+def _as_seen(prediction: Prediction, tokens: float) -> Prediction:
+    """With the tokens that a round was seen to yield, which no acceptance a level need explain."""
+    bound = tokens / prediction.stream_s if prediction.stream_s else None
+    return replace(
+        prediction,
+        tokens_per_round=tokens,
+        tokens_per_second=tokens / prediction.round_s,
+        bound_tokens_per_second=bound,
     )
 
 

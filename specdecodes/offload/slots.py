@@ -41,10 +41,12 @@ class Slot:
 class Slots:
     """All slots. Free ones are filled in the order of the turns, from the turn of the last `restart` on."""
 
-    def __init__(self, count: int, blocks: Sequence[Sequence[Block]]) -> None:
-        """`blocks`: the reads that each layer is made of, looked up when its turn begins."""
+    def __init__(self, count: int, blocks: Sequence[Sequence[Block]], *, ahead: bool = True) -> None:
+        """`blocks`: the reads that each layer is made of, looked up when its turn begins. `ahead`: turns of a pass begin
+        before any of them was asked for."""
         self._slots, self._blocks = [Slot(index) for index in range(count)], blocks
         self._pending: deque[tuple[Slot, Block]] = deque()
+        self._ahead, self._asked = ahead, 0  # the last turn asked for
         self._filled = 0  # the next turn to read
         self._expected: int | None = None  # the next turn to hand out; None: start over
         self.running = False  # whether another read may begin
@@ -90,6 +92,10 @@ class Slots:
         self.running = False
         self._pending.clear()
 
+    def ask(self) -> None:
+        """The expected turn is asked for."""
+        self._asked = self._asked if self._expected is None else self._expected
+
     def forget(self) -> None:
         """Expect no turn: the next layer asked for takes a restart."""
         self._expected = None
@@ -100,13 +106,15 @@ class Slots:
             if slot.state is not State.HELD:
                 slot.state = State.FREE
         self._filled, self.running = layer, True
-        self._expected = layer
+        self._expected = self._asked = layer
 
     def _begin_turn(self) -> None:
         slot = next((slot for slot in self._slots if slot.state is State.FREE), None)
-        if slot is None:
+        layers = len(self._blocks)
+        early = self._filled // layers > self._asked // layers  # of a pass that has not begun
+        if slot is None or (early and not self._ahead):
             return
-        blocks = self._blocks[self._filled % len(self._blocks)]
+        blocks = self._blocks[self._filled % layers]
         slot.state, slot.turn, slot.missing = State.FILLING, self._filled, len(blocks)
         self._filled += 1
         self._pending.extend((slot, block) for block in blocks)

@@ -43,6 +43,7 @@ class LayerStream:
         block_bytes: int = BLOCK_BYTES,
         dtype: torch.dtype | None = None,
         compressed: Mapping[int, CompressedLayer] | None = None,
+        ahead: bool = True,
     ) -> None:
         """Allocates the ring; reading begins with the first layer asked for.
 
@@ -53,6 +54,7 @@ class LayerStream:
             block_bytes: bytes of a read, a multiple of 4096.
             dtype: what floating-point tensors are converted to, in one extra layer of memory; None keeps the file's.
             compressed: layers to be read from their compressed files, by their place in `layers`; the readers expand.
+            ahead: whether the first layers of a pass are read while nobody has asked for it yet.
 
         Raises:
             CheckpointError: a file cannot be opened.
@@ -67,7 +69,7 @@ class LayerStream:
             raise ValueError("a streamed layer without bytes cannot be waited for")
         self._files = WeightFiles({block.path for blocks in self._blocks for block in blocks})
         self._expander = self._make_expander(readers)
-        self._slots = Slots(slots, self._blocks)
+        self._slots = Slots(slots, self._blocks, ahead=ahead)
         self._readers = readers
         self._process = os.getpid()
         # The caller may be interrupted anywhere, so it uses locks alone: a Condition loses its lock to a Ctrl-C.
@@ -175,6 +177,7 @@ class LayerStream:
         with self._lock:
             self._check_free()
             expected = self._expects(index)
+            self._slots.ask()
             if not expected:
                 self._slots.forget()  # an interrupt before the restart is done leaves the next call to restart
                 self._slots.halt()

@@ -50,12 +50,19 @@ class CudaLayerStream(LayerStream):
         dtype: torch.dtype | None = None,
         compressed: Mapping[int, CompressedLayer] | None = None,
         compress: torch.dtype | None = None,
+        ahead: bool = True,
     ) -> None:
         """`pinned` counts streamed layers, in the order of a pass; given `compress`, the dtype of their 16-bit weights,
         they are kept compressed. Raises CheckpointError, and StreamError."""
         self._device, self._weights = device, compress
         super().__init__(
-            layers, slots=slots, readers=readers, block_bytes=block_bytes, dtype=dtype, compressed=compressed
+            layers,
+            slots=slots,
+            readers=readers,
+            block_bytes=block_bytes,
+            dtype=dtype,
+            compressed=compressed,
+            ahead=ahead,
         )
         if any(layout.moves for layout in self._ring.layouts):
             super().close()

@@ -74,3 +74,9 @@ def test_the_environment_names_machine_code_and_packages():
 
 def test_peak_memory_is_that_of_this_process():
     assert 2**24 < environment.peak_device_bytes() < environment.describe()["ram_bytes"] * 4
+
+
+def test_the_table_says_when_drafting_paused(fake, pipeline, tmp_path):
+    summary = run(fake(), ONE, pipeline, tmp_path) | {"rounds": 9, "plain_rounds": 4, "draft_levels": 20}
+    assert ("drafting paused", "4 rounds", "of 9: plain decoding was faster") in rows(summary)
+    assert not any(name == "drafting paused" for name, *_ in rows(summary | {"plain_rounds": 9, "draft_levels": 0}))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from specdecodes.benchmark.tuning import Probe, fastest, module, shortlist, tuned
+from specdecodes.benchmark.tuning import Probe, fastest, module, receipt, shortlist, speed_up, tuned
 from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
 from specdecodes.pipelines import load
 from specdecodes.sampling import SamplingParams
@@ -29,7 +29,7 @@ def test_a_deep_draft_tells_of_all_shallower_ones():
 
 
 def test_fewer_nodes_cost_less_where_a_pass_may_be_narrow():
-    narrow = {c.tree.depth: c for c in draft((4,), one_row=0.4).candidates()}
+    narrow = {c.tree.depth: c for c in draft((4,), narrower=((1, 0.4),)).candidates()}
     assert (narrow[2].tree.nodes, narrow[16].tree.nodes) == (9, 64)
     assert narrow[2].round_s == pytest.approx(0.02 + 0.1 * (0.4 + 0.6 * 8 / 63))
     assert narrow[16].round_s == pytest.approx(0.16 + 0.1)
@@ -48,6 +48,19 @@ def test_what_was_measured_decides():
     slower, faster = replace(first, measured=10.0), replace(second, measured=20.0)
     assert fastest([slower, faster, *rest]) is faster
     assert slower.error == pytest.approx(first.predicted / 10.0 - 1.0)
+
+
+def test_speed_ups_are_over_plain_decoding_and_the_receipt_has_their_errors():
+    draft_one, plain = shortlist([PLAIN, draft([8] * 10)], 0)
+    assert (draft_one.method, plain.predicted) == ("subspec_sd", pytest.approx(10.0))
+    found = [replace(draft_one, measured=40.0), replace(plain, measured=8.0)]
+    gain = speed_up(found[0], found)
+    assert (gain.predicted, gain.measured) == (pytest.approx(5.0), 5.0)
+    assert speed_up(draft_one, [draft_one]).predicted is None
+    written = receipt([replace(found[0], measured=50.0), found[1]], found[1])
+    assert written["mean_speed_up_error"] == written["largest_speed_up_error"] == pytest.approx(0.2)
+    assert written["plain_wins"] and written["fastest"]["measured"] == 8.0
+    assert len(written["candidates"]) == 2
 
 
 def test_the_module_is_the_pipeline(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,7 +39,9 @@ def test_the_fastest_is_written_as_a_pipeline(
         "--check",
         "0",
     ]
-    assert tune(model, "--out", str(out), *options) == 0
+    receipt = tmp_path / "receipt.json"
+    assert tune(model, "--out", str(out), "--receipt", str(receipt), *options) == 0
+    assert {one["method"] for one in json.loads(receipt.read_text())["candidates"]} == {"vanilla", "subspec_sd"}
     shown, told = capsys.readouterr()
     assert "(fastest)" in shown.replace("\n", "") or "fastest" in shown
     assert "classic_sd is left out" in told and "--draft-model" in told

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from specdecodes.config import Tree
 from specdecodes.drafters.ngram import LONGEST, NgramDrafter, continuations
+from specdecodes.drafters.pace import Costs, Pace
 from tests.drafters.test_graft import paths_of
 
 
@@ -16,11 +18,15 @@ def proposed(text: list[int], capacity: int = 16, depth: int = 4) -> list[tuple[
     return [path[1:] for path in paths_of(drafter.propose(text[-1]))[1:]]
 
 
+def pace_of(passes: dict[int, float]) -> Pace:
+    return Pace(Tree(1, 4, max(passes)), Costs({1: 1e-6}, passes))
+
+
 def test_a_new_token_has_no_precedent():
     assert proposed([1, 2, 3, 4]) == []
     assert proposed([1]) == []
-    for fixed, capacity in ((True, 16), (False, 1)):
-        drafter = NgramDrafter(16, 4, torch.device("cpu"), fixed=fixed)
+    for pace, capacity in ((None, 16), (pace_of({1: 1.0, 16: 1.0}), 1)):
+        drafter = NgramDrafter(16, 4, torch.device("cpu"), pace)
         drafter.begin(torch.tensor([1, 2, 3]), 0, None, None)
         assert drafter.propose(4).capacity == capacity, "exact mode has passes of one width"
 
@@ -77,3 +83,11 @@ def test_the_answer_is_looked_up_too_and_a_new_request_forgets_it():
     assert paths_of(drafter.propose(1))[1:] == [(1, 2), (1, 2, 3), (1, 2, 3, 4)]
     drafter.begin(torch.tensor([8, 2]), 0, None, None)
     assert paths_of(drafter.propose(1)) == [(1,)]
+
+
+def test_as_much_is_verified_as_pays():
+    """A likely tree is worth a wide pass that costs little more, and not one that costs four times as much."""
+    for wide, capacity in ((25.1, 16), (100.0, 4)):
+        drafter = NgramDrafter(16, 4, torch.device("cpu"), pace_of({1: 24.0, 4: 25.0, 16: wide}))
+        drafter.begin(torch.tensor([5, 6, 7, 8, 9, 7, 8, 5, 6]), 0, None, None)
+        assert drafter.propose(7).capacity == capacity

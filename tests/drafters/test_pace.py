@@ -143,3 +143,52 @@ def test_seconds_scale_what_was_not_measured_by_what_was():
     seconds.add(4, 9.0)
     seconds.add(4, 5.0)
     assert seconds.of(4) == 5.0
+
+
+def test_what_was_not_verified_is_no_miss(clock):
+    """A true draft of whose tree a part is verified goes on being believed: the rows stay those that pay."""
+    passes = {1: 0.2, 4: 0.23, 16: 0.35, 64: 0.8}
+    world = World(clock, width=4, nodes=64, levels={4: 0.02}, passes=passes)
+    chances = sorted((0.8**k / 3 for k in range(1, 9) for _ in range(3)), reverse=True)
+    for _ in range(300):
+        world.pace.start()
+        world.pace.ready()
+        while world.pace.more(0.8 ** (len(world.pace._reach) + 1)):
+            world.clock.now += 0.02
+        drafted = 0.8 ** len(world.pace._reach)
+        rows = world.pace.verify([chance for chance in chances if chance >= drafted / 3 - 1e-9])
+        world.clock.now += passes[rows]
+        world.pace.learn(sum(chances[: min(rows - 1, 3 * len(world.pace._reach))]))
+        world.rounds.append(rows)
+    assert set(world.rounds[-100:]) == {16}
+    assert world.pace._sharpness[4] == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_promising_round_goes_deeper_than_a_poor_one(clock):
+    """Beside poor rounds and good ones, each is drafted as deep as the rate of both together asks for."""
+    world = World(clock, levels={1: 0.05}, passes={8: 1.0})
+    for _ in range(40):
+        world.turn(lambda k: 0.5**k)
+        world.turn(lambda k: 0.95**k)
+    poor, good = world.rounds[-2][0], world.rounds[-1][0]
+    rate = sum(1 + sum(share**k for k in range(1, levels + 1)) for share, levels in ((0.5, poor), (0.95, good)))
+    rate /= 2.0 + 0.05 * (poor + good)
+    assert poor <= 5 < good
+    assert 0.5 ** (poor + 1) <= 1.6 * 0.05 * rate and 0.95 ** (good + 1) <= 1.6 * 0.05 * rate
+
+
+def test_a_free_draft_that_fails_costs_little(clock):
+    """Of n-gram trees that are never right, two rows are verified once in a while, and else none."""
+    passes = {1: 0.2, 2: 0.21, 8: 0.4}
+    world = World(clock, nodes=8, levels={1: 0.0}, passes=passes)
+    world.pace = Pace(Tree(1, 4, 8), Costs({1: 1e-6}, passes))
+    for _ in range(300):
+        world.pace.start()
+        world.pace.ready()
+        for depth in range(1, 5):
+            world.pace.more(0.8**depth)
+        rows = world.pace.verify([0.8**depth for depth in range(1, 5)]) if world.pace.drafts else 1
+        world.clock.now += passes[rows]
+        world.pace.learn(0)
+        world.rounds.append(rows)
+    assert sum(passes[rows] for rows in world.rounds[100:]) <= 1.03 * 200 * passes[1]

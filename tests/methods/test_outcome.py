@@ -22,9 +22,10 @@ def summary(placement, **changes):
     return {
         "rounds": 20,
         "new_tokens": 60,
-        "accepted_by_depth": [0.8, 0.6, 0.4, 0.2] if predicted.levels else [],
+        "tokens_per_round": 3.0 if predicted.levels else 1.0,
+        "draft_levels": 4 * 20 if predicted.levels else 0,
         "draft_step_s": 2 * predicted.draft_step_s,
-        "phase_seconds": {"target": 2 * 20 * predicted.compute_s},
+        "phase_seconds": {"prefill": 9.0, "draft": 0.0, "target": 2 * 20 * predicted.compute_s, "overhead": 60.0},
         "link_gbps": 3.25 if placement.streamed else 0.0,
     } | changes
 
@@ -40,9 +41,21 @@ def test_the_next_plan_expects_what_the_last_run_showed(method, tiny_checkpoint)
     assert after.predicted.draft_step_s == pytest.approx(2 * before.predicted.draft_step_s)
     assert any("measured in the last runs" in where and "60 tokens" in where for _, where, _ in after.notes)
     if method != "vanilla":
-        assert after.predicted.tokens_per_round == pytest.approx(3.0, rel=1e-4)
+        assert (after.predicted.tokens_per_round, after.predicted.levels) == (3.0, 4.0)
+    assert after.predicted.round_s == pytest.approx(3.0 + 2 * before.predicted.compute_s, rel=1e-3)
     other = replace(pipeline, tree=replace(pipeline.tree, width=2))
     assert not any("last runs" in where for _, where, _ in plan_for(other).notes)
+
+
+def test_what_a_narrow_pass_takes_is_kept_too(tiny_checkpoint):
+    pipeline = replace(pipeline_for("ngram_sd", tiny_checkpoint("llama"), None, exact=False), tree=Tree(3, 4, 12))
+    before = plan_for(pipeline)
+    assert [rows for rows, _ in before.times.narrower] == [1, 8]
+    learn(pipeline, before, summary(before, draft_levels=0, tokens_per_round=1.5))
+    after = plan_for(pipeline)
+    assert after.times.narrower == before.times.narrower
+    assert (after.predicted.levels, after.predicted.tokens_per_round) == (0.0, 1.5)
+    assert any(row[1].startswith("1.5 tokens a round") for row in after.rows())
 
 
 def test_a_stream_is_expected_to_be_as_fast_as_it_was(tiny_checkpoint):

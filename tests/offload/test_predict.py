@@ -8,6 +8,7 @@ import pytest
 
 from specdecodes.offload.predict import (
     Machine,
+    Seen,
     Step,
     StepTimes,
     Work,
@@ -15,6 +16,7 @@ from specdecodes.offload.predict import (
     acceptance_of,
     compare,
     predict,
+    share_of,
     tokens_per_round,
 )
 
@@ -95,6 +97,23 @@ def test_tokens_of_a_round_and_the_acceptance_that_gives_them() -> None:
     for acceptance in (0.0, 0.3, 0.93):
         assert acceptance_of(tokens_per_round(acceptance, 6.5), 6.5) == pytest.approx(acceptance, abs=1e-6)
     assert acceptance_of(9.0, 8.0) == pytest.approx(1.0)
+
+
+def test_rounds_that_were_seen_are_expected_again() -> None:
+    seen = replace(PLAIN, levels=40, acceptance=0.8, seen=Seen(levels=6.5, tokens=9.0, rest_s=0.2))
+    prediction = predict(WORK, MACHINE, seen)
+    assert (prediction.levels, prediction.tokens_per_round) == (6.5, 9.0)
+    assert prediction.round_s == pytest.approx(6.5 * 0.11 + 4.0 + 0.2)
+    assert prediction.tokens_per_second == pytest.approx(9.0 / prediction.round_s)
+    assert prediction.bound_tokens_per_second == pytest.approx(9.0 / 4)
+
+
+def test_shares_lie_on_lines_between_those_that_are_known() -> None:
+    known = ((1, 0.2), (8, 0.3))
+    shares = [share_of(known, size, 64) for size in (1, 8, 36, 64)]
+    assert shares == pytest.approx([0.2, 0.3, 0.65, 1.0])
+    assert share_of(known, 4, 64) == pytest.approx(0.2 + 0.1 * 3 / 7)
+    assert share_of((), 3, 64) == share_of(((1, 0.4),), 1, 1) == 1.0
 
 
 def test_compare_puts_measured_beside_predicted() -> None:

@@ -150,6 +150,15 @@ def test_reading_runs_ahead_into_the_next_pass_and_stops_at_the_ring(
             pass
 
 
+def test_without_reading_ahead_a_pass_begins_with_an_empty_ring(make_layers: MakeLayers) -> None:
+    layers, spans = make_layers(3)
+    with LayerStream(spans, block_bytes=BLOCK, ahead=False) as stream:
+        for passes in (1, 2):
+            check_pass(stream, layers)
+            time.sleep(0.05)  # time enough to read what should not be read
+            assert stream.counters.bytes_read == passes * stream.bytes_per_pass
+
+
 def test_conversion(make_layers: MakeLayers) -> None:
     layers, spans = make_layers()
     wanted = [

@@ -1,0 +1,82 @@
+"""What scripts share that let several arms answer the same prompts in turn."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from specdecodes.benchmark.mt_bench import BUNDLED
+from specdecodes.benchmark.sources import question, read_samples
+from specdecodes.generator import Generator
+from specdecodes.sampling import SamplingParams
+from specdecodes.stats import PHASES, Generation, summarize
+
+FIGURES = (
+    "new_tokens decode_tokens_per_second tokens_per_second tau tokens_per_round rounds plain_rounds draft_step_s "
+    "draft_levels time_to_first_token_s phase_seconds bytes_per_round bytes_streamed link_gbps link_utilization "
+    "bound_tokens_per_second"
+)
+
+
+def questions() -> list[list[dict[str, str]]]:
+    """The bundled questions in MT-Bench's format, as messages."""
+    return [[{"role": "user", "content": sample.turns[0]}] for sample in read_samples(BUNDLED, question)]
+
+
+def alternate(
+    arms: dict[str, Generator],
+    prompts: Sequence[list[dict[str, str]]],
+    params: SamplingParams,
+    *,
+    tokens: Mapping[str, int],
+    warm: int,
+) -> list[dict[str, Generation]]:
+    """Every prompt's answers by arm, in an order that turns around each time; the first `warm` prompts are left out.
+
+    `tokens` limits the answers of the arms that it names.
+    """
+    rounds = []
+    for number, prompt in enumerate(prompts):
+        answers = {}
+        for name in arms if number % 2 else reversed(arms):
+            limit = tokens.get(name, params.max_tokens)
+            answers[name] = arms[name].generate(prompt, replace(params, max_tokens=limit))
+        speeds = (f"{name} {answers[name].decode_tokens_per_second:.2f}" for name in arms)
+        print(f"prompt {number}: {', '.join(speeds)} tokens/s", flush=True)
+        if number >= warm:
+            rounds.append({name: answers[name] for name in arms})
+    return rounds
+
+
+def figures(answers: Sequence[Generation]) -> dict[str, Any]:
+    """The terms of some answers, and the seconds and draft levels of their mean round."""
+    summary = summarize(answers)
+    found = {name: summary[name] for name in FIGURES.split()}
+    rounds = max(summary["rounds"], 1)
+    seconds = {f"round_{phase}_s": summary["phase_seconds"][phase] / rounds for phase in PHASES}
+    levels = {"levels_per_round": summary["draft_levels"] / rounds, "round_s": sum(seconds.values())}
+    return found | seconds | levels
+
+
+def medians(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Medians of every plain number over the rows."""
+    return {
+        name: statistics.median(row[name] for row in rows)
+        for name, value in rows[0].items()
+        if isinstance(value, int | float)
+    }
+
+
+def paired(ones: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
+    """Ratios of what was measured in the same round: all of them, their median, and the middle half."""
+    ratios = [one / other for one, other in zip(ones, others, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return {"median": statistics.median(ratios), "middle_half": [low, high], "all": ratios}
+
+
+def agree(answers: Sequence[tuple[int, ...]]) -> bool:
+    """Whether all answers are equal as far as the shortest goes."""
+    shortest = min(len(answer) for answer in answers)
+    return len({answer[:shortest] for answer in answers}) == 1

@@ -1,0 +1,137 @@
+"""Settings of one pipeline against each other: a switch off and on, or rounds that adapt beside fixed ones.
+
+    python benchmarks/settings.py --model DIR --device-memory 1GB --set tree.depth=32 --set tree.nodes=48 \\
+        --arm adaptive: --arm 4x8:tree.depth=8,tree.adaptive=off --arm plain:method=vanilla \\
+        --out assets/results/NAME.json
+
+An arm is `NAME:key=value,...`, added to what `--set` says of all. Arms answer the same prompts in turn, in an order that
+turns around each time. Quoted are medians over the prompts, the terms of a mean round, ratios within a prompt to the
+first arm, and the first arm over the fastest other one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
+
+import torch
+
+from benchmarks.alternating import agree, alternate, figures, medians, paired, questions
+from benchmarks.receipt import write_receipt
+from specdecodes.config import Memory, Pipeline, Target, apply_overrides
+from specdecodes.errors import ConfigError, SpecDecodesError, fail
+from specdecodes.generator import Generator
+from specdecodes.methods import build
+from specdecodes.sampling import SamplingParams
+from specdecodes.stats import Generation
+
+SPEED = "decode_tokens_per_second"
+SHOWN = (
+    ("tokens/s", SPEED, 1.0),
+    ("tokens/round", "tokens_per_round", 1.0),
+    ("levels", "levels_per_round", 1.0),
+    ("level ms", "draft_step_s", 1e3),
+    ("round ms", "round_s", 1e3),
+    ("draft", "round_draft_s", 1e3),
+    ("target", "round_target_s", 1e3),
+    ("wait", "round_wait_s", 1e3),
+    ("rest", "round_overhead_s", 1e3),
+)
+
+
+def main() -> None:
+    arguments = _arguments()
+    try:
+        receipt = measure(arguments)
+    except SpecDecodesError as error:
+        fail(error)
+    write_receipt(arguments.out, receipt)
+    print(table(receipt))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="a checkpoint folder")
+    parser.add_argument("--method", default="subspec_sd", help="of arms that do not say another")
+    parser.add_argument("--device-memory", help="budget of every arm, like 1GB; what is free if left out")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of every arm")
+    parser.add_argument("--arm", action="append", required=True, metavar="NAME:KEY=VALUE,...")
+    parser.add_argument("--rounds", type=int, default=6, help="prompts that count")
+    parser.add_argument("--warm", type=int, default=2, help="prompts before those: steps compile, rounds adapt")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer")
+    parser.add_argument("--plain-tokens", type=int, default=64, help="tokens of an answer of plain decoding")
+    parser.add_argument("--max-length", type=int, default=640)
+    parser.add_argument("--repetition-penalty", type=float, default=1.2, help="keeps a small model out of loops")
+    parser.add_argument("--out", type=Path, required=True, help="the receipt, a JSON file")
+    return parser.parse_args()
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every arm on every prompt."""
+    memory = Memory(device=arguments.device_memory)
+    base = Pipeline(arguments.method, Target(arguments.model), memory=memory, max_length=arguments.max_length)
+    base = apply_overrides(base, arguments.set)
+    pipelines = dict(named(text, base) for text in arguments.arm)
+    penalty = arguments.repetition_penalty
+    params = SamplingParams(max_tokens=arguments.tokens, repetition_penalty=penalty, ignore_eos=True)
+    asked = questions()
+    prompts = [asked[place % len(asked)] for place in range(arguments.warm + arguments.rounds)]
+    plain = {name: arguments.plain_tokens for name, one in pipelines.items() if one.method == "vanilla"}
+    arms: dict[str, Generator] = {}
+    try:
+        for name, pipeline in pipelines.items():
+            arms[name] = build(pipeline, progress=lambda text, name=name: print(f"[{name}] {text}", flush=True))
+        rounds = alternate(arms, prompts, params, tokens=plain, warm=arguments.warm)
+    finally:
+        for generator in arms.values():
+            generator.close()
+    plans = {name: [list(row) for row in arm.placement.rows()] for name, arm in arms.items()}
+    return {"settings": {text.partition(":")[0]: text for text in arguments.arm}} | compared(rounds) | {"plans": plans}
+
+
+def named(text: str, base: Pipeline) -> tuple[str, Pipeline]:
+    """An arm's name and pipeline. Raises ConfigError."""
+    name, colon, settings = text.partition(":")
+    if not (name and colon):
+        raise ConfigError(f"'{text}' is no arm; write --arm NAME:key=value,key=value.")
+    return name, apply_overrides(base, settings.split(",") if settings else [])
+
+
+def compared(rounds: Sequence[Mapping[str, Generation]]) -> dict[str, Any]:
+    """Rows of all arms, their medians and their ratios."""
+    rows = [{name: figures([answer]) for name, answer in answers.items()} for answers in rounds]
+    first, *others = rows[0]
+    middle = {name: medians([row[name] for row in rows]) for name in rows[0]}
+    speeds = {name: [row[name][SPEED] for row in rows] for name in rows[0]}
+    found: dict[str, Any] = {
+        "medians": middle,
+        "ratios": {name: paired(speeds[name], speeds[first]) for name in speeds},
+        "same_tokens": [agree([answer.tokens for answer in answers.values()]) for answers in rounds],
+    }
+    if others:
+        best = max(others, key=lambda name: middle[name][SPEED])
+        found["first_over_best_other"] = {"other": best} | paired(speeds[first], speeds[best])
+    return found | {"rounds": rows}
+
+
+def table(receipt: Mapping[str, Any]) -> str:
+    """The medians as text, the ratios to the first arm in front."""
+    width = max(len(name) for name in receipt["medians"])
+    lines = [" " * width + "".join(f"{title:>14}" for title in ("ratio", *(title for title, _, _ in SHOWN)))]
+    for name, row in receipt["medians"].items():
+        cells = [receipt["ratios"][name]["median"], *(row[key] * scale for _, key, scale in SHOWN)]
+        lines.append(name.ljust(width) + "".join(f"{cell:>14.3f}" for cell in cells))
+    if best := receipt.get("first_over_best_other"):
+        first = next(iter(receipt["medians"]))
+        lines.append(f"{first} over {best['other']}, the fastest other: {best['median']:.3f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()

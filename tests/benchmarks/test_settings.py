@@ -1,0 +1,69 @@
+"""Settings side by side: what an arm is, the ratios of a round, and both scripts on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks import predicted, settings
+from benchmarks.alternating import paired
+from specdecodes.config import Pipeline, Target
+from specdecodes.errors import ConfigError
+
+SMALL = "--set compile=off --set draft.quant=hqq4:g32 --set tree.depth=3 --set tree.nodes=8 --device-memory 2GiB"
+
+
+def test_an_arm_adds_its_settings_to_those_of_all():
+    base = Pipeline("subspec_sd", Target("a/model"), max_length=64)
+    assert settings.named("plain:method=vanilla,tree.depth=3", base)[1].tree.depth == 3
+    assert settings.named("adaptive:", base) == ("adaptive", base)
+    for text in ("method=vanilla", ":tree.depth=3", "one:tree.deep=3"):
+        with pytest.raises(ConfigError):
+            settings.named(text, base)
+
+
+def test_ratios_are_within_a_round():
+    found = paired([2.0, 9.0, 4.0], [1.0, 3.0, 4.0])
+    assert (found["median"], found["all"]) == (2.0, [2.0, 3.0, 1.0])
+    assert paired([3.0], [2.0])["middle_half"] == [1.5, 1.5]
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, tiny_checkpoint: Callable[..., Path]):
+    monkeypatch.setenv("SPECDECODES_CACHE", str(tmp_path / "cache"))
+
+    def run(script, *words: str) -> dict:
+        out = tmp_path / "receipt.json"
+        common = ["--model", str(tiny_checkpoint("llama", "bf16")), "--max-length", "96", "--out", str(out)]
+        monkeypatch.setattr(sys, "argv", [script.__name__, *common, *SMALL.split(), *words])
+        script.main()
+        return json.loads(out.read_text())
+
+    return run
+
+
+def test_arms_answer_the_same_prompts_and_the_first_is_held_against_the_best_other(run, capsys):
+    arms = ["--arm", "adaptive:", "--arm", "deep:tree.adaptive=off", "--arm", "plain:method=vanilla"]
+    receipt = run(settings, *arms, "--rounds", "2", "--warm", "1", "--tokens", "8", "--plain-tokens", "4")
+    assert list(receipt["medians"]) == ["adaptive", "deep", "plain"] and len(receipt["rounds"]) == 2
+    assert receipt["ratios"]["adaptive"]["median"] == 1.0
+    assert receipt["first_over_best_other"]["other"] in ("deep", "plain")
+    assert receipt["medians"]["deep"]["levels_per_round"] == 3
+    assert receipt["medians"]["plain"]["new_tokens"] == 4
+    assert "the fastest other" in capsys.readouterr().out
+
+
+def test_a_plan_is_held_against_its_run_and_learns_from_it(run):
+    options = ["--methods", "vanilla,subspec_sd", "--prompts", "2", "--tokens", "20", "--plain-tokens", "20"]
+    receipt = run(predicted, *options, "--forget")
+    kinds = [(one["method"], one["run"]) for one in receipt["runs"]]
+    assert kinds[:3] == [("vanilla", "first"), ("subspec_sd", "first"), ("vanilla", "again")] and len(kinds) == 6
+    first, again = receipt["runs"][1], receipt["runs"][3]
+    assert again["terms"]["tokens_per_round"]["predicted"] == pytest.approx(
+        first["terms"]["tokens_per_round"]["measured"]
+    )
+    assert receipt["largest_learned_error"] >= 0
