@@ -4,9 +4,9 @@
         --arm adaptive: --arm 4x8:tree.depth=8,tree.adaptive=off --arm plain:method=vanilla \\
         --out assets/results/NAME.json
 
-An arm is `NAME:key=value,...`, added to what `--set` says of all. Arms answer the same prompts in turn, in an order that
-turns around each time. Quoted are medians over the prompts, the terms of a mean round, ratios within a prompt to the
-first arm, and the first arm over the fastest other one.
+An arm is `NAME:key=value,...`, added to what `--set` says of all. Arms answer the same prompts in turn, in an order
+that turns around each time. Quoted are medians over the prompts, the terms of a mean round, ratios within a prompt to
+the first arm, and the first arm over the fastest other one.
 """
 
 from __future__ import annotations

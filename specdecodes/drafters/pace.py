@@ -19,8 +19,8 @@ MEMORY = 15
 """Figures remembered of each kind. Their median decides: one slow read does not count."""
 
 ENOUGH = 4  # rounds before past ones are believed
-GAIN = 0.1
-PRIOR = 4
+GAIN = 0.1  # by which a round's surprise moves what is learned
+PRIOR = 4  # levels for which the usual one counts
 PROBE = 16  # of so many rounds, one verifies a little of a tree however unlikely
 LOOK = (8, 64)  # rounds until a narrow draft looks around with the full width again: at first, and at most
 LUCK = 1.5  # standard errors by which a width has to be ahead
@@ -83,7 +83,7 @@ class Pace:
         self._rows: dict[int, int] = {}  # by width: of its last pass
         self._so_far: float | None = None  # tokens a second of `_rounds`
         self._turn = self._look = 0
-        self._misses = 0  # rounds in a row of whose levels less than half were accepted
+        self._misses = 0  # rounds in a row that had less than half of what was expected of them
         self._interval = LOOK[0]
         self._pause = self._patience = 0
         self._reach: list[float] = []
@@ -163,19 +163,19 @@ class Pace:
         self._passes.add(self.rows, seconds)
         expected = self._expected()
         predicted = self._share * sum(expected)
-        self._usual += 0.1 * (expected[-1] ** (1.0 / len(expected)) - self._usual)
+        self._usual += GAIN * (expected[-1] ** (1.0 / len(expected)) - self._usual)
         power = self._sharpness[self.width] * (1.0 + GAIN * (predicted - accepted) / max(predicted, 1.0))
         self._sharpness[self.width] = min(max(power, 0.05), 20.0)
         if self.width == self._tree.width:
             kept = {width: _leading(ranks, width) for width in self._widths} | {self.width: accepted}
             self._wide.append((len(self._reach), kept))
         self._rounds.append((1 + accepted, len(self._reach), self.width, self.rows))
-        self._misses = self._misses + 1 if 2 * accepted < len(self._reach) else 0
+        self._misses = self._misses + 1 if 2 * accepted < predicted else 0
         if self._tree.adaptive:
             self._turn += 1
-            seconds = [self._seconds(*steps) for _, *steps in self._rounds]
-            self._so_far = sum(tokens for tokens, *_ in self._rounds) / sum(seconds)
-            self._judge(1 + accepted, seconds[-1])
+            spent = [self._seconds(*steps) for _, *steps in self._rounds]
+            self._so_far = sum(tokens for tokens, *_ in self._rounds) / sum(spent)
+            self._judge(1 + accepted, spent[-1])
             self.width = self._next_width()
 
     def _expected(self) -> list[float]:

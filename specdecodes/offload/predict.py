@@ -49,8 +49,8 @@ class StepTimes:
 
     A draft level costs `substitute` for a layer that has one and `level.layer` for one that has not. A pass has two
     widths: one when layers stream, where exact mode sets it, and one when all are resident. Of the latter, passes of
-    fewer rows take the shares in `narrower` (rows, share), and a level of one lane takes `one_lane` of a level. `source`
-    says how the figures came about, for the plan's table.
+    fewer rows take the shares in `narrower` (rows, share), and a level of one lane takes `one_lane` of a level.
+    `source` says how the figures came about, for the plan's table.
     """
 
     streamed_pass: Step
@@ -109,8 +109,8 @@ class Workload:
 
     `cache_rows` counts every row of the cache: the longest context and both tree regions. `acceptance` is the chance
     that the tree holds the target's next token, level by level, and `acceptance_source` says where it is from;
-    `adaptive` stops where a further level costs more than it gains. Rounds that were `seen` are expected again. `ahead`:
-    the ring is filled while drafting.
+    `adaptive` stops where a further level costs more than it gains. Rounds that were `seen` are expected again.
+    `ahead`: the ring is filled while drafting.
     """
 
     cache_rows: int

@@ -42,8 +42,8 @@ class Slots:
     """All slots. Free ones are filled in the order of the turns, from the turn of the last `restart` on."""
 
     def __init__(self, count: int, blocks: Sequence[Sequence[Block]], *, ahead: bool = True) -> None:
-        """`blocks`: the reads that each layer is made of, looked up when its turn begins. `ahead`: turns of a pass begin
-        before any of them was asked for."""
+        """`blocks`: the reads that each layer is made of, looked up when its turn begins. `ahead`: the turns of a pass
+        begin before any of them was asked for."""
         self._slots, self._blocks = [Slot(index) for index in range(count)], blocks
         self._pending: deque[tuple[Slot, Block]] = deque()
         self._ahead, self._asked = ahead, 0  # the last turn asked for

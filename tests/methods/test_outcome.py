@@ -25,7 +25,12 @@ def summary(placement, **changes):
         "tokens_per_round": 3.0 if predicted.levels else 1.0,
         "draft_levels": 4 * 20 if predicted.levels else 0,
         "draft_step_s": 2 * predicted.draft_step_s,
-        "phase_seconds": {"prefill": 9.0, "draft": 0.0, "target": 2 * 20 * predicted.compute_s, "overhead": 60.0},
+        "phase_seconds": {
+            "prefill": 9.0,
+            "draft": 80 * 2 * predicted.draft_step_s,
+            "target": 20 * 2 * predicted.compute_s,
+            "overhead": 20 * 1e-5,
+        },
         "link_gbps": 3.25 if placement.streamed else 0.0,
     } | changes
 
@@ -42,7 +47,8 @@ def test_the_next_plan_expects_what_the_last_run_showed(method, tiny_checkpoint)
     assert any("measured in the last runs" in where and "60 tokens" in where for _, where, _ in after.notes)
     if method != "vanilla":
         assert (after.predicted.tokens_per_round, after.predicted.levels) == (3.0, 4.0)
-    assert after.predicted.round_s == pytest.approx(3.0 + 2 * before.predicted.compute_s, rel=1e-3)
+    steps = 4 * before.predicted.draft_step_s + before.predicted.compute_s
+    assert after.predicted.round_s == pytest.approx(2 * steps + 1e-5)
     other = replace(pipeline, tree=replace(pipeline.tree, width=2))
     assert not any("last runs" in where for _, where, _ in plan_for(other).notes)
 
