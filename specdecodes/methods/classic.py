@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from specdecodes.cache import CacheShape, KVCache
 from specdecodes.drafters.independent import IndependentDrafter
@@ -59,9 +60,15 @@ def _draft_cache(site: Site, draft: Site) -> CacheShape:
 
 
 def _check_tokenizers(site: Site, draft: Site) -> None:
-    ours, theirs = (load_tokenizer(s.checkpoint.folder).get_vocab() for s in (site, draft))
+    """The same words under the same ids; what a release adds to them (`<|eom_id|>`) may have other names."""
+    ours, theirs = (_words(load_tokenizer(s.checkpoint.folder)) for s in (site, draft))
     if ours != theirs:
         raise ConfigError(
             f"{draft.checkpoint.folder.name} and {site.checkpoint.folder.name} have different vocabularies; "
             "classic_sd needs a draft with the target's tokenizer."
         )
+
+
+def _words(tokenizer: Any) -> dict[str, int]:
+    added = tokenizer.get_added_vocab()
+    return {word: index for word, index in tokenizer.get_vocab().items() if word not in added}
