@@ -52,7 +52,7 @@ def copy(tmp_path_factory) -> Path:
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, root / name)  # what is compiled there too
         else:
             shutil.copy(source, root / name)
     for title in PAGES:

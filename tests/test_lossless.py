@@ -19,6 +19,8 @@ from tests.heads import head_beside
 
 GREEDY = SamplingParams(max_tokens=60, ignore_eos=True)
 SAMPLED = replace(GREEDY, temperature=0.8, top_k=40, top_p=0.95, repetition_penalty=1.1, seed=7)
+BRIEF = [replace(params, max_tokens=20) for params in (GREEDY, SAMPLED)]  # for the many
+PARAMS = [pytest.param(params, id=name) for name, params in zip(("greedy", "sampled"), BRIEF, strict=True)]
 PROMPTS = ((5, 9, 11), tuple(3 + 7 * i % 90 for i in range(75)))
 COMBINED, EAGLE3 = "+ngram", ":eagle3"  # onto a method's tree, branches from the text are grafted; with such a head
 OF_THE_FILE = tuple(method for method in METHODS if method != "qspec")  # which has weights, and tests, of its own
@@ -39,7 +41,13 @@ def families(row):
     return FEWER if row in TWICE else FEWER[1:] if COMBINED in row else FEWER[:1]
 
 
-MATRIX = [(row, family) for row in ROWS for family in families(row)]
+MATRIX = [
+    pytest.param(row, family, streamed, id=f"{row}-{family}-{'streamed' if streamed else 'resident'}")
+    for row in ROWS
+    for family in families(row)
+    for streamed in (False, True)
+    if streamed or row != "vanilla"  # which is what all others are compared with
+]
 
 pytestmark = pytest.mark.usefixtures("untimed")
 
@@ -109,9 +117,8 @@ def plain(tiny_checkpoint):
 
 
 @pytest.mark.parametrize("exact", [False, True], ids=["fast", "exact"])
-@pytest.mark.parametrize("streamed", [False, True], ids=["resident", "streamed"])
-@pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize(("method", "family"), MATRIX)
+@pytest.mark.parametrize("params", PARAMS)
+@pytest.mark.parametrize(("method", "family", "streamed"), MATRIX)
 def test_tokens_equal_plain_decoding(method, family, params, streamed, exact, tiny_checkpoint, plain):
     pipeline = pipeline_for(method, tiny_checkpoint(family), tiny_checkpoint(family), exact=exact, streamed=streamed)
     tokens, logits = answers(pipeline, params)
@@ -122,7 +129,7 @@ def test_tokens_equal_plain_decoding(method, family, params, streamed, exact, ti
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-@pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("params", PARAMS)
 @pytest.mark.parametrize("method", (*OF_THE_FILE, "eagle_sd" + EAGLE3, "classic_sd" + COMBINED))
 def test_exact_mode_is_bit_for_bit_in_half_precision(method, params, dtype, tiny_checkpoint, plain):
     """Streamed, and drafted by another model (seed 1), so that most rounds accept only part of a path."""
@@ -166,14 +173,15 @@ def test_drafts_are_accepted(method, tiny_checkpoint):
 @pytest.mark.parametrize("method", (*OF_THE_FILE, "eagle_sd" + EAGLE3))
 def test_compiled_steps_are_exact_and_compiled_once(method, tiny_checkpoint, plain):
     folder = tiny_checkpoint("llama")
+    greedy, sampled = BRIEF
     pipeline = pipeline_for(method, folder, folder, exact=True, compiled=True)
     with build(pipeline, progress=lambda text: None) as generator:
-        generator.generate(PROMPTS[1], GREEDY)
+        generator.generate(PROMPTS[1], greedy)
         built = generator.compile_log.graphs
         for prompt in PROMPTS:
-            generator.generate(prompt, SAMPLED)
+            generator.generate(prompt, sampled)
         assert generator.compile_log.graphs == built > 0
-    tokens, logits = answers(pipeline, GREEDY)
-    wanted, wanted_logits = plain("llama", GREEDY, True, compiled=True)
+    tokens, logits = answers(pipeline, greedy)
+    wanted, wanted_logits = plain("llama", greedy, True, compiled=True)
     assert tokens == wanted
     assert differing_bits(logits, wanted_logits) == 0

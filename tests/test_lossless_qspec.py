@@ -17,7 +17,7 @@ from specdecodes.quant.w4a32 import W4A32Linear
 from tests.test_lossless import GREEDY, SAMPLED, answers, differing_bits, pipeline_for
 
 PROMPTS = ((5, 9, 11), tuple(3 + 7 * i % 90 for i in range(70)))
-PARAMS = [replace(params, max_tokens=24) for params in (GREEDY, SAMPLED)]
+PARAMS = [replace(params, max_tokens=16) for params in (GREEDY, SAMPLED)]
 TREES = {"tree": Tree(width=3, depth=5, nodes=12, adaptive=False), "chain": Tree(1, 3, 4, adaptive=False)}
 
 
