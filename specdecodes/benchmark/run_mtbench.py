@@ -37,12 +37,17 @@ DEMO = str(ASSETS / "demo")
 METHODS_OF = {"naive": "vanilla", "sd-classic": "classic_sd", "sd-eagle": "eagle_sd", "subspec": "subspec_sd"}
 DEMO_DRAFTS = {"sd-classic": str(ASSETS / "demo-draft"), "sd-eagle": str(ASSETS / "demo-eagle")}
 DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "auto": "auto"}
-DEMO_MEMORY, DEMO_PENALTY = "33MiB", 1.2
-"""A budget in which every mode and dtype works, and what keeps a model this small out of loops."""
+DEMO_MEMORY = {"auto": "30.5MiB", "bf16": "30.5MiB", "fp16": "31.5MiB", "fp32": "54MiB"}
+"""By dtype a budget in which every mode works, and plain decoding and a head have to stream."""
+
+DEMO_PENALTY = 1.2
+"""What keeps a model this small out of loops."""
 
 WARMUP = 3
 # Tree depth, width and nodes of each mode where none are given: the SubSpec paper's, and EAGLE-2's (60 below the root).
 TREES = {"subspec": (48, 6, 256), "sd-classic": (16, 6, 64), "sd-eagle": (6, 10, 61), "naive": (1, 1, 64)}
+# The demo's are narrower: its budget would not hold larger ones.
+DEMO_TREES = TREES | {"subspec": (16, 4, 64), "sd-classic": (16, 4, 64), "sd-eagle": (6, 4, 64)}
 
 log = logging.getLogger("specdecodes.mtbench")
 
@@ -67,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     add("--max-verify-tokens", type=int, help="draft tokens that one pass of the target verifies")
     add("--max-samples", type=int, help="questions (default: all)")
     add("--data-dir", type=Path, help="folder with mt-bench/question.jsonl (default: the hub, else the bundled ones)")
-    add("--device-memory", metavar="SIZE", help=f"budget of the model: 8GiB (the demo's: {DEMO_MEMORY}; others: all)")
+    add("--device-memory", metavar="SIZE", help="budget of the model: 8GiB (the demo's: less than it takes)")
     add("--host-memory", metavar="SIZE", help="budget of RAM beside a GPU: 16GiB")
     add("--repetition-penalty", type=float, help=f"1 is none (the demo's: {DEMO_PENALTY}; others: 1)")
     add("--seed", type=int, default=0, help="of the dice and the order of the questions")
@@ -82,12 +87,13 @@ def pipeline_of(given: argparse.Namespace) -> Pipeline:
     """The experiment that the options mean. Raises ConfigError when a draft is missing or not wanted."""
     demo = Path(given.llm_path).resolve() == Path(DEMO)
     draft = given.ssm_path or (DEMO_DRAFTS.get(given.mode) if demo else None)
-    penalty, memory = (DEMO_PENALTY, DEMO_MEMORY) if demo else (1.0, None)
+    dtype = DTYPES[given.dtype]
+    penalty, memory = (DEMO_PENALTY, DEMO_MEMORY[dtype]) if demo else (1.0, None)
     if given.mode in DEMO_DRAFTS and draft is None:
         raise ConfigError(f"--mode {given.mode} drafts with a model of its own; name it with -ssm.")
     if given.mode not in DEMO_DRAFTS and given.ssm_path:
         raise ConfigError(f"--mode {given.mode} has no second model; leave out -ssm, or take sd-classic or sd-eagle.")
-    depth, width, nodes = TREES[given.mode]
+    depth, width, nodes = (DEMO_TREES if demo else TREES)[given.mode]
     verified = nodes if given.max_verify_tokens is None else given.max_verify_tokens + 1
     sampling = SamplingParams(
         temperature=given.temp if given.do_sample else 0.0,
@@ -97,7 +103,7 @@ def pipeline_of(given: argparse.Namespace) -> Pipeline:
     )
     return Pipeline(
         method=METHODS_OF[given.mode],
-        target=Target(given.llm_path, DTYPES[given.dtype]),
+        target=Target(given.llm_path, dtype),
         draft=Draft(draft, temperature=1.0) if draft else Draft(),
         tree=Tree(width=given.topk_len or width, depth=given.max_depth or depth, nodes=verified),
         memory=Memory(given.device_memory or memory, given.host_memory),

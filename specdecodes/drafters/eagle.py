@@ -13,6 +13,9 @@ from specdecodes.sampling import Sampler
 from specdecodes.tree import TokenTree
 from specdecodes.verify import Verdict
 
+STRIP = 1024
+"""Rows of a prompt whose features are made together: what that takes beside them does not grow with the prompt."""
+
 
 class FeatureLevels:
     """Runs levels of a tree on a head. Row i of its cache is token i + 1 with the feature of token i, so a tree's root
@@ -87,7 +90,10 @@ class EagleDrafter:
         """The target committed `tokens` [n], with the hidden `states` [n, k hidden] of the layers it taps."""
         new = slice(self._known, self._known + tokens.shape[0])
         self._tokens[new] = tokens
-        self._features[new] = self._levels.head.features(states)
+        for first in range(0, tokens.shape[0], STRIP):
+            part = states[first : first + STRIP]
+            start = self._known + first
+            self._features[start : start + part.shape[0]] = self._levels.head.features(part)
         self._known = new.stop
         self._levels.start(self._features[self._known - 1])
 

@@ -23,13 +23,14 @@ from specdecodes.tree import TokenTree
 @dataclass(frozen=True)
 class Rows:
     """The rows of one step: `tokens`, `positions` [B, M], the cache `slots` [M] to write, and the `look` of a layer at
-    the cache; for a head `features` [B, M, hidden] of the tokens before."""
+    the cache; for a head `features` [B, M, hidden] of the tokens before; `states` [M, taps x hidden] are written."""
 
     tokens: Tensor
     positions: Tensor
     slots: Tensor
     look: Look
     features: Tensor | None = None
+    states: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -93,22 +94,17 @@ class ModelRunner:
     def prefill(self, tokens: Tensor, features: Tensor | None = None) -> Scores:
         """Commit `tokens` [n] after the cached rows; scores of the last one (one row). `features` [n, hidden]: a
         head's."""
-        kept: list[Tensor] = []
-        for stretch in self._stretches(tokens.shape[0]):
-            passes = [
-                self._prompt_rows(tokens[part], None if features is None else features[part], part.start, rows)
-                for part, rows in stretch
-            ]
-            hidden, states = self._run(passes)
-            kept += states
-            part, _ = stretch[-1]
+        stretches = list(self._stretches(tokens.shape[0]))
+        part, rows = stretches[-1][-1]
+        states = self._room(part.start + rows)
+        for stretch in stretches:
+            hidden = self._run([self._prompt_rows(tokens, features, states, *chunk) for chunk in stretch])
         self.cache.commit(tokens.shape[0])
         last = part.stop - part.start - 1
         first = max(0, last + 1 - self.width)  # the head runs at one width, whatever the chunk's
         end, last = hidden[-1][:, first : first + self.width], last - first
         logits = self.steps.logits(self.decoder, end)[0, last : last + 1]
-        tapped = torch.cat([rows[0] for rows in kept])[: tokens.shape[0]] if kept else None
-        return Scores(logits, end[0, last : last + 1], tapped)
+        return Scores(logits, end[0, last : last + 1], None if states is None else states[: tokens.shape[0]])
 
     def score(self, tree: TokenTree) -> Scores:
         """Scores of every node of `tree`, in a pass of its capacity. Its cache rows lie in the target's region,
@@ -116,8 +112,9 @@ class ModelRunner:
         slots = self.cache.end + self._index[: tree.capacity]
         positions = self.cache.length + tree.depths
         look = self._view.behind(self.cache.length, tree.ancestors, positions)
-        hidden, states = self._run([Rows(tree.tokens[None], positions[None], slots, look)])
-        return Scores(self.steps.logits(self.decoder, hidden[0])[0], hidden[0][0], states[0][0] if states else None)
+        states = self._room(tree.capacity)
+        (hidden,) = self._run([Rows(tree.tokens[None], positions[None], slots, look, states=states)])
+        return Scores(self.steps.logits(self.decoder, hidden)[0], hidden[0], states)
 
     def level(self, tree: TokenTree, nodes: Tensor, features: Tensor | None = None) -> Scores:
         """Scores of the `nodes` [n] of a draft tree, whose capacity is the draft's region. Its rows lie there.
@@ -139,7 +136,7 @@ class ModelRunner:
 
         given = None if features is None else features[None]
         step = Rows(tree.tokens[None, nodes], positions[None, nodes], nodes, look, given)
-        (hidden,), _ = self._run([step], "draft layer")
+        (hidden,) = self._run([step], "draft layer")
         return Scores(self.steps.logits(self.decoder, hidden)[0], hidden[0])
 
     def branches(self, tokens: Tensor, depths: Tensor, ends: Tensor) -> Iterator[Scores]:
@@ -157,7 +154,7 @@ class ModelRunner:
             look = self._view.forest(length, ends[:stop], positions[:stop], start)
             slots = self.cache.end + self._index[rows]
             passes.append(Rows(tokens[None, rows], positions[None, rows], slots, look))
-        for place, hidden in enumerate(self._run(passes)[0]):
+        for place, hidden in enumerate(self._run(passes)):
             rows = slice(min(chunk, count - place * chunk))
             yield Scores(self.steps.logits(self.decoder, hidden)[0, rows], hidden[0, rows])
 
@@ -180,36 +177,50 @@ class ModelRunner:
             yield slice(begin, min(begin + rows, count)), rows
             begin += rows
 
-    def _prompt_rows(self, tokens: Tensor, features: Tensor | None, start: int, rows: int) -> Rows:
-        """One prompt chunk, padded to `rows`; padding comes last, so no real row sees it."""
-        first = self.cache.length + start
+    def _room(self, rows: int) -> Tensor | None:
+        """Where passes of `rows` rows together leave what enters the tapped layers."""
+        width = len(self._taps) * self.decoder.spec.hidden_size
+        return torch.empty(rows, width, dtype=self.decoder.dtype, device=self._device) if self._taps else None
+
+    def _prompt_rows(
+        self, tokens: Tensor, features: Tensor | None, states: Tensor | None, part: slice, rows: int
+    ) -> Rows:
+        """The chunk `part` of a prompt, padded to `rows`; padding comes last, so no real row sees it."""
+        first, tokens = self.cache.length + part.start, tokens[part]
         padded = torch.zeros(1, rows, dtype=torch.int64, device=self._device)
         padded[0, : tokens.shape[0]] = tokens
         positions = first + self._index[:rows]
         if features is not None:
-            features = F.pad(features, (0, 0, 0, rows - features.shape[0]))[None]
+            features = F.pad(features[part], (0, 0, 0, rows - tokens.shape[0]))[None]
+        if states is not None:
+            states = states[part.start : part.start + rows]
         look = self._view.chain(first, positions)
-        return Rows(padded, positions[None], self.cache.start + positions, look, features)
+        return Rows(padded, positions[None], self.cache.start + positions, look, features, states)
 
-    def _run(self, passes: list[Rows], kind: str = "layer") -> tuple[list[Tensor], list[Tensor]]:
-        """Of each pass the hidden states [B, M, hidden] after the last layer, and before the tapped ones side by side
-        (an empty list without taps). Layers are outermost, so each is fetched once; a profiler sees every layer as its
-        `kind` and number."""
+    def _run(self, passes: list[Rows], kind: str = "layer") -> list[Tensor]:
+        """Of each pass the hidden states [B, M, hidden] after the last layer; those before the tapped ones go side by
+        side to its `states`. Layers are outermost, so each is fetched once; a profiler sees every layer as its `kind`
+        and number."""
         hidden = [self.decoder.embed(rows.tokens, rows.features) for rows in passes]
         reaches = self.decoder.spec.windows
         sight = lru_cache(len(set(reaches)))(lambda place, reach: passes[place].look(reach))
         turns = [(self._rotary.cos[rows.positions], self._rotary.sin[rows.positions]) for rows in passes]
-        entering: dict[int, list[Tensor]] = {}
         with contextlib.closing(self._layers.layers()) as layers:
             for index, layer in enumerate(layers):
-                if index in self._taps:
-                    entering[index] = list(hidden)
+                self._tap(index, passes, hidden)
                 keys, values = self.cache.keys[index], self.cache.values[index]
                 with span(f"{kind} {index}"):
                     for place, rows in enumerate(passes):
                         seen = sight(place, reaches[index])
                         step = LayerStep(*turns[place], keys, values, rows.slots, seen.mask, seen.window, self.exact)
                         hidden[place] = self.steps.layer(layer, hidden[place], step)
-        entering[len(reaches)] = hidden
-        tapped = [entering[tap] for tap in self._taps]
-        return hidden, [torch.cat(states, dim=-1) for states in zip(*tapped, strict=True)]
+        self._tap(len(reaches), passes, hidden)
+        return hidden
+
+    def _tap(self, index: int, passes: list[Rows], hidden: list[Tensor]) -> None:
+        """Keep what enters layer `index`, if it is tapped."""
+        size = self.decoder.spec.hidden_size
+        for place, tap in enumerate(self._taps):
+            for rows, state in zip(passes, hidden, strict=True):
+                if tap == index and rows.states is not None:
+                    rows.states[:, place * size : (place + 1) * size] = state[0]

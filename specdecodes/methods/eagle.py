@@ -57,7 +57,7 @@ def _head_cache(site: Site, spec: EagleSpec) -> CacheShape:
 
 
 def _feature_bytes(site: Site, spec: EagleSpec) -> int:
-    """The feature of every token and node; and the hidden states of a whole prompt, twice while they are put side by
-    side."""
-    rows = site.pipeline.max_length * (1 + 2 * len(spec.target_layers)) + region_nodes(site.pipeline.tree)
+    """The feature of every token and node; and the hidden states of a whole prompt, its padding included."""
+    prompt = site.pipeline.max_length + site.wide
+    rows = site.pipeline.max_length + region_nodes(site.pipeline.tree) + prompt * len(spec.target_layers)
     return rows * spec.layer.hidden_size * site.dtype.itemsize

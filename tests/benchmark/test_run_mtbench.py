@@ -10,6 +10,7 @@ from specdecodes.benchmark import run_mtbench
 from specdecodes.benchmark.results import find_results
 from specdecodes.benchmark.run_mtbench import main, parser, pipeline_of
 from specdecodes.errors import ConfigError
+from specdecodes.methods import plan_for
 from tests.heads import head_beside
 
 
@@ -31,7 +32,7 @@ def test_flags_mean_what_they_mean_elsewhere():
 def test_the_demo_model_brings_its_drafts_and_others_name_theirs():
     demo = pipeline()
     assert demo.target.model.endswith("assets/demo")
-    assert (demo.memory.device, demo.sampling.repetition_penalty) == ("33MiB", 1.2)
+    assert (demo.memory.device, demo.sampling.repetition_penalty) == ("31.5MiB", 1.2)
     other = pipeline("-llm", "org/model", "--device-memory", "8GiB")
     assert (other.memory.device, other.sampling.repetition_penalty) == ("8GiB", 1.0)
     assert pipeline("--mode", "sd-eagle").draft.model.endswith("assets/demo-eagle")
@@ -39,6 +40,14 @@ def test_the_demo_model_brings_its_drafts_and_others_name_theirs():
         pipeline("-llm", "org/model", "--mode", "sd-eagle")
     with pytest.raises(ConfigError, match="no second model"):
         pipeline("-llm", "org/model", "-ssm", "org/draft", "--mode", "subspec")
+
+
+@pytest.mark.usefixtures("untimed")
+@pytest.mark.parametrize("mode", run_mtbench.METHODS_OF)
+def test_the_demo_works_in_every_mode_and_dtype_and_streams(mode):
+    for dtype in ("auto", "float16", "float32"):
+        placement = plan_for(pipeline("--mode", mode, "--dtype", dtype))
+        assert placement.streamed or mode not in ("naive", "sd-eagle")
 
 
 def test_it_answers_logs_and_goes_on_from_what_is_there(tiny_checkpoint, tmp_path, monkeypatch, capsys):
