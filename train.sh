@@ -70,7 +70,7 @@ if [[ ${training[*]-} == --help ]]; then exec "$PYTHON_BIN" -m specdecodes.train
 # The demo's head is small and its data little: a higher rate and larger batches than published for models of 7B.
 if [[ $target == "$ROOT/assets/demo" ]]; then
     precision=no length=(--epochs 10 --minutes 4)
-    if [[ $architecture == eagle3 ]]; then length=(--epochs 4 --steps 4 --minutes 6); fi
+    if [[ $architecture == eagle3 ]]; then length=(--epochs 6 --steps 4 --draft-vocab-size 2048 --minutes 6); fi
     if grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null || has_nvidia; then precision=bf16; fi
     training=("${length[@]}" --batch-size 8 --rate 2e-3 --noise 0 --mixed-precision $precision
         ${training[@]+"${training[@]}"})
