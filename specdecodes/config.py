@@ -107,6 +107,35 @@ class Tree:
 
 
 @dataclass(frozen=True)
+class Middle:
+    """A model between draft and target (hierspec_sd): what it takes of a draft is offered to the target as a chain.
+
+    It decodes by `method` with `tree`, as if it were the target, and with the pipeline's draft as its own, until the
+    chain has `min_draft_length` tokens, or more where those pay (the pipeline's `tree.adaptive`, `depth` and `nodes`).
+    `quant` is spelled as the target's. With a `middle` of its own (`--set middle.middle=MODEL`) there is a level more.
+    """
+
+    model: str | None = None
+    quant: str = FULL
+    method: str = "ngram_sd"
+    tree: Tree = field(default_factory=lambda: Tree(width=4, depth=8, nodes=32))
+    min_draft_length: int = 6
+    middle: Middle | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.model is None or bool(self.model.strip()), "middle.model is empty; write none or a model.")
+        _require(bool(self.method), "middle.method is empty; write ngram_sd, eagle_sd, classic_sd or share_sd.")
+        least = self.min_draft_length
+        _require(least >= 1, f"middle.min_draft_length must be 1 or more, not {least}.")
+        Rules.parse(FULL if self.quant.startswith("@") else self.quant)
+
+    @property
+    def innermost(self) -> Middle:
+        """The one next to the draft."""
+        return self if self.middle is None else self.middle.innermost
+
+
+@dataclass(frozen=True)
 class Memory:
     """Budgets such as `8GiB` or a number of bytes; None is what the machine has free.
 
@@ -140,7 +169,7 @@ class Pipeline:
 
     `max_length` counts prompt and answer. `exact=None` is on when the target is streamed. `seed` decides everything
     random but the tokens (the choice of benchmark samples); the dice of the tokens are `sampling.seed`. `warmup`
-    requests are answered before a benchmark's clock starts.
+    requests are answered before a benchmark's clock starts. A `middle` model is hierspec_sd's alone.
     """
 
     method: str
@@ -149,6 +178,7 @@ class Pipeline:
     tree: Tree = field(default_factory=Tree)
     memory: Memory = field(default_factory=Memory)
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    middle: Middle = field(default_factory=Middle)
     max_length: int = 2048
     exact: bool | None = None
     compile: bool = True
@@ -160,7 +190,8 @@ class Pipeline:
         _require(self.max_length >= 2, f"max_length must be 2 or more, not {self.max_length}.")
         _require(self.seed >= 0, f"seed must be 0 or more, not {self.seed}.")
         _require(self.warmup >= 0, f"warmup must be 0 or more, not {self.warmup}.")
-        room = self.tree.nodes - 2
+        drafted = self.tree if self.middle.model is None else self.middle.innermost.tree
+        room = drafted.nodes - 2
         _require(self.draft.ngram <= room, f"draft.ngram must leave the draft 2 of tree.nodes: at most {room}.")
 
 
@@ -222,9 +253,9 @@ _TRUE, _FALSE, _NONE = ("true", "yes", "on", "1"), ("false", "no", "off", "0"), 
 
 
 def _parse(value: object, kind: Any, key: str) -> Any:
-    """`value` as the first of the types in `kind` that takes it; str is tried last because it takes any text."""
+    """`value` as the first of the types in `kind` that takes it: none first, and last str because it takes any text."""
     choices = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    for choice in sorted(choices, key=lambda c: c is str):
+    for choice in sorted(choices, key=lambda c: (c is str, c is not type(None))):
         taken, parsed = _take(value, choice) if isinstance(value, str) else _fit(value, choice)
         if taken:
             return parsed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -13,10 +13,7 @@ from specdecodes.engine.timing import PhaseClock
 from specdecodes.errors import NumericsError
 from specdecodes.sampling import Sampler
 from specdecodes.stats import Round
-from specdecodes.verify import Verdict, verify
-
-Cut = Callable[[Sequence[int]], tuple[int, str | None]]
-"""Given a round's tokens: how many to emit, and why the request ends there (None: it goes on)."""
+from specdecodes.verify import Cut, Verdict, verify
 
 LogitsHook = Callable[[torch.Tensor], None]
 
@@ -50,7 +47,7 @@ def decode(
         if on_logits is not None:
             on_logits(scores.logits[path])
         root = verdict.tokens[-1]
-        yield _round(verdict, tree.count_by_depth(), drafter.levels, length, clock.lap(), target.traffic - traffic)
+        yield _round(verdict, tree.count_by_depth(), drafter, length, clock.lap(), target.traffic - traffic)
 
 
 def finite(scores: Scores, rows: torch.Tensor) -> None:
@@ -65,7 +62,7 @@ def finite(scores: Scores, rows: torch.Tensor) -> None:
 def _round(
     verdict: Verdict,
     proposed: tuple[int, ...],
-    levels: int,
+    drafter: Drafter,
     length: int,
     seconds: dict[str, float],
     traffic: Traffic,
@@ -82,9 +79,10 @@ def _round(
         proposed=sum(proposed),
         accepted=verdict.accepted,
         proposed_by_depth=proposed,
-        levels=levels,
+        levels=drafter.levels,
         seconds=phases,
         bytes_streamed=traffic.bytes_read,
         read_seconds=traffic.read_seconds,
         committed=length,
+        middles=drafter.middles,
     )

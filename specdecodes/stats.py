@@ -6,12 +6,31 @@ Every method is measured by this code. `tau` leaves the bonus token out; rates a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 PHASES = ("draft", "target", "wait", "overhead")
 """draft: proposing a tree. target: computing the verify pass. wait: that pass standing still for weights to arrive.
 overhead: everything else. Prefill is kept apart."""
+
+
+@dataclass(frozen=True)
+class LevelWork:
+    """What a model did that verifies a draft: its `rounds`, the tokens that it was offered in them, those of them that
+    it took, and the `tokens` that came of the rounds, its own among them."""
+
+    rounds: int = 0
+    proposed: int = 0
+    accepted: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: LevelWork) -> LevelWork:
+        return LevelWork(
+            self.rounds + other.rounds,
+            self.proposed + other.proposed,
+            self.accepted + other.accepted,
+            self.tokens + other.tokens,
+        )
 
 
 @dataclass(frozen=True)
@@ -27,6 +46,7 @@ class Round:
     bytes_streamed: int
     read_seconds: float = 0.0  # of the round's wall clock, with a read under way
     committed: int = 0  # cache length before the round
+    middles: tuple[LevelWork, ...] = ()  # of middle models for this round, the one next to the target first
 
 
 @dataclass(frozen=True)
@@ -95,6 +115,21 @@ def accepted_by_depth(rounds: Sequence[Round]) -> tuple[float, ...]:
     return tuple(shares)
 
 
+def acceptance_per_level(rounds: Sequence[Round]) -> list[dict[str, Any]]:
+    """Of the target, then of each middle model below it: the fields of LevelWork, and `tau`, accepted a round."""
+    levels = [sum((LevelWork(1, r.proposed, r.accepted, len(r.tokens)) for r in rounds), LevelWork())]
+    for depth in range(max((len(r.middles) for r in rounds), default=0)):
+        levels.append(sum((r.middles[depth] for r in rounds if depth < len(r.middles)), LevelWork()))
+    return [
+        {"level": _level_name(depth), **asdict(level), "tau": level.accepted / max(level.rounds, 1)}
+        for depth, level in enumerate(levels)
+    ]
+
+
+def _level_name(depth: int) -> str:
+    return "target" if depth == 0 else "middle's " * (depth - 1) + "middle"
+
+
 def summarize(generations: Sequence[Generation]) -> dict[str, Any]:
     """The metrics of a benchmark over its requests, by the names of the results format. Raises ValueError on none."""
     if not generations:
@@ -121,6 +156,7 @@ def summarize(generations: Sequence[Generation]) -> dict[str, Any]:
         "tau": sum(r.accepted for r in rounds) / count,
         "tokens_per_round": decoded / count,
         "accepted_by_depth": list(accepted_by_depth(rounds)),
+        "acceptance_per_level": acceptance_per_level(rounds),
         "time_to_first_token_s": sum(g.time_to_first_token_s for g in generations) / len(generations),
         "draft_step_s": phases["draft"] / levels if levels else 0.0,
         "draft_levels": levels,

@@ -6,6 +6,7 @@ to one request, so its arrays have no batch axis. `n` below is `size`, `N` the c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,19 @@ class TokenTree:
             size=1,
         )
         tree.tokens[:1] = token
+        return tree
+
+    @classmethod
+    def chain(cls, tokens: Tensor, capacity: int, share: float = 1.0) -> TokenTree:
+        """`tokens` [n] one after another, the root first; each is reached from the one before with chance `share`."""
+        tree, size = cls.rooted(tokens[:1], capacity), tokens.shape[0]
+        places = torch.arange(size, device=tokens.device)
+        tree.tokens[:size] = tokens
+        tree.parents[:size] = (places - 1).clamp(min=0)
+        tree.depths[:size] = places
+        tree.scores[:size] = places * math.log(share)
+        tree.ancestors[:size, :size] = places[:, None] >= places
+        tree.size = size
         return tree
 
     @property

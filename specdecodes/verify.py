@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from specdecodes.tree import TokenTree
+
+Cut = Callable[[Sequence[int]], tuple[int, str | None]]
+"""Given a round's tokens: how many to emit, and why the request ends there (None: it goes on)."""
 
 
 @dataclass(frozen=True)

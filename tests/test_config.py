@@ -28,6 +28,8 @@ PLAIN = Pipeline("subspec_sd", Target("somewhere"))
         ("memory.device", "8GiB", "8GiB"),
         ("memory.host", "1000", 1000),
         ("target.dtype", "bf16", "bf16"),
+        ("middle.tree.nodes", "20", 20),
+        ("middle.middle", "none", None),
         ("sampling.stop", "a, b", ("a", "b")),
         ("sampling.stop", '["a, b", "\\n"]', ("a, b", "\n")),
         ("sampling.stop", "none", ()),

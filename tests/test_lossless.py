@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
+from specdecodes.config import Draft, Memory, Middle, Pipeline, Target, Tree
 from specdecodes.errors import BudgetError
 from specdecodes.methods import METHODS, UNDRAFTED, build, plan_for
 from specdecodes.sampling import SamplingParams
@@ -23,7 +23,7 @@ BRIEF = [replace(params, max_tokens=20) for params in (GREEDY, SAMPLED)]  # for 
 PARAMS = [pytest.param(params, id=name) for name, params in zip(("greedy", "sampled"), BRIEF, strict=True)]
 PROMPTS = ((5, 9, 11), tuple(3 + 7 * i % 90 for i in range(75)))
 COMBINED, EAGLE3 = "+ngram", ":eagle3"  # onto a method's tree, branches from the text are grafted; with such a head
-OF_THE_FILE = tuple(method for method in METHODS if method != "qspec")  # which has weights, and tests, of its own
+OF_THE_FILE = tuple(method for method in METHODS if method not in ("qspec", "hierspec_sd"))  # which have their own
 ROWS = (
     *OF_THE_FILE,
     "eagle_sd" + EAGLE3,
@@ -58,11 +58,13 @@ def pipeline_for(method, folder, draft, *, exact, streamed=False, compiled=False
     model = str(draft) if method == "classic_sd" else None
     if method == "eagle_sd":
         model = str(head_beside(folder, "eagle3" if eagle3 else "eagle"))
+    middle = Middle(str(draft), tree=Tree(3, 4, 10, adaptive=False)) if method == "hierspec_sd" else Middle()
     pipeline = Pipeline(
         method=method,
         target=Target(str(folder), device="cpu"),
         draft=Draft(model=model, quant="auto" if model else "hqq4:g32", ngram=4 if combined else 0),
         tree=Tree(width=3, depth=depth, nodes=12, adaptive=False),
+        middle=middle,
         memory=Memory(device="4GiB"),
         max_length=256,
         exact=exact,

@@ -70,7 +70,7 @@ def test_compiled_steps_say_the_same(tiny_checkpoint):
 def test_drafting_takes_less_than_one_percent_of_the_weights(quant, tiny_checkpoint):
     pipeline = pipeline_of(tiny_checkpoint("llama"), exact=False, quant=quant)
     place = Site.of(pipeline)
-    placement = qspec.plan(place)
+    placement = plan_for(pipeline)
     target = load_target(place, placement, lambda text: None, width=12)
     draft = qspec.draft_of(target.decoder)
     held = {tensor.untyped_storage().data_ptr(): tensor.nbytes for tensor in target.decoder.buffers()}

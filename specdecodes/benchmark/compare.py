@@ -15,7 +15,7 @@ from specdecodes.units import parse_bytes
 
 WORDS_SHOWN = 60  # characters of the texts where they part
 
-METHOD_SETTINGS = ("method", "draft.", "tree.", "warmup", "compile")
+METHOD_SETTINGS = ("method", "draft.", "middle.", "tree.", "warmup", "compile")
 """What methods are compared for; every other setting should be the same."""
 
 

@@ -11,7 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from specdecodes.errors import SpecDecodesError
-from specdecodes.stats import Generation, Round, summarize
+from specdecodes.stats import Generation, LevelWork, Round, summarize
 
 FORMAT = 2
 """Raised when a field changes its meaning; a new field with a default does not raise it. 1 had no number."""
@@ -32,7 +32,8 @@ class SampleRecord:
       time_to_first_token_s, finish_reason;
     - its `rounds` is an object with one list a field of `stats.Round`, so that `rounds["accepted"][i]` belongs to round
       i: tokens, proposed, accepted, proposed_by_depth, levels (draft steps), seconds (by phase, see `stats.PHASES`),
-      bytes_streamed, read_seconds, committed;
+      bytes_streamed, read_seconds, committed, middles (of each middle model an object with the fields of
+      `stats.LevelWork`);
     - new_tokens, tokens_per_second, tau and tokens_per_round of a done sample are written for whoever looks at the
       file; readers compute them again.
     """
@@ -102,7 +103,12 @@ def decode(row: Mapping[str, Any]) -> Generation:
 def _rounds(columns: Mapping[str, Sequence[Any]]) -> tuple[Round, ...]:
     names = [spec.name for spec in fields(Round) if spec.name in columns or spec.default is MISSING]
     cells = zip(*(columns[name] for name in names), strict=True)
-    return tuple(Round(**dict(zip(names, map(_tupled, row), strict=True))) for row in cells)
+    return tuple(_round(dict(zip(names, row, strict=True))) for row in cells)
+
+
+def _round(row: Mapping[str, Any]) -> Round:
+    middles = tuple(LevelWork(**level) for level in row.get("middles", ()))
+    return Round(**{name: _tupled(value) for name, value in row.items()} | {"middles": middles})
 
 
 def _tupled(value: Any) -> Any:

@@ -88,9 +88,19 @@ def _speeds(summary: Mapping[str, Any]) -> Iterator[Row]:
     tau = "accepted draft tokens per round, bonus excluded" + _between(summary.get("tau_interval"))
     yield "tau", f"{summary['tau']:.2f}", tau
     yield "tokens/round", f"{summary['tokens_per_round']:.2f}", f"{summary['rounds']} rounds"
+    levels = summary.get("acceptance_per_level", ())
+    for level in levels if len(levels) > 1 else ():
+        yield f"accepted by the {level['level']}", f"{level['tau']:.2f}", per_level(level)
     if any(summary["accepted_by_depth"]):
         yield "accepted at depth", "", "1, 2, ...: " + _shares(summary["accepted_by_depth"])
     yield "time to first token", f"{summary['time_to_first_token_s']:.2f} s", "mean over requests"
+
+
+def per_level(level: Mapping[str, Any]) -> str:
+    """What a model was offered and made of it, of `stats.acceptance_per_level`."""
+    rounds = max(level["rounds"], 1)
+    offered, made = level["proposed"] / rounds, level["tokens"] / rounds
+    return f"of {offered:.2f} tokens offered, {made:.2f} tokens a round, {level['rounds']} rounds"
 
 
 def _streaming(summary: Mapping[str, Any]) -> Iterator[Row]:

@@ -164,7 +164,7 @@ def module(pipeline: Pipeline, command: str, machine: str) -> str:
     value = pformat(pipeline, width=112, sort_dicts=False)
     return (
         f'"""The fastest of what run-tune tried on {machine}.\n\n    {command}\n"""\n\n'
-        "from specdecodes.config import Draft, Memory, Pipeline, Target, Tree\n"
+        "from specdecodes.config import Draft, Memory, Middle, Pipeline, Target, Tree\n"
         "from specdecodes.sampling import SamplingParams\n\n"
         f"pipeline = {value}\n"
     )

@@ -47,6 +47,13 @@ FLAGS = (
         "Draft model (classic_sd) or EAGLE head (eagle_sd) instead of the pipeline's.",
         "ID|FOLDER",
     ),
+    Flag(
+        "--middle-model",
+        str,
+        ("middle.model",),
+        "Model between draft and target (hierspec_sd) instead of the pipeline's.",
+        "ID|FOLDER",
+    ),
     Flag("--dtype", str, ("target.dtype",), "auto (the checkpoint's own), bf16, fp16 or fp32.", "TYPE"),
     Flag(
         "--device-memory",
@@ -112,6 +119,10 @@ def resolve(pipeline: str | None = None, settings: list[str] | None = None, **fl
         raise ConfigError(
             f"method {chosen.method} has no second model; leave out --draft-model, or take a pipeline of "
             "classic_sd or eagle_sd (without a pipeline, --model and --draft-model together mean one)."
+        )
+    if flags.get("middle_model") is not None and chosen.middle.model is None:
+        raise ConfigError(
+            f"method {chosen.method} has no middle model; leave out --middle-model, or take a pipeline of hierspec_sd."
         )
     said = ((flag, flags[flag.name]) for flag in FLAGS if flags.get(flag.name) is not None)
     given = [f"{setting}={value}" for flag, value in said for setting in flag.settings]

@@ -103,9 +103,20 @@ def _short(value: float) -> str:
 
 
 def sentences(page: "SideBySide") -> list[str]:
-    """Whether the runs said the same, and where they did not."""
+    """Whether the runs said the same, and where they did not; and who accepted how much, where there is a middle model
+    between draft and target."""
     base = page.standings[0].label
-    return [line for identity in page.identities for line in _identity(identity, base)]
+    said = [line for identity in page.identities for line in _identity(identity, base)]
+    levels = [standing for standing in page.standings if len(standing.figures["acceptance_per_level"]) > 1]
+    return [*said, *(_by_level(standing) for standing in levels)]
+
+
+def _by_level(standing: "Standing") -> str:
+    parts = [
+        f"the {level['level']} {level['tau']:.2f} of {level['proposed'] / max(level['rounds'], 1):.2f}"
+        for level in standing.figures["acceptance_per_level"]
+    ]
+    return f"{standing.label} accepts a round, of the tokens offered: {', '.join(parts)}."
 
 
 def legend(page: "SideBySide") -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from specdecodes.engine.runner import Scores
 from specdecodes.sampling import Sampler
+from specdecodes.stats import LevelWork
 from specdecodes.tree import TokenTree
 from specdecodes.verify import Verdict
 
@@ -20,9 +21,15 @@ class Drafter(Protocol):
         """Draft steps that the last proposal took."""
         ...
 
+    @property
+    def middles(self) -> tuple[LevelWork, ...]:
+        """What middle models did for the last proposal, the one next to the target first; mostly there are none."""
+        ...
+
     def begin(self, prompt: Tensor, kept: int, sampler: Sampler, scores: Scores) -> None:
-        """A request starts. `prompt` [n]: all its tokens, now committed in the target's cache, of which the first
-        `kept` were already there; `scores`: the target's on the last one."""
+        """A request starts, or one goes on elsewhere than was thought. `prompt` [n]: all its tokens, now committed in
+        the target's cache, of which the first `kept` were already there; `scores`: the target's on the last one, with
+        its `states` on all that are new."""
         ...
 
     def propose(self, root: int) -> TokenTree:

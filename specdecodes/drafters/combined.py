@@ -8,6 +8,7 @@ from specdecodes.drafters import Drafter
 from specdecodes.drafters.ngram import NgramDrafter
 from specdecodes.engine.runner import Scores
 from specdecodes.sampling import Sampler
+from specdecodes.stats import LevelWork
 from specdecodes.tree import TokenTree
 from specdecodes.verify import Verdict
 
@@ -24,6 +25,10 @@ class CombinedDrafter:
     @property
     def levels(self) -> int:
         return self._base.levels
+
+    @property
+    def middles(self) -> tuple[LevelWork, ...]:
+        return self._base.middles
 
     def begin(self, prompt: Tensor, kept: int, sampler: Sampler, scores: Scores) -> None:
         self._base.begin(prompt, kept, sampler, scores)

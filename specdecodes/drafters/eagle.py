@@ -56,6 +56,8 @@ class EagleDrafter:
     The target's runner taps the layers that the head was trained on.
     """
 
+    middles = ()
+
     def __init__(self, levels: FeatureLevels, grower: LevelGrower) -> None:
         self._levels, self._grower = levels, grower
         rows, device = levels.cache.shape.max_length, levels.device

@@ -16,6 +16,8 @@ class IndependentDrafter:
     """Its cache follows the target's: accepted nodes are kept from its own region, and what it never ran is run first
     thing in the next proposal."""
 
+    middles = ()
+
     def __init__(self, runner: ModelRunner, grower: LevelGrower) -> None:
         self._runner, self._grower = runner, grower
         self._sampler: Sampler | None = None
@@ -26,10 +28,10 @@ class IndependentDrafter:
         return self._grower.levels
 
     def begin(self, prompt: Tensor, kept: int, sampler: Sampler, scores: Scores) -> None:
-        self._sampler, self._pending = sampler, []
         cache = self._runner.cache
         cache.truncate(min(kept, cache.length))
-        self._runner.prefill(prompt[cache.length :])
+        self._sampler, self._pending = sampler, prompt[cache.length :].tolist()
+        self._catch_up()
 
     def propose(self, root: int) -> TokenTree:
         assert self._sampler is not None, "begin() comes first"

@@ -32,7 +32,7 @@ class NgramDrafter:
     capacity, as exact mode asks.
     """
 
-    levels = 0  # no draft model is run
+    levels, middles = 0, ()  # no draft model is run
 
     def __init__(self, capacity: int, depth: int, device: torch.device, pace: Pace | None = None) -> None:
         self._capacity, self._depth, self._pace = capacity, depth, pace

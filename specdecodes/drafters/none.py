@@ -14,7 +14,7 @@ from specdecodes.verify import Verdict
 class NoDrafter:
     """Proposes nothing, so each round emits the target's one token."""
 
-    levels = 0
+    levels, middles = 0, ()
 
     def __init__(self, capacity: int, device: torch.device) -> None:
         self._capacity, self._device = capacity, device

@@ -15,6 +15,8 @@ from specdecodes.verify import Verdict
 class SubstituteDrafter:
     """Needs no state of its own: committed rows are the target's, and its tree region is rewritten every round."""
 
+    middles = ()
+
     def __init__(self, grower: LevelGrower) -> None:
         self._grower = grower
         self._sampler: Sampler | None = None

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
 
 from specdecodes.config import Pipeline
 from specdecodes.errors import ConfigError, suggest
 from specdecodes.generator import Generator
-from specdecodes.methods import classic, eagle, ngram, qspec, share, subspec, vanilla
-from specdecodes.methods.assembly import Progress
+from specdecodes.methods import classic, eagle, hierspec, ngram, qspec, share, subspec, vanilla
+from specdecodes.methods.assembly import Method, Progress, load, plan_on
 from specdecodes.methods.outcome import learn
 from specdecodes.methods.site import Site
 from specdecodes.offload.plan import Placement
 
 __all__ = ["METHODS", "Method", "build", "learn", "plan_for"]
-
-
-class Method(NamedTuple):
-    """`plan` looks at configs and file headers only; `build` loads what the plan says."""
-
-    plan: Callable[[Site], Placement]
-    build: Callable[[Site, Placement, Progress], Generator]
-
-
-METHODS: dict[str, Method] = {
-    "vanilla": Method(vanilla.plan, vanilla.build),
-    "ngram_sd": Method(ngram.plan, ngram.build),
-    "classic_sd": Method(classic.plan, classic.build),
-    "eagle_sd": Method(eagle.plan, eagle.build),
-    "subspec_sd": Method(subspec.plan, subspec.build),
-    "share_sd": Method(share.plan, share.build),
-    "qspec": Method(qspec.plan, qspec.build),
-}
 
 UNDRAFTED = ("vanilla", "ngram_sd")
 """Methods without a draft model."""
@@ -43,18 +24,32 @@ def build(pipeline: Pipeline, placement: Placement | None = None, *, progress: P
 
     `progress` is told each step. Raises SpecDecodesError with cause and cure.
     """
-    method, site = _method(pipeline), Site.of(pipeline)
-    return method.build(site, placement or method.plan(site), progress)
+    method, site = method_of(pipeline), Site.of(pipeline)
+    target, drafter = load(site, method, placement or plan_on(site, method), progress)
+    return target.generator(drafter)
 
 
 def plan_for(pipeline: Pipeline) -> Placement:
     """What would live where, from configs and file headers alone. Raises BudgetError when it cannot work."""
-    return _method(pipeline).plan(Site.of(pipeline))
+    return plan_on(Site.of(pipeline), method_of(pipeline))
 
 
-def _method(pipeline: Pipeline) -> Method:
+def method_of(pipeline: Pipeline) -> Method:
+    """The pipeline's method. Raises ConfigError for a name that is none, and for a setting that it has no use for."""
     if pipeline.method not in METHODS:
         raise ConfigError(suggest("method", pipeline.method, METHODS))
     if pipeline.draft.ngram and pipeline.method in UNDRAFTED:
         raise ConfigError(f"draft.ngram adds to the tree of a draft model, and {pipeline.method} has none; write 0.")
     return METHODS[pipeline.method]
+
+
+METHODS: dict[str, Method] = {
+    "vanilla": Method(vanilla.needs, vanilla.drafter),
+    "ngram_sd": Method(ngram.needs, ngram.drafter),
+    "classic_sd": Method(classic.needs, classic.drafter),
+    "eagle_sd": Method(eagle.needs, eagle.drafter),
+    "subspec_sd": Method(subspec.needs, subspec.drafter),
+    "share_sd": Method(share.needs, share.drafter),
+    "qspec": Method(qspec.needs, qspec.drafter),
+    "hierspec_sd": Method(partial(hierspec.needs, method_of), partial(hierspec.drafter, method_of)),
+}

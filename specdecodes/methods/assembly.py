@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -16,13 +17,17 @@ from specdecodes.drafters.ngram import NgramDrafter
 from specdecodes.drafters.pace import Costs, Pace
 from specdecodes.engine.layers import LayerSource, ResidentLayers, StreamedLayers
 from specdecodes.engine.runner import ModelRunner
+from specdecodes.errors import BudgetError, ConfigError
 from specdecodes.generator import Generator, Origin
 from specdecodes.methods.compression import ensure_layers, find_layers
 from specdecodes.methods.given import receive
+from specdecodes.methods.needs import DraftNeeds
+from specdecodes.methods.placement import place
 from specdecodes.methods.quantized import Progress, load_quantized
 from specdecodes.methods.site import Site
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_layers, load_outer, load_tokenizer
+from specdecodes.offload.candidates import Budgets
 from specdecodes.offload.compressed import READERS, CompressedLayer
 from specdecodes.offload.plan import Placement
 from specdecodes.offload.predict import share_of
@@ -51,11 +56,8 @@ class LoadedTarget:
         return LevelGrower(levels, tree, options.temperature, vocab, pace_of(self), spare=options.ngram)
 
     def generator(self, drafter: Drafter) -> Generator:
-        """The finished generator; the drafter's trees are grafted with n-grams if the pipeline says so."""
+        """The finished generator."""
         pipeline = self.site.pipeline
-        if grafted := pipeline.draft.ngram:
-            depth = pipeline.tree.depth + grafted  # along the draft's path and beyond
-            drafter = CombinedDrafter(drafter, NgramDrafter(pipeline.tree.nodes, depth, self.site.device), grafted)
         origin = Origin(
             method=pipeline.method,
             model=pipeline.target.model,
@@ -75,23 +77,79 @@ class LoadedTarget:
         )
 
 
-def pace_of(target: LoadedTarget) -> Pace:
-    """Of a method that drafts, with or without a model: what there is to choose from, and what a plan expects of it.
+class Method(NamedTuple):
+    """How a method drafts.
 
-    A pass may verify fewer nodes than the tree has at most, but in exact mode, where all passes have one width.
+    `needs` says what that takes, from configs and file headers only, the best way first; the first that fits is
+    planned. `drafter` loads it for a target that is in place.
     """
-    tree, plan, times = target.site.pipeline.tree, target.placement.predicted, target.placement.times
+
+    needs: Callable[[Site], tuple[DraftNeeds, ...]]
+    drafter: Callable[[LoadedTarget, Progress], Drafter]
+
+
+def plan_on(site: Site, method: Method, budgets: Budgets | None = None) -> Placement:
+    """Plan the memory of a target and its draft, by the site's own budgets if none are given. Raises BudgetError."""
+    *better, last = method.needs(site)
+    for needs in better:
+        with contextlib.suppress(BudgetError):
+            return place(site, needs, budgets)
+    return place(site, last, budgets)
+
+
+def load(
+    site: Site, method: Method, placement: Placement, progress: Progress, *, width: int | None = None
+) -> tuple[LoadedTarget, Drafter]:
+    """A target as planned and what drafts for it, with n-grams grafted onto its trees if the pipeline says so.
+
+    `width` as in `load_target`; None is what the method's passes have.
+    """
+    pipeline, needs = site.pipeline, method.needs(site)[0]
+    rows = width or (pipeline.tree.nodes if needs.levels else 1)
+    target = load_target(site, placement, progress, width=rows, draft_nodes=needs.nodes, taps=needs.taps)
+    drafter = method.drafter(target, progress)
+    grafted = pipeline.draft.ngram
+    if not grafted or needs.middle is not None:  # whose own draft has them
+        return target, drafter
+    depth = pipeline.tree.depth + grafted  # along the draft's path and beyond
+    return target, CombinedDrafter(drafter, NgramDrafter(pipeline.tree.nodes, depth, site.device), grafted)
+
+
+def pace_of(target: LoadedTarget) -> Pace:
+    """Of a method that drafts, with or without a model: what there is to choose from, and what a plan expects of it."""
+    tree, times = target.site.pipeline.tree, target.placement.times
     assert target.placement.basis is not None, "a planned placement knows what it rests on"
     level = target.placement.basis[0].draft_step_s
-    sizes, widths = [tree.nodes], {tree.width}
-    if tree.adaptive and level:
-        widths.add(1)
-    while sizes[-1] > 1 and not target.runner.exact:
-        sizes.append(max(1, sizes[-1] // STEP))
+    widths = {tree.width, 1} if tree.adaptive and level else {tree.width}
     lanes = ((1, times.one_lane),)
     levels = {width: (level or FREE) * share_of(lanes, width, tree.width) for width in widths}
-    compute = {rows: plan.compute_s * share_of(times.narrower, rows, tree.nodes) for rows in sizes}
-    return Pace(tree, Costs(levels, {rows: max(plan.stream_s, seconds) for rows, seconds in compute.items()}))
+    return Pace(tree, Costs(levels, pass_seconds(target)))
+
+
+def pass_seconds(target: LoadedTarget) -> dict[int, float]:
+    """What a plan expects of passes, by their rows: all of the tree's nodes, or fewer, but in exact mode, where all
+    passes have one width."""
+    nodes, plan, times = target.site.pipeline.tree.nodes, target.placement.predicted, target.placement.times
+    sizes = [nodes]
+    while sizes[-1] > 1 and not target.runner.exact:
+        sizes.append(max(1, sizes[-1] // STEP))
+    return {rows: max(plan.stream_s, plan.compute_s * share_of(times.narrower, rows, nodes)) for rows in sizes}
+
+
+def check_tokenizers(site: Site, draft: Site) -> None:
+    """The same words under the same ids; what a release adds to them (`<|eom_id|>`) may have other names. Raises
+    ConfigError."""
+    ours, theirs = (_words(load_tokenizer(s.checkpoint.folder)) for s in (site, draft))
+    if ours != theirs:
+        raise ConfigError(
+            f"{draft.checkpoint.folder.name} and {site.checkpoint.folder.name} have different vocabularies; "
+            f"{site.pipeline.method} needs a draft with the target's tokenizer."
+        )
+
+
+def _words(tokenizer: Any) -> dict[str, int]:
+    added = tokenizer.get_added_vocab()
+    return {word: index for word, index in tokenizer.get_vocab().items() if word not in added}
 
 
 def load_target(

@@ -8,28 +8,26 @@ from specdecodes.drafters.level import region_nodes
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
-from specdecodes.generator import Generator
-from specdecodes.methods.assembly import Progress, load_target
+from specdecodes.methods.assembly import LoadedTarget, Progress
 from specdecodes.methods.needs import DraftNeeds, HeadNeeds
-from specdecodes.methods.placement import place
 from specdecodes.methods.site import Site
 from specdecodes.models.eagle import EagleHead, EagleSpec
 from specdecodes.models.eagle_files import HeadFiles, open_head
-from specdecodes.offload.plan import Placement
 
 ACCEPTANCE = 0.8
 """A level, until a run has shown it: SubSpec's authors had 3.9 tokens a round with EAGLE-2 and six levels."""
 
 
-def plan(site: Site) -> Placement:
+def needs(site: Site) -> tuple[DraftNeeds, ...]:
     spec, tree = _head_files(site).spec, site.pipeline.tree
     head = HeadNeeds(spec.drafting, spec.elements() * site.dtype.itemsize + _feature_bytes(site, spec))
-    return place(site, DraftNeeds(tree.depth, head=head, cache=_head_cache(site, spec), acceptance=ACCEPTANCE))
+    cache, taps = _head_cache(site, spec), spec.target_layers
+    return (DraftNeeds(tree.depth, head=head, cache=cache, taps=taps, acceptance=ACCEPTANCE),)
 
 
-def build(site: Site, placement: Placement, progress: Progress) -> Generator:
+def drafter(target: LoadedTarget, progress: Progress) -> EagleDrafter:
+    site = target.site
     files, tree = _head_files(site), site.pipeline.tree
-    target = load_target(site, placement, progress, width=tree.nodes, taps=files.spec.target_layers)
     progress(f"loading the head {files.where.name}{', converted from its published form' if files.published else ''}")
     head = EagleHead(files.spec, target.decoder)
     head.put(files.load())
@@ -38,7 +36,7 @@ def build(site: Site, placement: Placement, progress: Progress) -> Generator:
     width = tree.width  # a level's: what was accepted runs in a step that is compiled already
     runner = ModelRunner(head, layers, cache, site.steps(), width=width, chunk=site.chunk, exact=False, wide=site.wide)
     levels = FeatureLevels(head, runner)
-    return target.generator(EagleDrafter(levels, target.grower(levels)))
+    return EagleDrafter(levels, target.grower(levels))
 
 
 def _head_files(site: Site) -> HeadFiles:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from specdecodes.cache import CacheShape
 from specdecodes.methods.site import Site
 from specdecodes.models.families import ModelSpec
+from specdecodes.offload.plan import Placement
 from specdecodes.quant import Execution, Rules
 
 
@@ -20,9 +21,10 @@ class HeadNeeds:
 
 @dataclass(frozen=True)
 class DraftNeeds:
-    """What a method's draft adds to the plan: `levels` of drafting at most, tree rows in the target's cache,
-    substitutes of the target's layers (packed bytes each) on a kernel, or a model (a site of its own) or a head, and a
-    cache; and the `acceptance` a level that is assumed until a run has shown it."""
+    """What a method's draft adds to the plan: `levels` of drafting at most (and at `least`, if they adapt), tree rows
+    in the target's cache, substitutes of the target's layers (packed bytes each) on a kernel, or a model (a site of its
+    own) or a head for which the target's runner `taps` layers, and a cache; or a `middle` model as planned with its own
+    draft; and the `acceptance` a level that is assumed until a run has shown it."""
 
     levels: int = 0
     nodes: int = 0
@@ -36,3 +38,6 @@ class DraftNeeds:
     head: HeadNeeds | None = None
     cache: CacheShape | None = None
     acceptance: float = 0.9
+    taps: tuple[int, ...] = ()
+    middle: Placement | None = None
+    least: int = 1

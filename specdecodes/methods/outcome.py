@@ -89,5 +89,6 @@ def _steps(times: StepTimes) -> dict[str, Step]:
 
 def _key(pipeline: Pipeline, kernel: str) -> str:
     """All that decides speed and acceptance; not the seed, nor the budgets, for which the plan accounts."""
-    parts = (pipeline.method, pipeline.target, pipeline.draft, pipeline.tree, pipeline.exact, pipeline.compile)
+    middle = (pipeline.middle,) if pipeline.middle.model else ()
+    parts = (pipeline.method, pipeline.target, pipeline.draft, pipeline.tree, *middle, pipeline.exact, pipeline.compile)
     return key_of("outcome", *parts, kernel, replace(pipeline.sampling, seed=0, max_tokens=1))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from specdecodes.config import Middle
 from specdecodes.errors import BudgetError
 from specdecodes.methods.compression import choose
 from specdecodes.methods.machine import free_bytes, measure
@@ -24,18 +25,20 @@ from specdecodes.quant import Rules, choose_kernels
 from specdecodes.units import format_bytes
 
 
-def place(site: Site, draft: DraftNeeds) -> Placement:
-    """Plan the memory of a target and its draft. Raises BudgetError when the budget cannot work.
+def place(site: Site, draft: DraftNeeds, budgets: Budgets | None = None) -> Placement:
+    """Plan the memory of a target and its draft, by the pipeline's budgets if none are given. Raises BudgetError when
+    they cannot work.
 
     Budgets are for the model: weights, ring, caches, working memory. Python and torch come on top.
     """
-    checkpoint, budgets = site.checkpoint, _budgets(site)
+    checkpoint, budgets = site.checkpoint, budgets or _budgets(site)
     cache = site.cache_shape(checkpoint.spec, draft_nodes=draft.nodes, target_nodes=site.chunk)
     machine = measure(checkpoint.files, site.device)
     workload = Workload(
         cache_rows=cache.slots,
         times=known_times(site.pipeline, draft.kernel) or timed_steps(site, draft, budgets),
         levels=draft.levels,
+        least=draft.least,
         acceptance=draft.acceptance,
         adaptive=site.pipeline.tree.adaptive,
         draft_cache_rows=draft.cache.slots if draft.cache else 0,
@@ -48,6 +51,7 @@ def place(site: Site, draft: DraftNeeds) -> Placement:
     rows = [
         *_kernel_row("target kernel", site),
         *(_kernel_row("draft model's kernel", draft.model) if draft.model else ()),
+        *(_middle_rows(site.pipeline.middle, draft.middle) if draft.middle else ()),
     ]
 
     def attempt(stretch: int, compression: Compression | None) -> Placement:
@@ -62,7 +66,7 @@ def place(site: Site, draft: DraftNeeds) -> Placement:
             kernel_note=draft.kernel_note,
             notes=[*rows, prompts],
         )
-        return replace(found, stretch=stretch)
+        return replace(found, stretch=stretch, middle=draft.middle)
 
     why = site.resident_alone
     *longer, shortest = _stretches(site, draft, workload.times, machine, budgets)
@@ -83,6 +87,8 @@ def place(site: Site, draft: DraftNeeds) -> Placement:
 
 def _stretches(site: Site, draft: DraftNeeds, times: StepTimes, machine: Machine, budgets: Budgets) -> tuple[int, ...]:
     """How many rows of a prompt a pass may take along, best first: as many as are computed while the weights arrive."""
+    if site.drafting:  # they never arrive
+        return (site.wide,)
     spec, given = site.checkpoint.spec, site.rules if site.checkpoint.rules else Rules(())
     nbytes = sum(layers_bytes(site, given, site.execution))
     from_host = machine.has_accelerator and (budgets.host is None or nbytes <= budgets.host)
@@ -94,6 +100,10 @@ def _stretches(site: Site, draft: DraftNeeds, times: StepTimes, machine: Machine
 def _kernel_row(what: str, site: Site) -> list[tuple[str, str, str]]:
     choice = choose_kernels(site.rules, site.execution)
     return [(what, choice.note, f"{site.rules}: {choice.kernel}")] if site.rules else []
+
+
+def _middle_rows(middle: Middle, planned: Placement) -> list[tuple[str, str, str]]:
+    return [("middle model", str(middle.model), f"drafted by {middle.method}"), *planned.as_middle()]
 
 
 def _budgets(site: Site) -> Budgets:

@@ -17,24 +17,21 @@ from specdecodes.drafters.substitute import SubstituteDrafter
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
-from specdecodes.generator import Generator
-from specdecodes.methods.assembly import load_target
+from specdecodes.methods.assembly import LoadedTarget
 from specdecodes.methods.needs import DraftNeeds
-from specdecodes.methods.placement import place
 from specdecodes.methods.quantized import Progress
 from specdecodes.methods.site import Site
 from specdecodes.models.decoder import Decoder
-from specdecodes.offload.plan import Placement
 from specdecodes.quant import SCHEMES, Execution, Rules, Scheme, choose_kernels, twin, typical
 
 VERIFIED, DRAFTED = "w4a16", "w4a4"
 
 
-def plan(site: Site) -> Placement:
+def needs(site: Site) -> tuple[DraftNeeds, ...]:
     tree, layers = site.pipeline.tree, site.checkpoint.spec.layers
     execution, rules = Execution(str(site.device), tree.width), _drafted(site)
     choice = choose_kernels(site.rules, execution)
-    needs = DraftNeeds(
+    found = DraftNeeds(
         tree.depth,
         region_nodes(tree),
         (0,) * layers,  # drafting adds nothing to what the target holds
@@ -44,12 +41,11 @@ def plan(site: Site) -> Placement:
         kernel=choice.kernel,
         kernel_note=f"the target's own weights, inputs rounded to 4 bits; {choice.note}",
     )
-    return place(site, needs)
+    return (found,)
 
 
-def build(site: Site, placement: Placement, progress: Progress) -> Generator:
-    tree = site.pipeline.tree
-    target = load_target(site, placement, progress, width=tree.nodes, draft_nodes=region_nodes(tree))
+def drafter(target: LoadedTarget, progress: Progress) -> SubstituteDrafter:
+    site, tree = target.site, target.site.pipeline.tree
     decoder = draft_of(target.decoder)
     runner = ModelRunner(
         decoder,
@@ -60,7 +56,7 @@ def build(site: Site, placement: Placement, progress: Progress) -> Generator:
         chunk=site.chunk,
         exact=False,
     )
-    return target.generator(SubstituteDrafter(target.grower(runner)))
+    return SubstituteDrafter(target.grower(runner))
 
 
 def draft_of(target: Decoder) -> Decoder:

@@ -6,16 +6,12 @@ and whatever the target's own precision is. Embedding, norms that are not a laye
 
 from __future__ import annotations
 
-from specdecodes.generator import Generator
 from specdecodes.methods import subspec
-from specdecodes.methods.quantized import Progress
+from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
-from specdecodes.offload.plan import Placement
+
+drafter = subspec.drafter
 
 
-def plan(site: Site) -> Placement:
-    return subspec.plan(site, substitute_all=True)
-
-
-def build(site: Site, placement: Placement, progress: Progress) -> Generator:
-    return subspec.build(site, placement, progress)
+def needs(site: Site) -> tuple[DraftNeeds, ...]:
+    return subspec.needs(site, substitute_all=True)

@@ -29,10 +29,10 @@ class Site:
     checkpoint: Checkpoint
     device: torch.device
     dtype: torch.dtype
-    drafts: bool = False  # an independent draft's, whose target is the draft
+    drafting: int = 0  # rows of a step of a draft or a middle model, whose target is itself; 0: not a draft
 
     @classmethod
-    def of(cls, pipeline: Pipeline, *, drafts: bool = False) -> Site:
+    def of(cls, pipeline: Pipeline, *, drafting: int = 0) -> Site:
         checkpoint = open_checkpoint(pipeline.target.model, pipeline.target.revision)
         check_quant(pipeline.target, checkpoint)
         name, positions = checkpoint.folder.name, checkpoint.spec.max_positions
@@ -43,7 +43,7 @@ class Site:
             )
         device = find_device(pipeline.target.device)
         dtype = checkpoint.dtype if pipeline.target.dtype == "auto" else DTYPES[pipeline.target.dtype]
-        return cls(pipeline, checkpoint, device, dtype, drafts)
+        return cls(pipeline, checkpoint, device, dtype, drafting)
 
     def cache_shape(self, spec: ModelSpec, *, draft_nodes: int, target_nodes: int) -> CacheShape:
         return CacheShape(
@@ -75,12 +75,13 @@ class Site:
     @property
     def execution(self) -> Execution:
         """Where the target's quantized linears run."""
-        rows = self.pipeline.tree.width if self.drafts else self.pipeline.tree.nodes
-        return Execution(str(self.device), rows, draft=self.drafts)
+        return Execution(str(self.device), self.drafting or self.pipeline.tree.nodes, draft=bool(self.drafting))
 
     @property
     def resident_alone(self) -> str:
         """Why the target cannot stream; empty where it can."""
+        if self.drafting:
+            return "A model that drafts does not stream."
         return resident_alone(self.checkpoint, self.rules, self.execution, self.dtype)
 
     def exact(self, *, streamed: bool) -> bool:

@@ -9,7 +9,7 @@ from specdecodes.cache import CacheShape
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
 from specdecodes.models.attention import scratch_bytes
-from specdecodes.offload.candidates import ModelShape
+from specdecodes.offload.candidates import WORKING, ModelShape
 from specdecodes.offload.layout import lay_out
 from specdecodes.offload.store import TensorSpan
 from specdecodes.offload.working import Widths, working_bytes
@@ -32,6 +32,8 @@ def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds, stretch: int) 
         attention=_attention_bytes(site, cache),
         masks=len(set(spec.windows)),
     )
+    beside = draft.middle.parts_as_middle() if draft.middle else {}
+    working = max(working, beside.pop(WORKING, 0))  # of one model at a time
     kv_token, draft_itemsize = cache.nbytes(itemsize) // cache.slots, (draft.model or site).dtype.itemsize
     quantized = ((site, site.rules, site.execution), (site, draft.rules, draft.execution))
     return ModelShape(
@@ -47,6 +49,7 @@ def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds, stretch: int) 
         rebuilt_bytes=max(_rebuilt_bytes(*one) for one in quantized),
         can_stream=not site.resident_alone,
         substitute_all=draft.substitute_all,
+        beside=tuple(beside.items()),
     )
 
 

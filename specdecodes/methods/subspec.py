@@ -6,21 +6,18 @@ from specdecodes.drafters.level import region_nodes
 from specdecodes.drafters.substitute import SubstituteDrafter
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
-from specdecodes.errors import BudgetError, ConfigError
-from specdecodes.generator import Generator
-from specdecodes.methods.assembly import LoadedTarget, load_target
+from specdecodes.errors import ConfigError
+from specdecodes.methods.assembly import LoadedTarget
 from specdecodes.methods.needs import DraftNeeds
-from specdecodes.methods.placement import place
 from specdecodes.methods.quantized import Progress, load_quantized
 from specdecodes.methods.site import Site
 from specdecodes.methods.sizes import layers_bytes
 from specdecodes.models.decoder import Decoder
-from specdecodes.offload.plan import Placement
 from specdecodes.quant import Execution, choose_kernels
 
 
-def plan(site: Site, *, substitute_all: bool = False) -> Placement:
-    """On the kernels that suit a level's width, or on smaller ones where those are too big for the budget."""
+def needs(site: Site, *, substitute_all: bool = False) -> tuple[DraftNeeds, ...]:
+    """On the kernels that suit a level's width, and on smaller ones for where those are too big for the budget."""
     wide = Execution(str(site.device), site.pipeline.tree.width)
     small = Execution(wide.device, wide.rows, compact=True)
     rules = site.pipeline.draft.rules
@@ -37,23 +34,18 @@ def plan(site: Site, *, substitute_all: bool = False) -> Placement:
             f"draft.quant is {rules}, but a quantized checkpoint has no full-precision linears to draft with; name a "
             "scheme for all of them."
         )
-    try:
-        return _plan_on(site, wide, substitute_all)
-    except BudgetError:
-        if choose_kernels(rules, wide) == choose_kernels(rules, small):
-            raise
-        return _plan_on(site, small, substitute_all)
+    alike = choose_kernels(rules, wide) == choose_kernels(rules, small)
+    return tuple(_needs_on(site, one, substitute_all) for one in ((wide,) if alike else (wide, small)))
 
 
-def build(site: Site, placement: Placement, progress: Progress) -> Generator:
-    tree = site.pipeline.tree
-    target = load_target(site, placement, progress, width=tree.nodes, draft_nodes=region_nodes(tree))
+def drafter(target: LoadedTarget, progress: Progress) -> SubstituteDrafter:
+    site, tree = target.site, target.site.pipeline.tree
     decoder = draft_of(target, progress)
     layers = ResidentLayers(decoder.stack)
     runner = ModelRunner(
         decoder, layers, target.runner.cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False
     )
-    return target.generator(SubstituteDrafter(target.grower(runner)))
+    return SubstituteDrafter(target.grower(runner))
 
 
 def draft_of(target: LoadedTarget, progress: Progress) -> Decoder:
@@ -71,10 +63,10 @@ def draft_of(target: LoadedTarget, progress: Progress) -> Decoder:
     return draft
 
 
-def _plan_on(site: Site, execution: Execution, substitute_all: bool) -> Placement:
+def _needs_on(site: Site, execution: Execution, substitute_all: bool) -> DraftNeeds:
     tree, rules = site.pipeline.tree, site.pipeline.draft.rules
     choice = choose_kernels(rules, execution)
-    needs = DraftNeeds(
+    return DraftNeeds(
         tree.depth,
         region_nodes(tree),
         layers_bytes(site, rules, execution),
@@ -84,4 +76,3 @@ def _plan_on(site: Site, execution: Execution, substitute_all: bool) -> Placemen
         choice.kernel,
         choice.note,
     )
-    return place(site, needs)

@@ -32,6 +32,8 @@ def timed_steps(site: Site, draft: DraftNeeds, budgets: Budgets) -> StepTimes:
         times = replace(
             times, narrower=tuple((size, _ratio(target, step, times.resident_pass)) for size, step in passes)
         )
+    if draft.middle is not None:
+        return replace(times, draft_model=1.0 / draft.middle.predicted.tokens_per_second)
     model = _own_model(full, draft)
     if model is not None:
         step = time_level(model, tree.width)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from specdecodes.drafters.none import NoDrafter
-from specdecodes.generator import Generator
-from specdecodes.methods.assembly import Progress, load_target
+from specdecodes.methods.assembly import LoadedTarget, Progress
 from specdecodes.methods.needs import DraftNeeds
-from specdecodes.methods.placement import place
 from specdecodes.methods.site import Site
-from specdecodes.offload.plan import Placement
 
 
-def plan(site: Site) -> Placement:
-    return place(site, DraftNeeds())
+def needs(site: Site) -> tuple[DraftNeeds, ...]:
+    return (DraftNeeds(),)
 
 
-def build(site: Site, placement: Placement, progress: Progress) -> Generator:
-    target = load_target(site, placement, progress, width=1)
-    return target.generator(NoDrafter(target.runner.width, site.device))
+def drafter(target: LoadedTarget, progress: Progress) -> NoDrafter:
+    return NoDrafter(target.runner.width, target.site.device)

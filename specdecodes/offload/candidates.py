@@ -16,6 +16,8 @@ SLOTS = 2
 """One slot is read while another is computed. A third would cost as much as a resident layer and save less."""
 
 RING = f"ring of {SLOTS} slots"
+WORKING = "working memory"
+DRAFT, DRAFT_CACHE = "draft model", "draft's key-value cache"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class ModelShape:
     can_stream: bool = True
     substitute_all: bool = False  # resident layers too, whatever that costs
     compression: Compression | None = None  # of what streams
+    beside: tuple[tuple[str, int], ...] = ()  # further parts and their bytes: a middle model's
 
     def arriving(self, layer: int, *, pinned: bool) -> int:
         """Bytes that bring a streamed layer; `pinned`: from host memory."""
@@ -147,11 +150,12 @@ def _device_side(
         "compressed bytes on their way": shape.compression.buffer_bytes if shape.compression and streamed else 0,
         "conversion of a streamed layer": shape.conversion_bytes if streamed else 0,
         counted(len(substituted), "substitute"): sum(shape.substitute_bytes[layer] for layer in substituted),
-        "draft model": shape.draft_bytes,
+        DRAFT: shape.draft_bytes,
         "key-value cache": shape.kv_bytes_per_token * workload.cache_rows,
-        "draft's key-value cache": shape.draft_kv_bytes_per_token * workload.draft_cache_rows,
+        DRAFT_CACHE: shape.draft_kv_bytes_per_token * workload.draft_cache_rows,
         "weight rebuilt for a product": shape.rebuilt_bytes,
-        "working memory": shape.working_bytes,
+        WORKING: shape.working_bytes,
+        **dict(shape.beside),
     }
 
 

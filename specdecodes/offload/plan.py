@@ -13,8 +13,11 @@ from dataclasses import dataclass, replace
 from specdecodes.errors import BudgetError
 from specdecodes.offload.alternatives import NEARLY, Alternative, neighbours, other_rounds
 from specdecodes.offload.candidates import (
+    DRAFT,
+    DRAFT_CACHE,
     RING,
     SLOTS,
+    WORKING,
     Budgets,
     Candidate,
     Compression,
@@ -25,6 +28,9 @@ from specdecodes.offload.candidates import (
 )
 from specdecodes.offload.predict import Machine, Prediction, Step, StepTimes, Work, Workload, predict
 from specdecodes.units import format_bytes
+
+_WORTH_A_ROW = ("target kernel", "draft model's kernel", "draft kernel", "draft acceptance", "middle model")
+"""Notes that the plan of the model above a middle model repeats."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Placement:
     compression: Compression | None = None  # None: what streams, streams as it is
     whole_bytes: int = 0  # of the streamed layers when they have arrived
     basis: tuple[Work, Machine, Workload] | None = None  # of the prediction
+    middle: Placement | None = None  # of a middle model and its draft, whose bytes are counted here
 
     def unlocked(self, nbytes: int) -> Placement:
         """The same, expected to be slower: the system refused to page-lock `nbytes` of what streams a pass."""
@@ -106,6 +113,16 @@ class Placement:
             ("predicted round", terms, f"{p.round_s:.3g} s"),
             ("predicted speed", f"{tokens}{limit}", f"{p.tokens_per_second:.3g} tokens/s"),
         ]
+
+    def parts_as_middle(self) -> dict[str, int]:
+        """Bytes of the parts as the plan of the model above counts them; the innermost draft's keep their names."""
+        kept = (DRAFT, DRAFT_CACHE, WORKING)
+        return {part if part in kept else f"middle's {part}": size for part, size in self.device_bytes.items() if size}
+
+    def as_middle(self) -> list[tuple[str, str, str]]:
+        """Rows for the table of the model above: the round to expect, and what it rests on."""
+        notes = [note for note in self.notes if note[0] in _WORTH_A_ROW or note[0].startswith("middle's")]
+        return [(f"middle's {part}", where, size) for part, where, size in (*self._round_rows(), *notes)]
 
     def summary(self) -> str:
         """One line: what is resident, what streams from where, the expected speed."""

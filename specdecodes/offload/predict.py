@@ -105,7 +105,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is run: `levels` of drafting at most (0: plain), steps that take `times`, caches of `cache_rows` each.
+    """What is run: `levels` of drafting at most (0: plain), `least` at least, steps that take `times`, caches of
+    `cache_rows` each.
 
     `cache_rows` counts every row of the cache: the longest context and both tree regions. `acceptance` is the chance
     that the tree holds the target's next token, level by level, and `acceptance_source` says where it is from;
@@ -122,6 +123,7 @@ class Workload:
     draft_cache_rows: int = 0
     seen: Seen | None = None
     ahead: bool = True
+    least: int = 1
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ def predict(work: Work, machine: Machine, workload: Workload) -> Prediction:
     """The expected round: as rounds were, else at the depth that serves best if the workload is adaptive."""
     if (seen := workload.seen) is not None:
         return _as_seen(at_depth(work, replace(machine, round_seconds=seen.rest_s), workload, seen.levels), seen.tokens)
-    depths = range(1 if workload.adaptive else workload.levels, workload.levels + 1) if workload.levels else (0,)
+    fewest = workload.least if workload.adaptive else workload.levels
+    depths = range(fewest, workload.levels + 1) if workload.levels else (0,)
     return max((at_depth(work, machine, workload, levels) for levels in depths), key=lambda p: p.tokens_per_second)
 
 

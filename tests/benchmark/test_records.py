@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from specdecodes.benchmark.records import FORMAT, ResultsError, SampleRecord, decode, encode, from_row, to_row
+from specdecodes.stats import LevelWork
 
 
 def trip(row):
@@ -16,6 +18,13 @@ def trip(row):
 def test_a_generation_survives_the_trip_through_json(answered):
     for generation in (answered(), answered(tokens=1), answered(tokens=31, accepted=0)):
         assert decode(trip(encode(generation))) == generation
+
+
+def test_the_work_of_middle_models_survives_too(answered):
+    generation = answered()
+    rounds = tuple(replace(r, middles=(LevelWork(2, 9, 3, 5), LevelWork(1, 4))) for r in generation.rounds)
+    generation = replace(generation, rounds=rounds)
+    assert decode(trip(encode(generation))) == generation
 
 
 def test_a_record_survives_the_trip_through_json(answered):

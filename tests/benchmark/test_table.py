@@ -11,7 +11,7 @@ from specdecodes.benchmark import environment
 from specdecodes.benchmark.runner import run
 from specdecodes.benchmark.samples import Benchmark, Sample, Score
 from specdecodes.benchmark.table import category_table, figures_table, peak_row, rows
-from specdecodes.stats import summarize
+from specdecodes.stats import LevelWork, summarize
 
 ONE = Benchmark("tiny", "made by the test", (Sample("1", "math", ("q",)),))
 TASKS = Benchmark(
@@ -42,6 +42,20 @@ def test_answers_alone_have_the_same_rows_without_samples(answered, fake, pipeli
     alone = rows(summarize([answered()]) | {"peak_device_bytes": 2**20})
     benchmark = rows(run(fake(), ONE, pipeline, tmp_path))
     assert [row[0] for row in benchmark] == ["samples", *(row[0] for row in alone)]
+
+
+def test_acceptance_is_shown_level_by_level_where_there_is_a_middle_model(answered):
+    generation = answered(tokens=7)  # two rounds that accept 2 of 4
+    rounds = tuple(replace(r, middles=(LevelWork(2, 9, 3, 5),)) for r in generation.rounds)
+    shown_rows = {}
+    for one in (generation, replace(generation, rounds=rounds)):
+        found = rows(summarize([one]) | {"peak_device_bytes": 1})
+        shown_rows[one is generation] = {name: row for name, *row in found if name.startswith("accepted by")}
+    assert shown_rows[True] == {}
+    assert shown_rows[False] == {
+        "accepted by the target": ["2.00", "of 4.00 tokens offered, 3.00 tokens a round, 2 rounds"],
+        "accepted by the middle": ["1.50", "of 4.50 tokens offered, 2.50 tokens a round, 4 rounds"],
+    }
 
 
 def test_a_run_that_only_failed_has_a_table_too(fake, pipeline, tmp_path):

@@ -48,6 +48,7 @@ TERMS = (
     "the rest",
     "a round takes",
     "tokens a round",
+    "a middle model accepts, of what it is offered",
     "tokens/s, prompts left out",
     "draft levels",
     "a draft level",
@@ -137,6 +138,7 @@ def _terms(arm: Arm, measured: Measured) -> tuple[str, ...]:
         duration(seconds["overhead"]),
         duration(sum(seconds.values())),
         f"{figures['tokens_per_round']:.2f}",
+        _below(figures["acceptance_per_level"]),
         shown(figures["decode_tokens_per_second"]),
         f"{levels:.1f}" if measured.drafts else NONE,
         duration(figures["draft_step_s"]) if measured.drafts else NONE,
@@ -145,6 +147,12 @@ def _terms(arm: Arm, measured: Measured) -> tuple[str, ...]:
         f"{figures['link_utilization']:.0%}" if streams else NONE,
         format_bytes(peak) if peak else NONE,
     )
+
+
+def _below(levels: Sequence[Mapping[str, Any]]) -> str:
+    """What each middle model took in a round of its own, of what its draft offered."""
+    parts = [f"{level['tau']:.2f} of {level['proposed'] / max(level['rounds'], 1):.2f}" for level in levels[1:]]
+    return ", ".join(parts) or NONE
 
 
 def _score(arm: Arm) -> str:

@@ -26,8 +26,9 @@ from tqdm import tqdm
 
 from specdecodes.config import Memory, Pipeline, Target, Tree
 from specdecodes.errors import ConfigError, SpecDecodesError, fail
-from specdecodes.methods import vanilla
 from specdecodes.methods.assembly import LoadedTarget, Progress, load_target
+from specdecodes.methods.needs import DraftNeeds
+from specdecodes.methods.placement import place
 from specdecodes.methods.site import Site
 from specdecodes.models.eagle import ARCHITECTURES, EAGLE, EAGLE3
 from specdecodes.models.loading import Checkpoint, open_checkpoint
@@ -81,7 +82,7 @@ def run(plan: Allocation, progress: Progress = print) -> Counter[str]:
         compile=False,
     )
     site = Site.of(pipeline)
-    placement = vanilla.plan(site)
+    placement = place(site, DraftNeeds())
     target = load_target(site, placement, progress, width=CHUNK)
     try:
         writer = ShardWriter(plan.outdir, plan.share, _settings(plan, target), plan.shard_tokens)

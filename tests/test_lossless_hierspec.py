@@ -1,0 +1,326 @@
+"""HierSpec: a middle model between draft and target, with every kind of draft, and another one below it.
+
+The middle model's weights are nearly the target's, so that chains are taken in part, whole, and not at all.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from specdecodes.config import Draft, Memory, Middle, Tree
+from specdecodes.drafters.eagle import EagleDrafter
+from specdecodes.engine.runner import ModelRunner
+from specdecodes.errors import BudgetError, ConfigError, NumericsError
+from specdecodes.methods import build, plan_for
+from specdecodes.stats import acceptance_per_level
+from tests.heads import head_beside
+from tests.test_lossless import GREEDY, PROMPTS, SAMPLED, answers, differing_bits, pipeline_for, smallest_budget
+
+INNER = ("ngram_sd", "classic_sd", "eagle_sd", "eagle3", "share_sd")
+SHORT = [replace(params, max_tokens=28) for params in (GREEDY, SAMPLED)]
+ROWS = [  # levels, streamed (and then exact), params
+    *((2, streamed, params) for streamed in (False, True) for params in SHORT),
+    (3, False, SHORT[0]),
+    (3, True, SHORT[1]),
+]
+SMALL = Tree(width=3, depth=4, nodes=10, adaptive=False)
+
+pytestmark = pytest.mark.usefixtures("untimed")
+
+
+def hierspec_for(inner, target, middle, *, levels=2, exact, streamed=False, compiled=False, **settings):
+    """`inner` drafts for `middle`; with three levels for a middle model of the same weights below it."""
+    kind = "eagle_sd" if inner == "eagle3" else inner
+    pipeline = pipeline_for("vanilla", target, None, exact=exact, compiled=compiled)
+    draft = Draft(quant="hqq4:g32")
+    if kind == "classic_sd":
+        draft = Draft(str(target))
+    if kind == "eagle_sd":
+        draft = Draft(str(head_beside(middle, "eagle3" if inner == "eagle3" else "eagle")))
+    section = Middle(str(middle), method=kind, tree=SMALL, min_draft_length=settings.pop("least", 4))
+    if levels == 3:
+        section = replace(section, method="hierspec_sd", middle=replace(section, min_draft_length=3))
+    tree = replace(pipeline.tree, **settings)
+    pipeline = replace(pipeline, method="hierspec_sd", draft=draft, middle=section, tree=tree)
+    return replace(pipeline, memory=Memory(smallest_budget(pipeline))) if streamed else pipeline
+
+
+@pytest.fixture(scope="module")
+def nearly(tiny_checkpoint, tmp_path_factory):
+    """`nearly(family, dtype)`: a model that mostly says what the tiny checkpoint of that family says."""
+    made = {}
+
+    def make(family="llama3", dtype="fp32"):
+        if (family, dtype) not in made:
+            folder = tmp_path_factory.mktemp(f"nearly-{family}")
+            shutil.copytree(tiny_checkpoint(family, dtype), folder, dirs_exist_ok=True)
+            tensors = load_file(folder / "model.safetensors")
+            generator = torch.Generator().manual_seed(5)
+            for name, tensor in tensors.items():
+                noise = 1 + 0.1 * torch.randn(tensor.shape, generator=generator)
+                tensors[name] = (tensor * noise).to(tensor.dtype)
+            save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+            made[family, dtype] = folder
+        return made[family, dtype]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_checkpoint):
+    """Plain decoding, run once for all cases that are compared with it."""
+    known = {}
+
+    def run(family, params, exact, dtype="fp32", compiled=False):
+        key = (family, params, exact, dtype, compiled)
+        if key not in known:
+            pipeline = pipeline_for("vanilla", tiny_checkpoint(family, dtype), None, exact=exact, compiled=compiled)
+            known[key] = answers(pipeline, params, PROMPTS[1:])
+        return known[key]
+
+    return run
+
+
+@pytest.mark.parametrize(("levels", "streamed", "params"), ROWS, ids=lambda value: getattr(value, "seed", value))
+@pytest.mark.parametrize("inner", INNER)
+def test_tokens_equal_plain_decoding(inner, levels, streamed, params, tiny_checkpoint, nearly, plain):
+    target = tiny_checkpoint("llama3")
+    pipeline = hierspec_for(inner, target, nearly(), levels=levels, exact=streamed, streamed=streamed)
+    tokens, logits = answers(pipeline, params, PROMPTS[1:])
+    wanted, wanted_logits = plain("llama3", params, streamed)
+    assert tokens == wanted
+    if streamed:
+        assert differing_bits(logits, wanted_logits) == 0
+
+
+@pytest.mark.parametrize("params", SHORT, ids=["greedy", "sampled"])
+@pytest.mark.parametrize(("inner", "levels"), [("eagle_sd", 2), ("ngram_sd", 3)])
+def test_exact_mode_is_bit_for_bit_in_half_precision(inner, levels, params, tiny_checkpoint, nearly, plain):
+    """Of models whose attention has a limited reach."""
+    target, middle = tiny_checkpoint("qwen2-sliding", "bf16"), nearly("qwen2-sliding", "bf16")
+    pipeline = hierspec_for(inner, target, middle, levels=levels, exact=True, streamed=True)
+    tokens, logits = answers(pipeline, params, PROMPTS[1:])
+    wanted, wanted_logits = plain("qwen2-sliding", params, True, "bf16")
+    assert tokens == wanted
+    assert differing_bits(logits, wanted_logits) == 0
+
+
+@pytest.mark.parametrize("params", SHORT, ids=["greedy", "sampled"])
+@pytest.mark.parametrize("inner", ["ngram_sd", "classic_sd", "share_sd"])
+def test_a_middle_model_that_knows_the_target_is_accepted_whole(inner, params, tiny_checkpoint, plain):
+    """The same weights: every token is the middle model's, sampled ones too, since both throw the same dice."""
+    folder = tiny_checkpoint("llama3")
+    with build(hierspec_for(inner, folder, folder, exact=True), progress=lambda text: None) as generator:
+        generation = generator.generate(PROMPTS[1], params)
+    assert generation.tokens == plain("llama3", params, True)[0][0]
+    assert all(round_.accepted == round_.proposed >= 4 for round_ in generation.rounds[:-1])
+    assert all(round_.middles[0].tokens for round_ in generation.rounds[:3])
+
+
+class Watch:
+    """Passes of every runner, told apart by their decoders: rows that were run as a prompt, and trees."""
+
+    def __init__(self, monkeypatch):
+        self.prompts, self.trees, self.levels = {}, {}, {}
+        prefill, score, level = ModelRunner.prefill, ModelRunner.score, ModelRunner.level
+
+        def spy_prefill(runner, tokens, features=None):
+            self.prompts.setdefault(runner, []).append(tokens.shape[0])
+            return prefill(runner, tokens, features)
+
+        def spy_score(runner, tree):
+            self.trees.setdefault(runner, []).append(runner.cache.length)
+            return score(runner, tree)
+
+        def spy_level(runner, tree, nodes, features=None):
+            self.levels.setdefault(runner, []).append(runner.cache.length)
+            return level(runner, tree, nodes, features)
+
+        monkeypatch.setattr(ModelRunner, "prefill", spy_prefill)
+        monkeypatch.setattr(ModelRunner, "score", spy_score)
+        monkeypatch.setattr(ModelRunner, "level", spy_level)
+
+
+@pytest.mark.parametrize("inner", ["classic_sd", "eagle_sd"])
+def test_what_was_taken_in_part_is_rewound_not_run_again(inner, tiny_checkpoint, nearly, monkeypatch):
+    """The middle model runs each prompt row once, one pass a round, and two rows where a chain was taken whole; the
+    draft below it runs no committed row twice."""
+    target, middle, starts = tiny_checkpoint("llama3"), nearly(), []
+    begin = EagleDrafter.begin
+
+    def spy_begin(drafter, text, kept, *rest):
+        starts.append((text.shape[0], kept))
+        begin(drafter, text, kept, *rest)
+
+    monkeypatch.setattr(EagleDrafter, "begin", spy_begin)
+    watch = Watch(monkeypatch)
+    with build(hierspec_for(inner, target, middle, exact=False), progress=lambda text: None) as generator:
+        rounds = generator.generate(PROMPTS[1], GREEDY).rounds
+        drafter = generator._drafter
+    partly = [round_ for round_ in rounds[:-1] if 0 < round_.accepted < round_.proposed]
+    assert partly, "or nothing is rewound"
+    prompts = watch.prompts[drafter._middle]
+    assert prompts[0] == len(PROMPTS[1])
+    assert set(prompts[1:]) <= {2}, "behind a chain that was taken whole: its last token and the target's"
+    whole = sum(round_.accepted == round_.proposed for round_ in rounds[:-1])
+    assert len(prompts) - 1 <= whole
+    passes = sum(round_.middles[0].rounds for round_ in rounds)
+    assert len(watch.trees[drafter._middle]) + len(prompts) - 1 == passes
+    if inner == "eagle_sd":
+        assert starts[0] == (len(PROMPTS[1]), 0)
+        assert all(text - kept in (0, 2) for text, kept in starts[1:]), "it is told of new rows alone"
+        assert any(text == kept for text, kept in starts[1:])
+        return
+    (below,) = set(watch.levels) - {drafter._middle}
+    emitted = sum(work.tokens for round_ in rounds for work in round_.middles[:1]) + len(rounds)
+    assert sum(watch.prompts[below][1:]) < emitted, "only what its own tree did not hold"
+
+
+def test_a_chain_has_the_length_that_is_asked_for(tiny_checkpoint):
+    """At least so many tokens, and no more than the target's tree has room for; the rest is offered next."""
+    folder = tiny_checkpoint("llama3")
+    params = replace(GREEDY, max_tokens=40)
+    for least, depth, wanted in ((5, 9, range(5, 10)), (8, 3, range(3, 4))):
+        pipeline = hierspec_for("classic_sd", folder, folder, exact=False, least=least, depth=depth)
+        with build(pipeline, progress=lambda text: None) as generator:
+            rounds = generator.generate(PROMPTS[0], params).rounds
+        assert all(round_.proposed in wanted for round_ in rounds)
+    free = [round_ for round_ in rounds[1:] if round_.middles[0].rounds == 0]
+    assert free and all(round_.accepted == 3 for round_ in free[:-1]), "chains from what was said before cost no pass"
+
+
+@pytest.mark.parametrize("params", SHORT, ids=["greedy", "sampled"])
+def test_adaptive_chains_and_a_full_context(params, tiny_checkpoint, nearly):
+    """Lengths that follow the clock, until the context is full: the middle model's cache is as long as the target's."""
+    folder = tiny_checkpoint("llama3")
+    pipeline = hierspec_for("ngram_sd", folder, nearly(), levels=3, exact=False, adaptive=True, depth=11)
+    pipeline = replace(pipeline, max_length=128)
+    asked = replace(params, max_tokens=500)
+    answered = []
+    for one in (pipeline, replace(pipeline, method="vanilla")):
+        with build(one, progress=lambda text: None) as generator:
+            answered.append(generator.generate(PROMPTS[1], asked))
+    drafted, plain = answered
+    assert drafted.tokens == plain.tokens
+    assert drafted.finish_reason == plain.finish_reason == "context"
+
+
+def test_branches_from_the_text_go_onto_the_inner_draft(tiny_checkpoint):
+    folder = tiny_checkpoint("llama3")
+    pipeline = hierspec_for("share_sd", folder, folder, exact=True)
+    pipeline = replace(pipeline, draft=replace(pipeline.draft, ngram=3))
+    with build(pipeline, progress=lambda text: None) as generator:
+        drafted = generator.generate(PROMPTS[0], GREEDY)
+    assert all(max(round_.proposed_by_depth) == 1 for round_ in drafted.rounds), "the target sees chains"
+
+
+def test_compiled_steps_are_exact_and_compiled_once(tiny_checkpoint, nearly, plain):
+    pipeline = hierspec_for("eagle_sd", tiny_checkpoint("llama3"), nearly(), exact=True, compiled=True)
+    with build(pipeline, progress=lambda text: None) as generator:
+        generator.generate(PROMPTS[1], GREEDY)
+        built = generator.compile_log.graphs
+        for prompt in PROMPTS:
+            generator.generate(prompt, SAMPLED)
+        assert generator.compile_log.graphs == built > 0
+    tokens, logits = answers(pipeline, SHORT[0], PROMPTS[1:])
+    wanted, wanted_logits = plain("llama3", SHORT[0], True, compiled=True)
+    assert tokens == wanted and differing_bits(logits, wanted_logits) == 0
+
+
+def test_three_models_are_planned_and_one_byte_less_is_refused(tiny_checkpoint):
+    folder = tiny_checkpoint("llama3")
+    pipeline = hierspec_for("classic_sd", folder, folder, exact=True)
+    parts = plan_for(pipeline).device_bytes
+    alone = plan_for(replace(pipeline, method="vanilla")).device_bytes
+    below = plan_for(replace(pipeline, method="classic_sd", tree=pipeline.middle.tree)).device_bytes
+    assert parts["draft model"] == below["draft model"] and parts["embedding and head"] == alone["embedding and head"]
+    assert parts["middle's 4 resident layers"] == alone["4 resident layers"]
+    assert parts["middle's embedding and head"] == alone["embedding and head"]
+    assert parts["middle's key-value cache"] > 0 and parts["draft's key-value cache"] > 0
+    least = smallest_budget(pipeline)
+    placement = plan_for(replace(pipeline, memory=Memory(least)))
+    assert len(placement.streamed) == 4 and sum(placement.device_bytes.values()) <= least
+    assert any(part == "middle's predicted speed" for part, _, _ in placement.rows())
+    with pytest.raises(BudgetError, match="--device-memory") as refused:
+        plan_for(replace(pipeline, memory=Memory(least - 1)))
+    assert refused.value.shortfall_bytes == 1
+
+
+def test_every_model_has_a_precision_of_its_own(tiny_checkpoint):
+    folder = tiny_checkpoint("llama3")
+    pipeline = hierspec_for("share_sd", folder, folder, exact=True)
+    pipeline = replace(pipeline, target=replace(pipeline.target, quant="int8"))
+    pipeline = replace(pipeline, middle=replace(pipeline.middle, quant="hqq4:g32"), draft=Draft(quant="hqq2:g32"))
+    full, placement = plan_for(hierspec_for("share_sd", folder, folder, exact=True)).device_bytes, plan_for(pipeline)
+    few = placement.device_bytes
+    assert few["4 resident layers"] < full["4 resident layers"]
+    assert few["middle's 4 resident layers"] < few["4 resident layers"]
+    kernels = {part for part, _, _ in placement.rows() if "kernel" in part}
+    assert {"target kernel", "middle's target kernel", "middle's draft kernel"} <= kernels
+    with build(pipeline, progress=lambda text: None) as generator:
+        drafted = generator.generate(PROMPTS[0], GREEDY)
+    with build(replace(pipeline, method="vanilla"), progress=lambda text: None) as generator:
+        assert drafted.tokens == generator.generate(PROMPTS[0], GREEDY).tokens
+    assert drafted.tau > 0.5
+
+
+def test_a_request_goes_on_after_a_middle_model_failed(tiny_checkpoint, monkeypatch):
+    """NaN in the middle model is said by its name, and is gone with the next request."""
+    folder = tiny_checkpoint("llama3")
+    with build(hierspec_for("ngram_sd", folder, folder, exact=True), progress=lambda text: None) as generator:
+        wanted = generator.generate(PROMPTS[0], GREEDY).tokens
+        score, broken = ModelRunner.score, generator._drafter._middle
+
+        def nonsense(runner, tree):
+            scores = score(runner, tree)
+            if runner is broken:
+                runner.cache.keys.fill_(float("nan"))
+                scores.logits.fill_(float("nan"))
+            return scores
+
+        monkeypatch.setattr(ModelRunner, "score", nonsense)
+        with pytest.raises(NumericsError, match="the middle model's logits"):
+            generator.generate(PROMPTS[0], GREEDY)
+        monkeypatch.undo()
+        assert generator.generate(PROMPTS[0], GREEDY).tokens == wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"middle": Middle()}, "name it with --middle-model"),
+        ({"middle": Middle("MODEL", method="hierspec_sd")}, "name it with --middle-model"),
+        ({"middle": Middle("MODEL", method="egale_sd")}, "did you mean 'eagle_sd'"),
+        ({"middle": Middle("MODEL", method="ngram_sd"), "draft": Draft(ngram=2)}, "ngram_sd has none"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, words, tiny_checkpoint):
+    folder = tiny_checkpoint("llama3")
+    pipeline = hierspec_for("ngram_sd", folder, folder, exact=True)
+    if (middle := changes["middle"]).model:
+        changes = changes | {"middle": replace(middle, model=str(folder))}
+    with pytest.raises(ConfigError, match=words):
+        plan_for(replace(pipeline, **changes))
+
+
+def test_a_middle_model_with_more_tokens_than_the_target_is_refused(tiny_checkpoint):
+    larger = tiny_checkpoint("llama3", vocab_size=101)
+    with pytest.raises(ConfigError, match="has 101 tokens and the target 97"):
+        plan_for(hierspec_for("ngram_sd", tiny_checkpoint("llama3"), larger, exact=True))
+
+
+def test_acceptance_is_counted_level_by_level(tiny_checkpoint):
+    folder = tiny_checkpoint("llama3")
+    with build(hierspec_for("classic_sd", folder, folder, levels=3, exact=True), progress=lambda text: None) as made:
+        rounds = made.generate(PROMPTS[0], GREEDY).rounds
+    target, middle, below = acceptance_per_level(rounds)
+    assert [level["level"] for level in (target, middle, below)] == ["target", "middle", "middle's middle"]
+    assert target["tokens"] == GREEDY.max_tokens - 1 == target["accepted"] + target["rounds"]
+    assert middle["accepted"] + middle["rounds"] == middle["tokens"] >= target["accepted"]
+    assert below["tokens"] >= middle["accepted"] > middle["rounds"], "the same weights: all is taken"
+    assert below["accepted"] > below["rounds"]
