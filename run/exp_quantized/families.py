@@ -1,5 +1,8 @@
 """Llama 3 in the formats that speculative decoding of quantized models is measured on, and who drafts for it.
 
+HierSpec's middle model is the small model of the same pipelines. Where that has a head of its own (the 8B below the
+70B), the head drafts for it: three levels and 30 nodes, chains of six tokens at least, as published; else the text.
+
 The checkpoints are their makers' own; `--model` and `--draft-model` name others of the same model. Settings are those
 of such measurements (SpecMQuant's): greedy, 2048 tokens; a head's trees of six levels and 60 nodes for the 8B model, of
 three and 24 for the 70B one; a small model in 4 bits drafts chains of six. All methods of a model verify at one width,
@@ -14,7 +17,7 @@ of the clone.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
+from specdecodes.config import Draft, Memory, Middle, Pipeline, Target, Tree
 from specdecodes.sampling import SamplingParams
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +34,7 @@ class Subject:
     head: str
     draft: Draft
     tree: Tree = Tree(width=10, depth=6, nodes=60)
+    draft_head: str | None = None  # the small model's own
     sampling: SamplingParams = SamplingParams()
 
 
@@ -57,6 +61,7 @@ LLAMA3_70B = {
         "yuhuili/EAGLE-LLaMA3-Instruct-70B",
         Draft(LLAMA3_8B["w4a16"].target.model, temperature=1.0),
         Tree(width=10, depth=3, nodes=24),
+        draft_head=HEAD_8B,
     )
 }
 DEMO = Subject(
@@ -89,3 +94,19 @@ def spec(subject: Subject) -> Pipeline:
     """A small model in 4 bits drafts chains of six."""
     chain = replace(subject.tree, width=1, depth=6)
     return replace(baseline(subject), method="classic_sd", draft=subject.draft, tree=chain)
+
+
+def hierspec(subject: Subject) -> Pipeline:
+    """The small model in 4 bits decodes with a draft of its own, and the target checks its chains."""
+    small, head = subject.draft, subject.draft_head
+    tree = Tree(width=10, depth=3, nodes=30) if head else Tree(width=4, depth=8, nodes=24)
+    middle = Middle(
+        small.model, quant=small.spelled, method="eagle_sd" if head else "ngram_sd", tree=tree, min_draft_length=6
+    )
+    return replace(
+        baseline(subject),
+        method="hierspec_sd",
+        draft=Draft(head, temperature=1.0) if head else Draft(),
+        middle=middle,
+        tree=replace(subject.tree, width=1, depth=12),
+    )

@@ -19,7 +19,7 @@ MODELS = ("demo", "llama_8b", "qwen_7b", "qwen_14b", "qwen_32b")
 EAGLE_MODELS = ("demo", "llama_8b", "qwen_7b")  # those that have a head
 FORMS = ("fp16", "w4a16", "w4a8_qqq", "w4a8_qqq_g128", "w4a8_qoq", "w4a8_qoq_g128", "w8a8")
 SUBJECTS = (*(f"llama3_8b_{form}" for form in FORMS), "llama3_70b_w4a16", "demo")
-QUANTIZED = {"baseline": "vanilla", "eagle": "eagle_sd", "spec": "classic_sd"}
+QUANTIZED = {"baseline": "vanilla", "eagle": "eagle_sd", "spec": "classic_sd", "hierspec": "hierspec_sd"}
 
 
 def test_all_published_experiments_are_there():
@@ -38,7 +38,9 @@ def test_a_pipeline_is_what_its_name_says(name: str):
         assert QUANTIZED[short.partition("_")[0]] == pipeline.method
     else:
         assert short.startswith(pipeline.method)
-    assert (pipeline.draft.model is not None) == (pipeline.method in ("classic_sd", "eagle_sd"))
+    drafted = pipeline.middle.method if pipeline.method == "hierspec_sd" else pipeline.method
+    assert (pipeline.draft.model is not None) == (drafted in ("classic_sd", "eagle_sd"))
+    assert (pipeline.middle.model is not None) == (pipeline.method == "hierspec_sd")
     assert pipeline.memory.device_bytes
     assert pipeline.target.dtype == "auto"
     assert pipeline.exact is None, "exact mode follows from streaming"
@@ -67,6 +69,10 @@ def test_published_settings_of_quantized_targets():
     assert large.draft.model == "yuhuili/EAGLE-LLaMA3-Instruct-70B"
     draft = pipelines.load("run.exp_quantized.spec_llama3_70b_w4a16").draft
     assert draft.model == pipelines.load("run.exp_quantized.baseline_llama3_8b_w4a16").target.model
+    below = pipelines.load("run.exp_quantized.hierspec_llama3_70b_w4a16")
+    assert (below.middle.model, below.middle.method, below.middle.min_draft_length) == (draft.model, "eagle_sd", 6)
+    assert (below.middle.tree.width, below.middle.tree.depth, below.middle.tree.nodes) == (10, 3, 30)
+    assert below.draft.model == "yuhuili/EAGLE-LLaMA3-Instruct-8B"
 
 
 def test_published_settings():
