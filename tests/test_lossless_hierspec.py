@@ -219,19 +219,6 @@ def test_branches_from_the_text_go_onto_the_inner_draft(tiny_checkpoint):
     assert all(max(round_.proposed_by_depth) == 1 for round_ in drafted.rounds), "the target sees chains"
 
 
-def test_compiled_steps_are_exact_and_compiled_once(tiny_checkpoint, nearly, plain):
-    pipeline = hierspec_for("eagle_sd", tiny_checkpoint("llama3"), nearly(), exact=True, compiled=True)
-    with build(pipeline, progress=lambda text: None) as generator:
-        generator.generate(PROMPTS[1], GREEDY)
-        built = generator.compile_log.graphs
-        for prompt in PROMPTS:
-            generator.generate(prompt, SAMPLED)
-        assert generator.compile_log.graphs == built > 0
-    tokens, logits = answers(pipeline, SHORT[0], PROMPTS[1:])
-    wanted, wanted_logits = plain("llama3", SHORT[0], True, compiled=True)
-    assert tokens == wanted and differing_bits(logits, wanted_logits) == 0
-
-
 def test_three_models_are_planned_and_one_byte_less_is_refused(tiny_checkpoint):
     folder = tiny_checkpoint("llama3")
     pipeline = hierspec_for("classic_sd", folder, folder, exact=True)
