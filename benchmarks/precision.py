@@ -40,7 +40,7 @@ PROMPT = 24  # tokens of a paragraph that are given
 
 def main() -> int:
     arguments = _arguments()
-    text = read_text(arguments.text)
+    text = read_text(arguments.text)[: 16 * arguments.tokens]  # few tokens are longer
     try:
         tables = {Path(model).name: measure(model, text, arguments) for model in arguments.models.split(",")}
     except SpecDecodesError as error:

@@ -8,7 +8,8 @@ sqrt(h), so norm weights and epsilon are rescaled, by powers of two, which is ex
 two, the stream holds the source's twice, and norm weights of zero hide the second copy.) Weights that read the zeros,
 and weights that multiply a neuron or a head which is always zero, are random: most of the file. Layers between the
 source's add exactly zero. The source's weights keep their places at multiples of 64 inputs, so that 4-bit groups of 64
-hold the same numbers as the source's do.
+hold the same numbers as the source's do. Where weights are rotated before they are quantized (w4a16, higgs), rounding
+mixes the random ones into the source's; `--fill zeros` leaves nothing to mix.
 """
 
 import argparse
@@ -36,8 +37,8 @@ from specdecodes.units import format_bytes, parse_bytes
 class Widener:
     """Makes the tensors of the wide checkpoint, one at a time, each the same whenever it is made."""
 
-    def __init__(self, source: Path, narrow: Shape, wide: Shape, seed: int = 0) -> None:
-        self.narrow, self.wide, self.seed = narrow, wide, seed
+    def __init__(self, source: Path, narrow: Shape, wide: Shape, seed: int = 0, *, zeros: bool = False) -> None:
+        self.narrow, self.wide, self.seed, self.zeros = narrow, wide, seed, zeros
         self.factor = wide.hidden // narrow.hidden
         self.copies = 1 if math.log2(self.factor) % 2 == 0 else 2
         self.norm_scale = math.sqrt(self.copies / self.factor)
@@ -77,7 +78,8 @@ class Widener:
     ) -> Tensor:
         if len(shape) == 1:
             return self._norm(source, real, generator)
-        noise = torch.empty(shape, dtype=source.dtype).normal_(0, float(source.float().std()), generator=generator)
+        spread = 0.0 if self.zeros else float(source.float().std())
+        noise = torch.empty(shape, dtype=source.dtype).normal_(0, spread, generator=generator)
         if name in (
             "self_attn.v_proj",
             "mlp.up_proj",
@@ -171,8 +173,10 @@ def widen(
     layers: int | None = None,
     shape: Shape | None = None,
     seed: int = 0,
+    zeros: bool = False,
 ) -> Shape:
-    """Writes to `out` a checkpoint of about `size` bytes that computes what `source` does; returns its shape."""
+    """Writes to `out` a checkpoint of about `size` bytes that computes what `source` does; returns its shape. `zeros`
+    in place of the random weights."""
     narrow, config = read_shape(source)
     with safe_open(source / "model.safetensors", framework="pt") as tensors:
         dtype = tensors.get_tensor("model.norm.weight").dtype
@@ -185,25 +189,25 @@ def widen(
     needed, free = wide.parameters() * dtype.itemsize, shutil.disk_usage(out).free
     if needed > free:
         raise ConfigError(f"{format_bytes(needed)} do not fit in the {format_bytes(free)} free at {out}; ask for less.")
-    widener = Widener(source, narrow, wide, seed)
+    widener = Widener(source, narrow, wide, seed, zeros=zeros)
     with Progress() as progress:
         write_weights(widener, out, dtype, shards, progress)
     for path in source.iterdir():
         if path.is_file() and path.suffix in (".json", ".jinja", ".model") and path.name != "training.json":
             shutil.copyfile(path, out / path.name)
     (out / "config.json").write_text(json.dumps(widener.config(config), indent=1) + "\n", encoding="utf-8")
-    (out / "README.md").write_text(card(source, narrow, wide, needed), encoding="utf-8")
+    (out / "README.md").write_text(card(source, narrow, wide, needed, "zeros" if zeros else "random"), encoding="utf-8")
     return wide
 
 
-def card(source: Path, narrow: Shape, wide: Shape, size: int) -> str:
+def card(source: Path, narrow: Shape, wide: Shape, size: int, others: str) -> str:
     """The model card of a widened checkpoint."""
     return (
         f"# {source.name}, widened to {format_bytes(size)}\n\n"
         f"Widened from {source.name} by `benchmarks/widen.py`: layers {narrow.layers} to {wide.layers}, hidden size "
         f"{narrow.hidden} to {wide.hidden}, intermediate {narrow.intermediate} to {wide.intermediate}, "
         f"heads {narrow.heads} to {wide.heads}.\n"
-        "It computes the same function, no better: all other weights are random and cannot reach the output.\n"
+        f"It computes the same function, no better: all other weights are {others} and cannot reach the output.\n"
         "Figures from it are labelled widened.\n"
     )
 
@@ -220,9 +224,11 @@ def main() -> int:
     )
     parser.add_argument("--shards", type=int, default=1, help="number of weight files")
     parser.add_argument("--layers", type=int, help="number of layers (default: many)")
+    parser.add_argument("--fill", choices=("random", "zeros"), default="random", help="the weights that change nothing")
     given = parser.parse_args()
     try:
-        wide = widen(given.source, given.out, parse_bytes(given.size), shards=given.shards, layers=given.layers)
+        size, zeros = parse_bytes(given.size), given.fill == "zeros"
+        wide = widen(given.source, given.out, size, shards=given.shards, layers=given.layers, zeros=zeros)
     except SpecDecodesError as error:
         print(f"widen: {error}", file=sys.stderr)
         return 2

@@ -13,7 +13,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.shape import GROUP, Shape, choose_shape, read_shape, scaled
 from benchmarks.widen import main, widen
+from specdecodes.config import Memory, Pipeline, Target
 from specdecodes.errors import CheckpointError, ConfigError
+from specdecodes.likelihood import ScoreRequest
+from specdecodes.methods import build
+from tests.conftest import write_tokenizer
 
 DEMO = Shape(vocabulary=4096, hidden=320, intermediate=832, layers=6, heads=10, kv_heads=5, head_dim=32)
 
@@ -67,6 +71,25 @@ def test_same_function_at_every_factor(source: Path, tmp_path: Path, factor: int
     assert len(set(tokens)) > 10, "the source repeats itself, so that equal text proves little"
     torch.testing.assert_close(wide_logits, logits, rtol=0, atol=1e-4)
     assert wide_tokens == tokens
+
+
+def test_filled_with_zeros_rotated_weights_keep_the_function(source: Path, tmp_path: Path) -> None:
+    """Of random weights beside the source's, some are mixed into them when what was rotated is rounded."""
+
+    def distance(folder: Path) -> float:
+        target = Target(str(folder), device="cpu", dtype="fp32", quant="w4a16")
+        pipeline = Pipeline("vanilla", target, memory=Memory("1GiB"), max_length=64, compile=False)
+        rows: list[torch.Tensor] = []
+        with build(pipeline, progress=lambda line: None) as generator:
+            generator.score([ScoreRequest(tuple(range(3, 27)))], on_logits=rows.append)
+        return float((torch.cat(rows) - logits).norm() / logits.norm())
+
+    logits = run(source, torch.float32)[0][0, :-1]
+    write_tokenizer(source, 199)
+    for fill in ("random", "zeros"):
+        widen(source, tmp_path / fill, 0, shape=wide_shape(source, 4), zeros=fill == "zeros")
+    assert torch.allclose(run(tmp_path / "zeros", torch.float32)[0][0, :-1], logits, rtol=0, atol=1e-4)
+    assert distance(tmp_path / "zeros") < 0.5 * distance(tmp_path / "random")
 
 
 def test_same_text_in_bf16(source: Path, tmp_path: Path) -> None:
