@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +102,9 @@ def run(
     *,
     warm: list[dict[str, str]],
 ) -> dict[str, Any]:
-    """The summary of the answers to `prompts`; an answer to `warm` goes before, for steps to compile."""
+    """The summary of the answers to `prompts`; an answer to `warm` goes before: steps compile, rounds adapt."""
     with build(pipeline, placement, progress=lambda text: None) as generator:
-        generator.generate(warm, replace(pipeline.sampling, max_tokens=min(16, pipeline.sampling.max_tokens)))
+        generator.generate(warm, pipeline.sampling)
         return summarize([generator.generate(prompt, pipeline.sampling) for prompt in prompts])
 
 

@@ -21,6 +21,8 @@ MEMORY = 15
 ENOUGH = 4  # rounds before past ones are believed
 GAIN = 0.1  # by which a round's surprise moves what is learned
 PRIOR = 4  # levels for which the usual one counts
+USUAL = (3.6, 4.0)  # levels accepted, of those tried, before there were any
+FADE = 0.95  # of what is remembered of them, from round to round
 PROBE = 16  # of so many rounds, one verifies a little of a tree however unlikely
 LOOK = (8, 64)  # rounds until a narrow draft looks around with the full width again: at first, and at most
 LUCK = 1.5  # standard errors by which a width has to be ahead
@@ -63,8 +65,9 @@ class Seconds:
 class Pace:
     """Decides round by round, and within a round level by level.
 
-    A draft's own probability that a level is reached is off by a power that depends on model and text; `sharpness` is
-    that power, learned online for each width so that predicted and actual accepted tokens agree.
+    How often a level is accepted that the one before it was is learned online for each width, and half believed; the
+    other half is the draft's own word, raised to a power, `sharpness`, so that predicted and actual accepted tokens
+    agree.
 
     What a level or a row adds is weighed against the rate of the rounds so far, not of its own round: a promising one
     goes deeper than usual, and a poor one ends early.
@@ -77,6 +80,7 @@ class Pace:
         self._plain = 1 if self._sizes[0] == 1 else _PLAIN
         self._passes = Seconds({self._plain: costs.passes[self._sizes[0]], **costs.passes})
         self._sharpness = dict.fromkeys(costs.levels, 1.0)
+        self._kept = dict.fromkeys(costs.levels, USUAL)  # by width: levels that were accepted, and that were tried
         self._wide: deque[tuple[int, dict[int, int]]] = deque(maxlen=MEMORY)  # rounds of full width: levels, accepted
         self._rounds: deque[tuple[int, int, int, int]] = deque(maxlen=2 * MEMORY)  # tokens, levels, width, rows
         self._ahead: deque[float] = deque(maxlen=MEMORY)  # tokens that a round was ahead of plain decoding
@@ -87,7 +91,6 @@ class Pace:
         self._interval = LOOK[0]
         self._pause = self._patience = 0
         self._reach: list[float] = []
-        self._usual = 0.9  # share of a level's chance that the next one has
         self._share = 1.0  # of the tokens expected of the tree, in the part that is verified
         self._before = self._mark = 0.0
         self.width, self.rows = tree.width, tree.nodes
@@ -124,7 +127,7 @@ class Pace:
             return False
         expected, level = self._expected(), self._levels.of(self.width)
         # The next level is reached from this one about as often as levels were from those before, here and lately.
-        share = (expected[-1] * self._usual**PRIOR) ** (1.0 / (len(expected) + PRIOR))
+        share = (expected[-1] * self._usual() ** PRIOR) ** (1.0 / (len(expected) + PRIOR))
         return expected[-1] * share > level * self._rate(sum(expected), self._rows_of(self.width, len(expected)))
 
     @property
@@ -161,9 +164,10 @@ class Pace:
             self._pause = max(self._pause - 1, 0)
             return
         self._passes.add(self.rows, seconds)
-        expected = self._expected()
-        predicted = self._share * sum(expected)
-        self._usual += GAIN * (expected[-1] ** (1.0 / len(expected)) - self._usual)
+        predicted = self._share * sum(self._expected())
+        kept, tried = self._kept[self.width]
+        verified = max(self._share * len(self._reach), accepted)
+        self._kept[self.width] = FADE * kept + accepted, FADE * tried + min(accepted + 1.0, verified)
         power = self._sharpness[self.width] * (1.0 + GAIN * (predicted - accepted) / max(predicted, 1.0))
         self._sharpness[self.width] = min(max(power, 0.05), 20.0)
         if self.width == self._tree.width:
@@ -179,7 +183,14 @@ class Pace:
             self.width = self._next_width()
 
     def _expected(self) -> list[float]:
-        return [share ** self._sharpness[self.width] for share in self._reach]
+        """Chances that the accepted path comes to the levels so far."""
+        sharpness, usual = self._sharpness[self.width], self._usual()
+        return [(share**sharpness * usual**depth) ** 0.5 for depth, share in enumerate(self._reach, 1)]
+
+    def _usual(self) -> float:
+        """The share of levels that are accepted, where the one before was."""
+        kept, tried = self._kept[self.width]
+        return kept / tried
 
     def _rate(self, expected: float, rows: int) -> float:
         """Tokens a second of the rounds so far; at first of this one, with `expected` accepted tokens of `rows`. Plain
