@@ -171,8 +171,8 @@ class Pace:
         power = self._sharpness[self.width] * (1.0 + GAIN * (predicted - accepted) / max(predicted, 1.0))
         self._sharpness[self.width] = min(max(power, 0.05), 20.0)
         if self.width == self._tree.width:
-            kept = {width: _leading(ranks, width) for width in self._widths} | {self.width: accepted}
-            self._wide.append((len(self._reach), kept))
+            by_width = {width: _leading(ranks, width) for width in self._widths} | {self.width: accepted}
+            self._wide.append((len(self._reach), by_width))
         self._rounds.append((1 + accepted, len(self._reach), self.width, self.rows))
         self._misses = self._misses + 1 if 2 * accepted < predicted else 0
         if self._tree.adaptive:
