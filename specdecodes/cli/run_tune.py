@@ -127,19 +127,22 @@ def _answers(generator: "Generator", pipeline: "Pipeline", places: range, consol
 def _table(candidates: "list[Contender]", winner: "Contender") -> Table:
     from specdecodes.benchmark.tuning import PLAIN, speed_up
 
-    table = Table(title="candidates, the fastest expected first; predicted and measured", title_justify="left")
+    table = Table(
+        title="the fastest expected first: width x depth x nodes, a round's tokens and ms, then predicted and measured",
+        title_justify="left",
+    )
     table.add_column("method")
-    for title in ("width", "depth", "nodes", "tokens/round", "round", "tokens/s", "", "over plain", "", "error"):
+    for title in ("tree", "tokens", "ms", "tokens/s", "", "over plain", "", "error"):
         table.add_column(title, justify="right")
     for one in candidates:
         drafted = one.method != PLAIN
-        shape = (one.tree.width, one.tree.depth, one.tree.nodes) if drafted else ("", "", "")
+        shape = f"{one.tree.width}x{one.tree.depth}x{one.tree.nodes}" if drafted else ""
         gain = speed_up(one, candidates)
         table.add_row(
             one.method + (" (fastest)" if one is winner else ""),
-            *(str(part) for part in shape),
+            shape,
             f"{one.tokens_per_round:.2f}",
-            f"{one.round_s * 1e3:.1f} ms",
+            f"{one.round_s * 1e3:.1f}",
             *(_figure(speed, ".2f") for speed in (one.predicted, one.measured)),
             *(_figure(ratio, ".2f") for ratio in (gain.predicted, gain.measured)),
             _figure(gain.error if drafted else one.error, "+.0%"),
