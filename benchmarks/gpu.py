@@ -4,9 +4,11 @@
     python benchmarks/gpu.py --model DIR [--draft-model DIR] [--cap 8GiB] [--dry-run]
 
 Every arm runs in a process of its own whose allocator may hold no more than the cap, on the same prompts, greedily;
-arms alternate, round after round. Quoted are medians of the answers. Every baseline has its fastest setting (no exact
-mode, no padding), but for the first, which does what the published baselines do: it asks for a layer when it is needed
-and waits for it. `--dry-run` runs all of it on the CPU. Written without a GPU at hand; no figure of it is known yet.
+arms alternate, round after round, and what there is no time for is left out. Quoted are medians of the answers. Every
+baseline has its fastest setting (no exact mode, no padding), but for the blocking one, which does what the published
+baselines do: it asks for a layer when it is needed and waits for it. `link used` is what arrived over whole rounds, in
+shares of the link's own speed, which is measured apart. `--dry-run` runs all of it on the CPU. Written without a GPU at
+hand; no figure of it is known yet.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import date
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -38,6 +41,8 @@ from specdecodes.benchmark.sources import question, read_samples
 from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
 from specdecodes.errors import SpecDecodesError
 from specdecodes.methods import build
+from specdecodes.methods.machine import link_gbps
+from specdecodes.native import missing_triton
 from specdecodes.offload.slots import Slots, State
 from specdecodes.offload.stream import LayerStream
 from specdecodes.offload.stream_cuda import CudaLayerStream
@@ -48,23 +53,25 @@ ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = Tree(width=6, depth=48, nodes=289, adaptive=False)
 OURS = Tree(width=6, depth=48, nodes=256)
 PLAIN = Tree(nodes=2)
-# By name: method, tree, exact mode.
+# By name: method, tree, exact mode; those that matter most come first, in case that time runs out.
 ARMS: dict[str, tuple[str, Tree, bool]] = {
-    "plain, blocking": ("vanilla", PLAIN, False),
     "plain": ("vanilla", PLAIN, False),
-    "classic": ("classic_sd", replace(OURS, depth=32), False),
-    "subspec, published settings": ("subspec_sd", PUBLISHED, False),
     "subspec": ("subspec_sd", OURS, False),
+    "subspec, published settings": ("subspec_sd", PUBLISHED, False),
+    "plain, blocking": ("vanilla", PLAIN, False),
     "subspec, exact": ("subspec_sd", OURS, True),
+    "classic": ("classic_sd", replace(OURS, depth=32), False),
 }
+PUBLISHED_ARM, AS_PUBLISHED = "subspec, published settings", ("subspec, published settings", "plain, blocking")
 ACCELERATE, LLAMA_CPP = "transformers + accelerate", "llama.cpp"
 COLUMNS = {  # of the table: the figure, and how it is written
     "tokens/s": ("decode_tokens_per_second", "{:.2f}"),
     "times plain": ("times_plain", "{:.2f}"),
+    "times published": ("times_published", "{:.2f}"),
     "accepted a round": ("tau", "{:.1f}"),
     "draft step ms": ("draft_step_ms", "{:.2f}"),
     "link GB/s": ("link_gbps", "{:.1f}"),
-    "link used": ("link_utilization", "{:.0%}"),
+    "link used": ("link_used", "{:.0%}"),
     "peak GiB": ("peak_gib", "{:.2f}"),
 }
 
@@ -116,7 +123,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=128, help="tokens an answer of a drafted arm")
     parser.add_argument("--plain-tokens", type=int, default=16, help="tokens an answer of any other arm")
-    parser.add_argument("--minutes", type=float, default=8.0, help="no round begins after this")
+    parser.add_argument("--minutes", type=float, default=8.0, help="no arm begins that would not end by then")
     parser.add_argument("--out", type=Path, help="folder of the receipt and the table (default: assets/results)")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, with few tokens: all but the kernels")
     parser.add_argument("--arm", help=argparse.SUPPRESS)  # one arm, in this process
@@ -128,17 +135,9 @@ def compare(arguments: argparse.Namespace) -> int:
     if not arguments.dry_run and not torch.cuda.is_available():
         print("error: no CUDA device was found; --dry-run runs all but the kernels on the CPU.", file=sys.stderr)
         return 2
-    started, runs = time.monotonic(), []
-    for number in range(arguments.rounds):
-        if number and time.monotonic() - started > 60 * arguments.minutes / 2:
-            print(f"no time for round {number + 1}")
-            break
-        for arm in arms(arguments):
-            result = in_process(arm)
-            runs.append({"arm": arm, "round": number, **result})
-            told = f"{result['decode_tokens_per_second']:.2f} tokens/s" if "error" not in result else result["error"]
-            print(f"round {number + 1}: {arm}: {told}", flush=True)
+    started, runs = time.monotonic(), run_in_turn(arguments)
     receipt = {"cap": arguments.cap, "arms": summary(runs), "runs": runs, "seconds": time.monotonic() - started}
+    receipt |= {"link_gbps": None if arguments.dry_run else link_gbps(torch.device("cuda"))}
     receipt |= {"command": " ".join(["python", *sys.argv]), "environment": describe(), "dry_run": arguments.dry_run}
     name = "cpu-dry-run" if arguments.dry_run else torch.cuda.get_device_name().lower().replace(" ", "-")
     out = arguments.out or ROOT / ("results" if arguments.dry_run else "assets/results")
@@ -151,16 +150,37 @@ def compare(arguments: argparse.Namespace) -> int:
     return int(any("error" in run for run in runs))
 
 
+def run_in_turn(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every arm in every round, as long as there is time for one as long as the longest so far."""
+    started, longest, runs = time.monotonic(), 0.0, []
+    for number, arm in product(range(arguments.rounds), arms(arguments)):
+        began = time.monotonic()
+        left = started + 60 * arguments.minutes - began
+        if left < longest:
+            print(f"no time for {arm} in round {number + 1}, nor for what follows", flush=True)
+            break
+        result = in_process(arm, left)
+        seconds = time.monotonic() - began
+        longest = max(longest, seconds)
+        runs.append({"arm": arm, "round": number, "seconds": seconds, **result})
+        told = f"{result['decode_tokens_per_second']:.2f} tokens/s" if "error" not in result else result["error"]
+        print(f"round {number + 1}: {arm}: {told} ({seconds:.0f} s)", flush=True)
+    return runs
+
+
 def arms(arguments: argparse.Namespace) -> list[str]:
     """Ours, and the peers that are installed."""
     peers = [ACCELERATE] if find_spec("accelerate") else []
     return [*ARMS, *peers, *([LLAMA_CPP] if arguments.gguf and find_spec("llama_cpp") else [])]
 
 
-def in_process(arm: str) -> dict[str, Any]:
-    """One arm's figures, from a fresh process with the same options; `error` when it fails."""
+def in_process(arm: str, seconds: float) -> dict[str, Any]:
+    """One arm's figures, from a fresh process with the same options; `error` when it fails or takes longer."""
     command = [sys.executable, __file__, *sys.argv[1:], "--arm", arm]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return {"error": f"stopped after {seconds:.0f} s"}
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         return {"error": lines[-1], "stderr": done.stderr[-4000:]}
@@ -168,17 +188,24 @@ def in_process(arm: str) -> dict[str, Any]:
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Medians of every arm's figures, and its speed in those of plain decoding in the same round."""
-    plain = {run["round"]: run.get("decode_tokens_per_second") for run in runs if run["arm"] == "plain"}
+    """Medians of every arm's figures, and its speed in those of plain decoding and of the published settings."""
+    bases = {"times_plain": speeds(runs, "plain"), "times_published": speeds(runs, PUBLISHED_ARM)}
     found: dict[str, dict[str, float]] = {}
     for arm in dict.fromkeys(run["arm"] for run in runs):
         good = [run for run in runs if run["arm"] == arm and "error" not in run]
         names = [key for key, value in good[0].items() if isinstance(value, int | float)] if good else []
         found[arm] = {name: statistics.median(run[name] for run in good) for name in names if name != "round"}
-        ratios = [run["decode_tokens_per_second"] / plain[run["round"]] for run in good if plain.get(run["round"])]
-        if ratios:
-            found[arm]["times_plain"] = statistics.median(ratios)
+        for name, base in bases.items():
+            ratios = [run["decode_tokens_per_second"] / base[run["round"]] for run in good if base.get(run["round"])]
+            if ratios:
+                found[arm][name] = statistics.median(ratios)
     return found
+
+
+def speeds(runs: list[dict[str, Any]], arm: str) -> dict[int, float]:
+    """Tokens a second of `arm` by round, where it did not fail."""
+    good = [run for run in runs if run["arm"] == arm and "error" not in run]
+    return {run["round"]: run["decode_tokens_per_second"] for run in good}
 
 
 def table(arms: Mapping[str, Mapping[str, float]]) -> str:
@@ -201,7 +228,7 @@ def run_arm(arguments: argparse.Namespace) -> dict[str, Any]:
     medians = {name: statistics.median(row[name] for row in rows) for name in rows[0] if _is_number(rows[0][name])}
     if not arguments.dry_run:
         medians["peak_gib"] = torch.cuda.max_memory_reserved() / 2**30
-    return medians
+    return {"plan": rows[0]["plan"], **medians} if "plan" in rows[0] else medians
 
 
 def _is_number(value: object) -> bool:
@@ -217,11 +244,18 @@ def pipeline_of(arguments: argparse.Namespace) -> Pipeline:
         target=Target(str(arguments.model), device="cpu" if arguments.dry_run else "cuda"),
         draft=Draft(model=str(arguments.draft_model) if method == "classic_sd" else None),
         tree=replace(tree, depth=4, nodes=min(tree.nodes, 16)) if arguments.dry_run else tree,
-        memory=Memory(device=budget),
+        memory=Memory(device=budget, compress="off" if arguments.arm in AS_PUBLISHED else "auto"),
         max_length=512 if arguments.dry_run else 2048,
         exact=exact,
-        compile=not arguments.dry_run,
+        compile=compiles(arguments),
     )
+
+
+def compiles(arguments: argparse.Namespace) -> bool:
+    """Whether steps are compiled; what that lacks is said."""
+    if missing_triton() and not arguments.dry_run:
+        print(f"steps are not compiled: {missing_triton()}", file=sys.stderr)
+    return not arguments.dry_run and not missing_triton()
 
 
 def with_ours(arguments: argparse.Namespace, prompts: list[str]) -> Iterator[dict[str, Any]]:
@@ -235,14 +269,24 @@ def with_ours(arguments: argparse.Namespace, prompts: list[str]) -> Iterator[dic
         if "blocking" in arguments.arm:
             for name, stream in (("LayerStream", Blocking), ("CudaLayerStream", BlockingCuda)):
                 until_end.enter_context(mock.patch(f"specdecodes.methods.assembly.{name}", stream))
+        link = 0.0 if arguments.dry_run else link_gbps(torch.device("cuda"))
         generator = until_end.enter_context(build(pipeline, progress=lambda text: print(text, file=sys.stderr)))
+        plan = [list(row) for row in generator.placement.rows()]
         for prompt in prompts:
             row = figures([generator.generate([{"role": "user", "content": prompt}], params)])
-            yield row | {"draft_step_ms": 1000 * row["draft_step_s"]}
+            yield row | {"draft_step_ms": 1000 * row["draft_step_s"], "link_used": link_used(row, link), "plan": plan}
+
+
+def link_used(row: Mapping[str, Any], link: float) -> float:
+    """The share of the link's own speed, measured apart, at which bytes arrived over whole rounds; 0 where unknown."""
+    seconds = (row["new_tokens"] - 1) / row["decode_tokens_per_second"] if row["decode_tokens_per_second"] else 0.0
+    return row["bytes_per_round"] * row["rounds"] / seconds / 1e9 / link if seconds and link else 0.0
 
 
 def with_accelerate(arguments: argparse.Namespace, prompts: list[str]) -> Iterator[dict[str, Any]]:
-    """Transformers, the layers that do not fit offloaded by accelerate; in a dry run to disk."""
+    """Transformers, the layers that do not fit offloaded by accelerate; in a dry run to disk. Its copies are slow: few
+    tokens of one prompt behind the first."""
+    tokens, prompts = max(2, arguments.plain_tokens // 4), prompts[:2]
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     budget = parse_bytes(arguments.cap) - (0 if arguments.dry_run else parse_bytes(arguments.reserve))
@@ -255,7 +299,7 @@ def with_accelerate(arguments: argparse.Namespace, prompts: list[str]) -> Iterat
         device = "cpu" if arguments.dry_run else "cuda"
         for prompt in prompts:
             ids = torch.tensor([tokenizer(prompt).input_ids], device=device)
-            yield _timed(lambda ids=ids: model(input_ids=ids), model, arguments.plain_tokens)
+            yield _timed(lambda ids=ids: model(input_ids=ids), model, tokens)
 
 
 def _timed(first: Any, model: Any, tokens: int) -> dict[str, Any]:

@@ -15,16 +15,20 @@ mixes the random ones into the source's; `--fill zeros` leaves nothing to mix.
 import argparse
 import json
 import math
+import os
 import shutil
 import struct
 import sys
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import Progress
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
@@ -32,6 +36,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is 
 from benchmarks.shape import Shape, choose_shape, read_shape, split
 from specdecodes.errors import ConfigError, SpecDecodesError
 from specdecodes.units import format_bytes, parse_bytes
+
+WORKERS = min(8, os.cpu_count() or 1)
+"""Layers in the making at a time, each in memory."""
 
 
 class Widener:
@@ -42,7 +49,7 @@ class Widener:
         self.factor = wide.hidden // narrow.hidden
         self.copies = 1 if math.log2(self.factor) % 2 == 0 else 2
         self.norm_scale = math.sqrt(self.copies / self.factor)
-        self.tensors = safe_open(source / "model.safetensors", framework="pt")
+        self.tensors = load_file(source / "model.safetensors")
         # the source's layers sit evenly among the others
         self.real = {(2 * index + 1) * wide.layers // (2 * narrow.layers): index for index in range(narrow.layers)}
 
@@ -59,19 +66,29 @@ class Widener:
 
     def layers(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor with its name, in the order of `Shape.tensors`."""
-        embedding = self.tensors.get_tensor("model.embed_tokens.weight")
+        embedding = self.tensors["model.embed_tokens.weight"]
         yield "model.embed_tokens.weight", self._into_stream(embedding.T).T.contiguous()
-        for index in range(self.wide.layers):
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-            like = self.real.get(index, index * self.narrow.layers // self.wide.layers)
-            for name, shape in self.wide.layer().items():
-                source = self.tensors.get_tensor(f"model.layers.{like}.{name}.weight")
-                yield (
-                    f"model.layers.{index}.{name}.weight",
-                    self._widen(name, shape, source, index in self.real, generator),
-                )
-        source = self.tensors.get_tensor("model.norm.weight")
+        with ThreadPoolExecutor(WORKERS) as pool:  # random numbers are one thread's work a layer
+            ahead: deque[Future[list[tuple[str, Tensor]]]] = deque()
+            for index in range(self.wide.layers):
+                ahead.append(pool.submit(self._layer, index))
+                if len(ahead) == WORKERS:
+                    yield from ahead.popleft().result()
+            for layer in ahead:
+                yield from layer.result()
+        source = self.tensors["model.norm.weight"]
         yield "model.norm.weight", self._norm(source, True, torch.Generator().manual_seed(self.seed))
+
+    def _layer(self, index: int) -> list[tuple[str, Tensor]]:
+        """The tensors of a layer, with their names."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        like = self.real.get(index, index * self.narrow.layers // self.wide.layers)
+        tensors = []
+        for name, shape in self.wide.layer().items():
+            source = self.tensors[f"model.layers.{like}.{name}.weight"]
+            wide = self._widen(name, shape, source, index in self.real, generator)
+            tensors.append((f"model.layers.{index}.{name}.weight", wide))
+        return tensors
 
     def _widen(
         self, name: str, shape: tuple[int, ...], source: Tensor, real: bool, generator: torch.Generator

@@ -170,6 +170,7 @@ class Pipeline:
     `max_length` counts prompt and answer. `exact=None` is on when the target is streamed. `seed` decides everything
     random but the tokens (the choice of benchmark samples); the dice of the tokens are `sampling.seed`. `warmup`
     requests are answered before a benchmark's clock starts. A `middle` model is hierspec_sd's alone.
+    `graphs`: a GPU replays steps that it has seen before.
     """
 
     method: str
@@ -182,6 +183,7 @@ class Pipeline:
     max_length: int = 2048
     exact: bool | None = None
     compile: bool = True
+    graphs: bool = True
     seed: int = 0
     warmup: int = 1
 

@@ -34,7 +34,7 @@ def decode(
         with clock("target"):
             scores = target.score(tree)
         with clock("verify"):
-            choices = sampler.node_scores(scores.logits, tree, slice(0, tree.capacity), length).argmax(-1)
+            choices = sampler.choices(scores.logits, tree, length)
             verdict = verify(tree, choices)
             count, reason = cut(verdict.tokens)
             verdict = verdict.cut(count)

@@ -1,13 +1,15 @@
-"""Builds a C++ source into a shared library, once a machine, with nothing but a compiler."""
+"""Builds a C++ source into a shared library, once a machine, with nothing but a compiler; and what Triton needs."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from specdecodes.errors import CompileError
@@ -55,3 +57,14 @@ def _compile(compiler: str, source: Path, library: Path) -> None:
     if result.returncode:
         complaints = [line for line in result.stderr.splitlines() if "error" in line] or result.stderr.splitlines()
         raise CompileError(f"{compiler} could not build {source.name}: {complaints[0] if complaints else 'no message'}")
+
+
+@functools.cache
+def missing_triton() -> str:
+    """Why kernels in Triton cannot run on a GPU here; empty where they can. Triton builds their launchers in C."""
+    if find_spec("triton") is None:
+        return "triton is not installed, which comes with torch's CUDA build"
+    named = os.environ.get("CC")
+    if not any(shutil.which(name) for name in ([named] if named else ["gcc", "clang"])):
+        return "triton needs a C compiler: install gcc, or point CC to one"
+    return ""

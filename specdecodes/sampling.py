@@ -16,6 +16,13 @@ from torch import Tensor
 from specdecodes.errors import ConfigError
 from specdecodes.tree import TokenTree
 
+ROWS_AT_ONCE = 32
+
+
+def at_once(device: torch.device, rows: int) -> int:
+    """Of `rows`, those whose tokens are chosen at once: on a GPU the dice of all would take more than a layer does."""
+    return rows if device.type == "cpu" else min(rows, ROWS_AT_ONCE)
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -164,3 +171,9 @@ class Sampler:
         if self._seen is not None:
             paths = torch.where(tree.ancestors[nodes], tree.tokens, tree.tokens[:1])
         return self.scores(logits, length + tree.depths[nodes] + 1, paths)
+
+    def choices(self, logits: Tensor, tree: TokenTree, length: int) -> Tensor:
+        """The request's own token after each node [size] of a tree whose root is at position `length`; no host sync."""
+        step = at_once(logits.device, tree.size)
+        parts = [slice(first, min(first + step, tree.size)) for first in range(0, tree.size, step)]
+        return torch.cat([self.node_scores(logits[part], tree, part, length).argmax(-1) for part in parts])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,15 @@ def test_the_kernel_builds_with_gcc(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     source = Path(w4a8.__file__).with_suffix(".cpp")
     assert ctypes.CDLL(str(native.build(source, tmp_path))).w4a8_best() >= 1
     assert w4a8.support().note
+
+
+def test_what_triton_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    why = native.missing_triton.__wrapped__
+    monkeypatch.setattr(native, "find_spec", lambda name: None)
+    assert "CUDA build" in why()
+    monkeypatch.setattr(native, "find_spec", lambda name: object())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    assert "install gcc" in why()
+    monkeypatch.setenv("CC", sys.executable)
+    assert why() == ""

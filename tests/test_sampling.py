@@ -123,3 +123,17 @@ def test_a_forgetful_sampler_is_a_new_one():
 def test_settings_that_cannot_hold_are_refused(options):
     with pytest.raises(ConfigError):
         SamplingParams(**options)
+
+
+@pytest.mark.parametrize("size", [1, 5, 7])
+def test_tokens_chosen_some_rows_at_a_time_are_those_chosen_at_once(size, monkeypatch):
+    tree = TokenTree.rooted(torch.tensor(3), 8)
+    for node in range(size - 1):
+        tree.extend(torch.tensor([node // 2]), torch.tensor([node % 4]), torch.tensor([-1.0]))
+    params = SamplingParams(temperature=0.9, top_p=0.9, repetition_penalty=1.2, seed=5)
+    sampler, logits = Sampler(params, 11), torch.randn(8, 11, generator=torch.Generator().manual_seed(1))
+    sampler.observe([2, 3])
+    wanted = sampler.node_scores(logits, tree, slice(0, tree.capacity), 10).argmax(-1)[:size]
+    assert sampler.choices(logits, tree, 10).equal(wanted)
+    monkeypatch.setattr("specdecodes.sampling.at_once", lambda device, rows: 2)
+    assert sampler.choices(logits, tree, 10).equal(wanted)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from specdecodes.config import Tree
 from specdecodes.drafters.offspring import Offspring
 from specdecodes.drafters.pace import Pace
-from specdecodes.engine.graphs import Readback, Recorded
+from specdecodes.engine.graphs import GraphPool, Readback, Recorded
 from specdecodes.engine.runner import Scores
 from specdecodes.sampling import Sampler
 from specdecodes.spans import span
@@ -43,9 +43,17 @@ class LevelGrower:
     """
 
     def __init__(
-        self, runner: Levels, tree: Tree, temperature: float, vocab_size: int, pace: Pace, *, spare: int = 0
+        self,
+        runner: Levels,
+        tree: Tree,
+        temperature: float,
+        vocab_size: int,
+        pace: Pace,
+        *,
+        spare: int = 0,
+        graphs: bool = True,
     ) -> None:
-        """`spare` nodes of a tree are left to other drafters."""
+        """`spare` nodes of a tree are left to other drafters; `graphs`: a GPU records its levels."""
         device = runner.device
         self.pace = pace
         self.levels = 0
@@ -55,6 +63,7 @@ class LevelGrower:
         self._offspring = Offspring(region_nodes(tree), tree.width, device)
         self._nodes: dict[int, Tensor] = {}  # by width: of the level to run next
         self._steps: dict[int, Recorded] = {}  # by width: made with the sampler whose tensors they read
+        self._graphs = GraphPool(device, record=graphs)
         self._reach = torch.zeros((), device=device)
         self._late = 1 if device.type == "cuda" else 0
         self._reaches = Readback(self._late + 1, device)
@@ -103,7 +112,7 @@ class LevelGrower:
             self._sampler, self._steps = sampler, {}
         if width not in self._steps:
             self._nodes.setdefault(width, torch.arange(width, device=self._runner.device))
-            self._steps[width] = Recorded(partial(self._level, width), self._runner.device)
+            self._steps[width] = Recorded(partial(self._level, width), self._graphs)
         self.levels = 0
         self._tree.tokens[0] = root
         # Every level runs `width` rows; at the root all but one are padding that no path goes through.

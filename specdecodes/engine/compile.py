@@ -22,6 +22,7 @@ from torch import Tensor
 from specdecodes.errors import CompileError
 from specdecodes.folders import cache_folder
 from specdecodes.models.decoder import Decoder, DecoderLayer, LayerStep
+from specdecodes.native import missing_triton
 
 
 def layer_step(layer: DecoderLayer, hidden: Tensor, step: LayerStep) -> Tensor:
@@ -44,12 +45,13 @@ class CompileLog:
 
 @dataclass(frozen=True)
 class Steps:
-    """The functions a runner calls; `compiled` says which kind they are."""
+    """The functions a runner calls; `compiled` says which kind they are, `graphs` whether a GPU records them."""
 
     layer: Callable[[DecoderLayer, Tensor, LayerStep], Tensor]
     head: Callable[[torch.nn.Module, torch.nn.Module, Tensor], Tensor]
     compiled: bool
     log: CompileLog
+    graphs: bool = True
 
     def logits(self, decoder: Decoder, hidden: Tensor) -> Tensor:
         return self.head(decoder.norm, decoder.head, hidden)
@@ -64,6 +66,8 @@ def compiled_steps() -> Steps:
     """Compiled steps of this process. Built once; graphs appear at the first call with each shape."""
     if shutil.which(os.environ.get("CXX", "g++")) is None and not torch.cuda.is_available():
         raise CompileError("compiled steps need a C++ compiler (g++), and none was found; install one or pass --eager.")
+    if torch.cuda.is_available() and missing_triton():
+        raise CompileError(f"compiled steps need Triton on a GPU: {missing_triton()}; or pass --eager.")
     if not os.environ.get("TORCHINDUCTOR_CACHE_DIR"):  # an empty value would mean the current folder
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "inductor")
     # One graph per (kind of layer, shape); a dozen pairs of draft and target in one process stay below this.

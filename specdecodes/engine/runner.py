@@ -13,8 +13,11 @@ from torch.nn import functional as F
 
 from specdecodes.cache import KVCache
 from specdecodes.engine.compile import Steps
+from specdecodes.engine.graphs import GraphPool
 from specdecodes.engine.layers import LayerSource, Traffic
+from specdecodes.engine.recorded_pass import RecordedPass
 from specdecodes.engine.sight import Look, Sight, View
+from specdecodes.models.attention import reads_there
 from specdecodes.models.decoder import Decoder, LayerStep, Rotary
 from specdecodes.spans import span
 from specdecodes.tree import TokenTree
@@ -77,6 +80,10 @@ class ModelRunner:
         self._rotary = Rotary(decoder.spec, positions, decoder.dtype, self._device)
         self._index = torch.arange(cache.shape.slots, device=self._device)
         self._view = View(cache.start, cache.shape.slots, exact)
+        # Windows that the host must know are no part of a graph.
+        records = steps.graphs and (self._device.type != "cuda" or reads_there(exact, cache.shape.slots))
+        self._graphs = GraphPool(self._device, record=records)
+        self._recorded: dict[int, RecordedPass] = {}  # by width
 
     @property
     def device(self) -> torch.device:
@@ -112,8 +119,9 @@ class ModelRunner:
         slots = self.cache.end + self._index[: tree.capacity]
         positions = self.cache.length + tree.depths
         look = self._view.behind(self.cache.length, tree.ancestors, positions)
-        states = self._room(tree.capacity)
-        (hidden,) = self._run([Rows(tree.tokens[None], positions[None], slots, look, states=states)])
+        states, recorded = self._room(tree.capacity), self._recording(tree.capacity)
+        rows = Rows(tree.tokens[None], positions[None], slots, look, states=states)
+        hidden = self._run([rows])[0] if recorded is None else self._replay(rows, recorded)
         return Scores(self.steps.logits(self.decoder, hidden)[0], hidden[0], states)
 
     def level(self, tree: TokenTree, nodes: Tensor, features: Tensor | None = None) -> Scores:
@@ -224,3 +232,25 @@ class ModelRunner:
             for rows, state in zip(passes, hidden, strict=True):
                 if tap == index and rows.states is not None:
                     rows.states[:, place * size : (place + 1) * size] = state[0]
+
+    def _recording(self, rows: int) -> RecordedPass | None:
+        """For the widths that come again and again: the usual one, and that of a plain pass."""
+        if not self._graphs.records or rows not in (self.width, 1):
+            return None
+        if rows not in self._recorded:
+            self._recorded[rows] = RecordedPass(self.steps.layer, self._graphs, exact=self.exact)
+        return self._recorded[rows]
+
+    def _replay(self, rows: Rows, recorded: RecordedPass) -> Tensor:
+        """`_run` of one pass, its layers replayed."""
+        reaches = self.decoder.spec.windows
+        turn = self._rotary.cos[rows.positions], self._rotary.sin[rows.positions]
+        sights = {reach: rows.look(reach) for reach in dict.fromkeys(reaches)}
+        hidden = recorded.begin(self.decoder.embed(rows.tokens, rows.features), turn, rows.slots, sights)
+        with contextlib.closing(self._layers.layers()) as layers:
+            for index, layer in enumerate(layers):
+                self._tap(index, [rows], [hidden])
+                with span(f"layer {index}"):
+                    recorded.layer(index, layer, self.cache.keys[index], self.cache.values[index], reaches[index])
+        self._tap(len(reaches), [rows], [hidden])
+        return hidden.clone()  # the next pass overwrites it

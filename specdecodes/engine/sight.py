@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from specdecodes.models.attention import reads_there
+
 
 @dataclass(frozen=True)
 class Sight:
@@ -27,13 +29,12 @@ Look = Callable[[int | None], Sight]
 class View:
     """The slots of a cache, as rows see them that lie behind committed ones.
 
-    `base`: the slot of the first committed row; `slots`: of the cache, all together; `on_host`: whether windows lie
-    there, as attention wants it when it is exact.
+    `base`: the slot of the first committed row; `slots`: of the cache, all together; `exact`: as attention is.
     """
 
     base: int
     slots: int
-    on_host: bool
+    exact: bool
 
     def behind(self, length: int, ancestors: Tensor, positions: Tensor) -> Look:
         """The last M of K rows at `positions` [K] behind `length` committed ones see those, and each other as
@@ -68,4 +69,8 @@ class View:
             committed = torch.arange(first, length, device=device)
             mask[0, :, :stop] &= torch.cat((committed, positions)) > (positions[-rows:] - reach)[:, None]
         begin = self.base + first
-        return Sight(mask, torch.tensor((begin, begin + stop), device="cpu" if self.on_host else device))
+        where = "cpu" if device.type == "cuda" and not reads_there(self.exact, self.slots) else device
+        # Filled, not made of host numbers: those would wait for all that the device still has to do.
+        window = torch.full((2,), begin, dtype=torch.int64, device=where)
+        window[1:] += stop
+        return Sight(mask, window)

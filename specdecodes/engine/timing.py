@@ -12,8 +12,8 @@ from specdecodes.spans import span
 
 
 class PhaseClock:
-    """Adds up seconds by phase. On a CUDA device each phase ends with a sync, so its work is counted where it was
-    asked for."""
+    """Adds up seconds by phase. On a CUDA device each phase waits for what was launched in it, so that its
+    work is counted where it was asked for; weights that are on their way go on arriving."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -26,7 +26,7 @@ class PhaseClock:
         with span(phase):
             yield
             if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
+                torch.cuda.current_stream(self._device).synchronize()
         self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - started
 
     def lap(self) -> dict[str, float]:

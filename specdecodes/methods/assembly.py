@@ -53,7 +53,8 @@ class LoadedTarget:
     def grower(self, levels: Levels) -> LevelGrower:
         """What grows the pipeline's trees by `levels` of a draft, at the pace that the plan expects."""
         tree, options, vocab = self.site.pipeline.tree, self.site.pipeline.draft, self.decoder.spec.vocab_size
-        return LevelGrower(levels, tree, options.temperature, vocab, pace_of(self), spare=options.ngram)
+        pace, spare, graphs = pace_of(self), options.ngram, self.site.pipeline.graphs
+        return LevelGrower(levels, tree, options.temperature, vocab, pace, spare=spare, graphs=graphs)
 
     def generator(self, drafter: Drafter) -> Generator:
         """The finished generator."""

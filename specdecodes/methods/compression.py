@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from specdecodes.errors import BudgetError, CheckpointError, ConfigError
 from specdecodes.models.loading import Checkpoint
+from specdecodes.native import missing_triton
 from specdecodes.offload import codec
 from specdecodes.offload.alternatives import NEARLY, Alternative
 from specdecodes.offload.candidates import Compression
@@ -132,8 +132,8 @@ def _impossible(checkpoint: Checkpoint, device: torch.device) -> str:
         return "codes of few bits do not get smaller"
     if checkpoint.dtype not in codec.KINDS:
         return f"{str(checkpoint.dtype).removeprefix('torch.')} weights are not compressed, only 16-bit ones"
-    if device.type == "cuda" and find_spec("triton") is None:
-        return "expanding on a GPU needs triton, which comes with torch's CUDA build"
+    if device.type == "cuda" and missing_triton():
+        return f"it is expanded on a GPU by a Triton kernel, and {missing_triton()}"
     return codec.missing()
 
 

@@ -13,6 +13,7 @@ import torch
 
 from specdecodes.errors import ConfigError
 from specdecodes.methods.ledger import keep, key_of, recall
+from specdecodes.native import missing_triton
 from specdecodes.offload.predict import Machine
 from specdecodes.offload.store import measure_read, probe
 
@@ -22,7 +23,7 @@ _SAMPLE = 128 * 2**20  # bytes read from disk: a tenth of a second or so
 def measure(files: tuple[Path, ...], device: torch.device) -> Machine:
     """Disk and link speed as the last runs had them, else measured briefly, and the memory that this process has by
     now."""
-    link = (streamed_before("host", files) or _link_gbps(device)) if device.type == "cuda" else 0.0
+    link = (streamed_before("host", files) or link_gbps(device)) if device.type == "cuda" else 0.0
     disk = streamed_before("disk", files) or _disk_gbps(files)
     process = psutil.Process().memory_info().rss
     if link:
@@ -58,7 +59,7 @@ def _disk_gbps(files: tuple[Path, ...]) -> float:
 
 
 @cache
-def _link_gbps(device: torch.device) -> float:
+def link_gbps(device: torch.device) -> float:
     """Host to device, from pinned memory, the best of five copies."""
     host = torch.ones(64 * 2**20, dtype=torch.uint8).pin_memory()
     landing = torch.empty_like(host, device=device)
@@ -84,4 +85,13 @@ def find_device(name: str) -> torch.device:
         raise ConfigError(
             f"target.device is {name}, but no CUDA device was found; write cpu, or install the CUDA build of torch."
         )
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # streams, events and graphs that are made without naming one are then of this
     return device
+
+
+def shortages(device: torch.device) -> list[tuple[str, str, str]]:
+    """Rows of a plan's table: what is missing on this machine, and what runs in its place."""
+    if device.type == "cuda" and missing_triton():
+        return [("attention", f"torch's own, which is slower: {missing_triton()}", "")]
+    return []

@@ -10,7 +10,7 @@ import torch
 from specdecodes.config import Middle
 from specdecodes.errors import BudgetError
 from specdecodes.methods.compression import choose
-from specdecodes.methods.machine import free_bytes, measure
+from specdecodes.methods.machine import free_bytes, measure, shortages
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.outcome import known_rounds, known_times
 from specdecodes.methods.site import Site
@@ -49,6 +49,7 @@ def place(site: Site, draft: DraftNeeds, budgets: Budgets | None = None) -> Plac
         acceptance = acceptance_of(seen.tokens, seen.levels or draft.levels)
         workload = replace(workload, seen=seen, acceptance=acceptance, acceptance_source=source)
     rows = [
+        *shortages(site.device),
         *_kernel_row("target kernel", site),
         *(_kernel_row("draft model's kernel", draft.model) if draft.model else ()),
         *(_middle_rows(site.pipeline.middle, draft.middle) if draft.middle else ()),

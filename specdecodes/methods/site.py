@@ -91,4 +91,5 @@ class Site:
         return (streamed or rounds) if self.pipeline.exact is None else self.pipeline.exact
 
     def steps(self) -> Steps:
-        return compiled_steps() if self.pipeline.compile else eager_steps()
+        steps = compiled_steps() if self.pipeline.compile else eager_steps()
+        return replace(steps, graphs=self.pipeline.graphs)

@@ -14,6 +14,7 @@ from specdecodes.offload.layout import lay_out
 from specdecodes.offload.store import TensorSpan
 from specdecodes.offload.working import Widths, working_bytes
 from specdecodes.quant import Execution, Rules, packed_bytes
+from specdecodes.sampling import at_once
 
 
 def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds, stretch: int) -> ModelShape:
@@ -22,6 +23,7 @@ def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds, stretch: int) 
     layers = [checkpoint.layer(index) for index in range(spec.layers)]
     layer_bytes = layers_bytes(site, site.rules, site.execution)
     widths = Widths(spec.hidden_size, spec.intermediate_size, spec.heads, spec.kv_heads, spec.head_dim, spec.vocab_size)
+    on_gpu = site.device.type == "cuda"
     working = working_bytes(
         widths,
         rows=site.wide,
@@ -31,6 +33,8 @@ def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds, stretch: int) 
         itemsize=itemsize,
         attention=_attention_bytes(site, cache),
         masks=len(set(spec.windows)),
+        chosen=at_once(site.device, site.pipeline.tree.nodes) if on_gpu else 0,
+        lanes=site.pipeline.tree.width if on_gpu and site.pipeline.graphs else 0,
     )
     beside = draft.middle.parts_as_middle() if draft.middle else {}
     working = max(working, beside.pop(WORKING, 0))  # of one model at a time

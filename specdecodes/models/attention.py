@@ -11,8 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specdecodes.models import cpu_attention
+from specdecodes.native import missing_triton
 
 EXACT_ROWS = 64
+EVERYWHERE = 8192
+"""Slots of a cache that a GPU in exact mode goes through whole. In a longer one it goes through the window alone, which
+the host has to know."""
 
 torch.library.define(  # a plain definition: torch's decorator for operators costs more than a small attention does
     "specdecodes::attend",
@@ -39,20 +43,21 @@ def _attend(
     `query` [B, M, heads, D]; `window` [2] int64: the slots [start, stop) looked at; `mask` [B, M, >= stop - start]
     bool, True to attend, every row with at least one True. Returns [B, M, heads, D].
 
-    `window` lies on the host, or on a CUDA device: then Triton kernels read it there and nothing waits, unless `exact`.
+    `window` lies on the host, or on a CUDA device: then it is read there and nothing waits, if `reads_there` says so.
 
     `exact` accumulates scores, softmax and value sum in fp64 and rounds once: the result no longer depends on where
     in the window a row's keys lie.
     """
-    if window.is_cuda and not exact:
-        from specdecodes.models.tree_attention import tree_attend  # needs triton
+    if window.is_cuda and not exact and not missing_triton():
+        from specdecodes.models.tree_attention import tree_attend
 
         return tree_attend(query, key, value, keys, values, slots, mask, window, scale)
+    if window.is_cuda and exact:
+        return _attend_everywhere(query, key, value, keys, values, slots, mask, window, scale)
     start, stop = window.tolist()
     if cpu_attention.fits(query, keys):
         return cpu_attention.attend(query, key, value, keys, values, slots, mask, (start, stop), scale, exact)
-    keys.index_copy_(2, slots, key.transpose(1, 2))
-    values.index_copy_(2, slots, value.transpose(1, 2))
+    _store(key, value, keys, values, slots)
     seen_keys, seen_values = keys[:, :, start:stop], values[:, :, start:stop]
     visible = mask[:, None, :, : stop - start]
     queries = query.transpose(1, 2)
@@ -61,12 +66,44 @@ def _attend(
             queries, seen_keys, seen_values, attn_mask=visible, scale=scale, enable_gqa=True
         )
         return attended.transpose(1, 2).contiguous()
+    return _in_fp64(query, seen_keys, seen_values, mask[:, :, : stop - start], scale)
+
+
+def _attend_everywhere(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slots: Tensor,
+    mask: Tensor,
+    window: Tensor,
+    scale: float,
+) -> Tensor:
+    """The exact `attend` over all slots of the cache, those outside the window weighing nothing: shapes never change,
+    so that a CUDA graph serves any window."""
+    _store(key, value, keys, values, slots)
+    column = torch.arange(keys.shape[2], device=mask.device) - window[0]
+    inside = (column >= 0) & (column < window[1] - window[0])
+    visible = mask.index_select(2, column.clamp(0, mask.shape[2] - 1)) & inside
+    # What lies outside may be infinite, such as the rows of a draft that overflowed.
+    return _in_fp64(query, keys, values.masked_fill(~inside[:, None], 0.0), visible, scale)
+
+
+def _store(key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+    keys.index_copy_(2, slots, key.transpose(1, 2))
+    values.index_copy_(2, slots, value.transpose(1, 2))
+
+
+def _in_fp64(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """`query` [B, M, heads, D] on `keys`, `values` [B, kv_heads, S, D] where `mask` [B, M, S] allows: [B, M, heads, D].
+    All sums are in fp64, and rounded once."""
     attended = torch.empty_like(query, memory_format=torch.contiguous_format)
-    groups = query.shape[2] // keys.shape[1]
+    queries, visible, groups = query.transpose(1, 2), mask[:, None], query.shape[2] // keys.shape[1]
     # Some rows of one head at a time: fp64 scores of all would be large, and leave the cache.
     for head in range(keys.shape[1]):
         mine = slice(head * groups, (head + 1) * groups)
-        wide_keys, wide_values = (seen[:, head].to(torch.float64) for seen in (seen_keys, seen_values))
+        wide_keys, wide_values = (seen[:, head].to(torch.float64) for seen in (keys, values))
         for first in range(0, query.shape[1], EXACT_ROWS):
             rows = slice(first, first + EXACT_ROWS)
             scores = _scores(queries[:, mine, rows], wide_keys, scale)
@@ -76,12 +113,17 @@ def _attend(
     return attended
 
 
+def reads_there(exact: bool, slots: int) -> bool:
+    """Whether a CUDA device reads the windows of a cache of `slots` itself, and no host has to wait for it."""
+    return slots <= EVERYWHERE if exact else not missing_triton()
+
+
 def scratch_bytes(
     rows: int, slots: int, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: str, exact: bool
 ) -> int:
     """Memory that `attend` takes beyond its arguments and its result, for one request, in a window of `slots`."""
-    if device == "cuda" and not exact:
-        from specdecodes.models.tree_attention import parts_bytes  # needs triton
+    if device == "cuda" and not exact and not missing_triton():
+        from specdecodes.models.tree_attention import parts_bytes
 
         return parts_bytes(rows, heads, kv_heads, slots, head_dim, dtype.itemsize)
     if device == "cpu" and cpu_attention.is_built():
@@ -89,7 +131,8 @@ def scratch_bytes(
     if not exact:
         return rows * slots * dtype.itemsize  # torch adds its mask, as numbers
     scores = 2 * min(rows, EXACT_ROWS) * -(-heads // kv_heads) * slots * 8
-    return scores + 2 * slots * head_dim * 8
+    everywhere = slots * (2 * rows + kv_heads * head_dim * dtype.itemsize) if device == "cuda" else 0
+    return scores + 2 * slots * head_dim * 8 + everywhere
 
 
 def _scores(queries: Tensor, keys: Tensor, scale: float) -> Tensor:

@@ -19,6 +19,7 @@ LOG2_E = 1.4426950408889634
 PROGRAMS_PER_PROCESSOR = 2
 SPLIT_SLOTS = 128  # slots that a split looks at in a full cache, at least
 MAX_SPLITS = 64
+COMBINED = 2048  # numbers that one warp has registers for
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ def tree_attend(
             num_warps=cut.warps, num_stages=2,
         )  # fmt: skip
         _combine[(batch * count * heads,)](
-            parts, levels, out, batch * count * heads, width, SPLITS=cut.splits, D=padded, num_warps=1
-        )
+            parts, levels, out, batch * count * heads, width, SPLITS=cut.splits, D=padded,
+            num_warps=1 if cut.splits * padded <= COMBINED else 4,
+        )  # fmt: skip
     return out
 
 

@@ -8,6 +8,8 @@ import torch
 
 from specdecodes.offload.store import aligned_memory
 
+_PORTABLE = 1  # for every device of the process
+
 
 class HostMemory:
     """Host memory of an exact size: `memory` to read files into, `bytes` to copy from; `locked` says whether the
@@ -18,7 +20,7 @@ class HostMemory:
         self.memory = memoryview(area)
         self.bytes = torch.frombuffer(area, dtype=torch.uint8)
         # torch's own pinned allocator rounds up to powers of two, which would break the host budget.
-        self.locked = lock and int(torch.cuda.cudart().cudaHostRegister(self.bytes.data_ptr(), nbytes, 0)) == 0
+        self.locked = lock and int(torch.cuda.cudart().cudaHostRegister(self.bytes.data_ptr(), nbytes, _PORTABLE)) == 0
         if lock and not self.locked:
             # CUDA keeps the error for whoever asks next: a kernel that has nothing to do with it would report it.
             with contextlib.suppress(RuntimeError):

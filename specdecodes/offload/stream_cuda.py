@@ -10,6 +10,7 @@ and not yet run on one; the order of things is tested with a simulated device.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from queue import SimpleQueue
@@ -128,6 +129,8 @@ class CudaLayerStream(LayerStream):
 
     def close(self) -> None:
         super().close()
+        if os.getpid() != self._process:
+            return
         torch.cuda.synchronize(self._device)
         for memory in (*(kept.memory for kept in self._host.values()), *self._stagings):
             memory.release()

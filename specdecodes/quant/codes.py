@@ -10,6 +10,7 @@ from torch import Tensor
 
 from specdecodes.errors import QuantError
 from specdecodes.quant.grids import STEPS, levels_of
+from specdecodes.quant.parallel import CPU, piece
 
 BLOCK_WEIGHTS = 1 << 19  # codes unpacked at a time: a kernel's wide input never exists for the whole weight
 BLOCK_STEP = 64  # rows; kernels' own blocks divide it
@@ -157,9 +158,9 @@ def join(parts: Sequence[Solved]) -> Solved:
     return Solved(whole, torch.cat(biases) if biases else None)
 
 
-def row_blocks(out: int, width: int) -> list[slice]:
+def row_blocks(out: int, width: int, device: torch.device = CPU) -> list[slice]:
     """Slices over the rows of an [out, width] weight: BLOCK_WEIGHTS each, or less, in steps of BLOCK_STEP rows."""
-    step = max(BLOCK_WEIGHTS // width // BLOCK_STEP, 1) * BLOCK_STEP
+    step = max(piece(BLOCK_WEIGHTS, device) // width // BLOCK_STEP, 1) * BLOCK_STEP
     return [slice(start, min(start + step, out)) for start in range(0, out, step)]
 
 

@@ -33,7 +33,7 @@ def rotate(x: Tensor, size: int) -> Tensor:
 
 @torch.library.impl("specdecodes::hadamard", "default")
 def _rotate(x: Tensor, size: int) -> Tensor:
-    if x.is_cuda and find_spec("fast_hadamard_transform") is not None:
+    if x.is_cuda and _has_library():
         transform = importlib.import_module("fast_hadamard_transform").hadamard_transform
         return transform(x.reshape(-1, size).contiguous(), size**-0.5).view(x.shape)
     few = 1 << (size.bit_length() - 1) // 2
@@ -44,6 +44,11 @@ def _rotate(x: Tensor, size: int) -> Tensor:
 @torch.library.register_fake("specdecodes::hadamard")
 def _rotate_shape(x: Tensor, size: int) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@functools.cache
+def _has_library() -> bool:
+    return find_spec("fast_hadamard_transform") is not None
 
 
 @functools.cache

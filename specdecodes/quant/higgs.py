@@ -28,6 +28,6 @@ def solve_rotated(weight: Tensor, *, bits: int, group: int) -> Codes:
         codes = nearest(pieces / scale[..., None], levels)
         return pack(codes.to(torch.uint8).flatten(1), bits), scale
 
-    with workers() as pool:
-        packed, scale = zip(*pool.map(encode, row_blocks(*weight.shape)), strict=True)
+    with workers(weight.device) as pool:
+        packed, scale = zip(*pool.map(encode, row_blocks(weight.shape[0], weight.shape[1], weight.device)), strict=True)
     return Codes(torch.cat(packed), torch.cat(scale), bits=bits, grid=f"{GAUSS}{bits}", rotation=rotation)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from specdecodes.errors import QuantError
 from specdecodes.quant.codes import PLANES, Codes, check_group, check_weight, pack, row_blocks
-from specdecodes.quant.parallel import Workers, workers
+from specdecodes.quant.parallel import Workers, piece, workers
 
 ITERATIONS = 20
 BETA = 10.0
@@ -41,8 +41,8 @@ def solve(weight: Tensor, *, bits: int = 4, group: int = 64, name: str = "weight
     check_group(weight.shape[1], group, name=name)
     levels = 2**bits - 1
     groups = weight.detach().reshape(*weight.shape[:1], -1, group)
-    with workers() as pool:
-        ends = pool.map(lambda rows: _ends(groups[rows]), row_blocks(*weight.shape))
+    with workers(weight.device) as pool:
+        ends = pool.map(lambda rows: _ends(groups[rows]), row_blocks(weight.shape[0], weight.shape[1], weight.device))
         low, high = (torch.cat(end) for end in zip(*ends, strict=True))
         span = high - low
         inverse = torch.where(span <= FLAT_SPAN, 1.0, levels / span).clamp_(max=LARGEST_INVERSE_SCALE)
@@ -53,7 +53,12 @@ def solve(weight: Tensor, *, bits: int = 4, group: int = 64, name: str = "weight
             scaled = groups[rows].float() * inverse[rows, :, None]
             return pack(_nearest(scaled, zero[rows, :, None], levels).to(torch.uint8).flatten(1), bits)
 
-        return Codes(torch.cat(pool.map(encode, row_blocks(*weight.shape))), 1.0 / inverse, zero, bits)
+        return Codes(
+            torch.cat(pool.map(encode, row_blocks(weight.shape[0], weight.shape[1], weight.device))),
+            1.0 / inverse,
+            zero,
+            bits,
+        )
 
 
 def _ends(groups: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +79,7 @@ def _settle(groups: Tensor, inverse: Tensor, zero: Tensor, levels: int, pool: Wo
         return rows[(new != old).squeeze(1)]
 
     for _ in range(ITERATIONS):
-        moving = torch.cat(pool.map(refit, moving.split(CHUNK_WEIGHTS // groups.shape[1])))
+        moving = torch.cat(pool.map(refit, moving.split(piece(CHUNK_WEIGHTS, groups.device) // groups.shape[1])))
         # Measured before this iteration's move, as in the library: the move that did not help is kept.
         mean_error = (error.sum(dtype=torch.float64) / groups.numel()).float()
         if not mean_error < best or not moving.numel():

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 from torch import nn
 
 from specdecodes.errors import QuantError, suggest
+from specdecodes.native import missing_triton
 from specdecodes.quant.activations import WHOLE_ROWS
 from specdecodes.quant.codes import Solved
 from specdecodes.quant.flute import FluteLinear
@@ -65,7 +65,8 @@ class Execution:
         if scheme.grid:
             return _for_given(scheme, kind) or _REFERENCE_ALONE
         choice = self._on_cpu(scheme) if kind == "cpu" else _on_cuda(scheme) if kind == "cuda" else None
-        return choice or KernelChoice("reference", f"no fused kernel for {scheme.name} here: correct and slow")
+        why = f" ({missing_triton()})" if kind == "cuda" and missing_triton() else ""
+        return choice or KernelChoice("reference", f"no fused kernel for {scheme.name} here{why}: correct and slow")
 
     def _on_cpu(self, scheme: Scheme) -> KernelChoice | None:
         if scheme.name == "w8a8":
@@ -106,7 +107,7 @@ def _for_given(scheme: Scheme, device: str) -> KernelChoice | None:
         return None
     if device == "cpu" and support().variant and not scheme.wide:
         return KernelChoice("w4a32", f"the checkpoint's own codes, activations as they are, {support().note}")
-    if device == "cuda" and find_spec("triton") is not None:
+    if device == "cuda" and not missing_triton():
         return KernelChoice("w4a16", "the checkpoint's own codes on Triton, activations as they are")
     return None
 
@@ -114,7 +115,7 @@ def _for_given(scheme: Scheme, device: str) -> KernelChoice | None:
 def _on_cuda(scheme: Scheme) -> KernelChoice | None:
     if scheme.name == "fp8" and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9):
         return KernelChoice("fp8", "torch's scaled product of e4m3 numbers")
-    if find_spec("triton") is None or scheme.activations:
+    if missing_triton() or scheme.activations:
         return None
     if grid_of(scheme) == STEPS and scheme.bits == 4:
         return KernelChoice("w4a16", "4-bit weights on Triton, activations as they are")

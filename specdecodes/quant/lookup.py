@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from specdecodes.errors import QuantError
+from specdecodes.quant.activations import rounded
 from specdecodes.quant.codes import Codes
 from specdecodes.quant.grids import STEPS, table
 from specdecodes.quant.hadamard import rotate
@@ -67,6 +68,7 @@ class LookupLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = codes.shape
         self.bits, self.rotation, self.group = codes.bits, codes.rotation, codes.group
+        self.activations = ""  # what inputs are rounded to, see `activations.rounded`: nothing, but in a twin
         self.tuned: dict[int, int] = {}  # splits by rows, where `tuning` has found them
         if codes.group % MIN_BLOCK or self.in_features // 8 % MIN_BLOCK:
             raise QuantError(
@@ -86,8 +88,8 @@ class LookupLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out] in x's dtype; summed, scaled and added in fp32."""
         rows = x.reshape(-1, self.in_features)
-        if self.rotation:
-            rows = rotate(rows.float(), self.rotation).to(x.dtype)
+        if self.rotation or self.activations:
+            rows = rounded(rotate(rows.float(), self.rotation), self.activations).to(x.dtype)
         splits = self.splits(rows.shape[0])
         y = torch.ops.specdecodes.lookup_matmul(
             rows.contiguous(), self.packed, self.scale, self.offset, self.levels, self.bits, splits

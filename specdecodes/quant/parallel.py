@@ -13,8 +13,17 @@ from typing import TypeVar
 
 import torch
 
+CPU = torch.device("cpu")
+ON_ACCELERATORS = 8
+"""Times as many weights in a piece: there a launch takes as long as the work on a million of them."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def piece(weights: int, device: torch.device) -> int:
+    """Weights to work on at a time, where a processor takes `weights`."""
+    return weights if device.type == "cpu" else weights * ON_ACCELERATORS
 
 
 class Workers:
@@ -35,12 +44,13 @@ class Workers:
 
 
 @contextmanager
-def workers() -> Iterator[Workers]:
-    """Threads to work on pieces. Until it ends, torch runs every operation in one thread, the caller's too."""
+def workers(device: torch.device = CPU) -> Iterator[Workers]:
+    """Threads to work on pieces. Until it ends, torch runs every operation in one thread, the caller's too. On an
+    accelerator it is one thread: kernels of several would run one after another, each with its own scratch memory."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(threads if device.type == "cpu" else 1) as pool:
             yield Workers(pool)
     finally:
         torch.set_num_threads(threads)

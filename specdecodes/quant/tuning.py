@@ -63,13 +63,17 @@ def _best(linear: Split, rows: int, seconds: Seconds) -> int:
 
 
 def _seconds(linear: Split, rows: int) -> float:
-    """Of a call, from the GPU's own clock."""
+    """Of a call, from the GPU's own clock; recorded, since launching one takes longer than it runs."""
     x = torch.zeros(rows, linear.in_features, device=linear.packed_weight.device, dtype=torch.bfloat16)
     linear(x)  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        for _ in range(ROUNDS):
+            linear(x)
+    graph.replay()
     started, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     started.record()
-    for _ in range(ROUNDS):
-        linear(x)
+    graph.replay()
     ended.record()
     ended.synchronize()
     return started.elapsed_time(ended) / ROUNDS / 1e3

@@ -6,6 +6,7 @@ import copy
 
 from torch import nn
 
+from specdecodes.quant.lookup import LookupLinear
 from specdecodes.quant.reference import ReferenceLinear
 from specdecodes.quant.w4a8 import W4A8Linear
 from specdecodes.quant.w4a32 import W4A32Linear
@@ -18,8 +19,8 @@ def twin(linear: nn.Module, activations: str) -> nn.Module | None:
         rounding = W4A8Linear.sharing(linear)
         rounding.activations = activations
         return rounding
-    if isinstance(linear, ReferenceLinear):
-        reference = copy.copy(linear)  # buffers are held in one dictionary by both
-        reference.activations = activations
-        return reference
+    if isinstance(linear, ReferenceLinear | LookupLinear):
+        second = copy.copy(linear)  # buffers are held in one dictionary by both
+        second.activations = activations
+        return second
     return None

@@ -16,8 +16,13 @@ from specdecodes.quant.reference import ReferenceLinear
 from specdecodes.quant.w4a16 import W4A16Linear
 
 SHAPES = [(3584, 3584), (18944, 3584), (3584, 18944), (512, 3584)]
-ROWS = [1, 6, 8, 16, 33]
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+PRODUCTS = [(*shape, 8, torch.bfloat16) for shape in SHAPES]
+PRODUCTS += [(3584, 3584, rows, torch.bfloat16) for rows in (1, 6, 16, 33)]
+PRODUCTS += [(3584, 3584, 6, dtype) for dtype in (torch.float16, torch.float32)]
+ATTENTIONS = [(count, 128, torch.bfloat16) for count in (1, 8, 48, 512)]
+ATTENTIONS += [(8, width, torch.bfloat16) for width in (32, 64, 256)]
+ATTENTIONS += [(8, 128, dtype) for dtype in (torch.float16, torch.float32)]
 # The reference rounds its weights and its products to the dtype; fp32 differs by scales in fp16 alone.
 BOUND = {torch.bfloat16: 6e-3, torch.float16: 1.5e-3, torch.float32: 4e-4}
 
@@ -41,9 +46,7 @@ def recorded(step: nn.Module, x: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor]:
     return graph, y
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize(("out", "width"), SHAPES)
+@pytest.mark.parametrize(("out", "width", "rows", "dtype"), PRODUCTS)
 def test_w4a16_agrees_with_the_reference(out: int, width: int, rows: int, dtype: torch.dtype) -> None:
     codes, bias = random_codes(out, width), torch.randn(out, device="cuda", dtype=dtype)
     x = torch.randn(rows, width, device="cuda", dtype=dtype)
@@ -89,9 +92,7 @@ def attention(count: int, dtype: torch.dtype, head_dim: int = 128, slots: int = 
     return [*rows, *cache, torch.arange(2000, 2000 + count, device=device), mask]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("head_dim", [32, 64, 128, 256])
-@pytest.mark.parametrize("count", [1, 8, 48, 512])
+@pytest.mark.parametrize(("count", "head_dim", "dtype"), ATTENTIONS)
 def test_tree_attention_agrees_with_fp64(count: int, head_dim: int, dtype: torch.dtype) -> None:
     given = attention(count, dtype, head_dim)
     window = torch.tensor([7, 2000 + count], device="cuda")
@@ -104,13 +105,28 @@ def test_tree_attention_agrees_with_fp64(count: int, head_dim: int, dtype: torch
     assert torch.equal(attend(*given, window, head_dim**-0.5, False), found)
 
 
-def test_one_graph_serves_a_moving_window() -> None:
+@pytest.mark.parametrize(("count", "head_dim", "dtype"), ATTENTIONS)
+def test_exact_attention_is_fp64_rounded_once_whatever_the_order(count: int, head_dim: int, dtype: torch.dtype) -> None:
+    given = attention(count, dtype, head_dim)
+    window = torch.tensor([0, given[6].shape[2]], device="cuda")
+    wide = [part.double() if part.is_floating_point() else part.clone() for part in given]
+    wanted = attend(*wide, window.cpu(), head_dim**-0.5, False).to(dtype)
+    found = attend(*given, window, head_dim**-0.5, True)
+    assert (found != wanted).float().mean().item() < 1e-4  # ties of the rounding
+    order = torch.randperm(given[6].shape[2], device="cuda")
+    slots = torch.argsort(order)[given[5]]
+    moved = [*given[:3], given[3][:, :, order], given[4][:, :, order], slots, given[6][:, :, order]]
+    assert torch.equal(attend(*moved, window, head_dim**-0.5, True), found)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_one_graph_serves_a_moving_window(exact: bool) -> None:
     given, window = attention(8, torch.bfloat16), torch.tensor([0, 2008], device="cuda")
-    attend(*given, window, 0.1, False)
+    attend(*given, window, 0.1, exact)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = attend(*given, window, 0.1, False)
+        found = attend(*given, window, 0.1, exact)
     for start, stop in ((0, 2008), (5, 2300), (0, 60), (1900, 2600)):
         window.copy_(torch.tensor([start, stop]))
         graph.replay()
-        assert torch.equal(found, attend(*given, window.clone(), 0.1, False))
+        assert torch.equal(found, attend(*given, window.clone(), 0.1, exact))

@@ -29,3 +29,10 @@ def test_a_long_context_costs_no_square() -> None:
         working_bytes(WIDTHS, **{**SHAPE, "rows": 256, "stretch": 2048, "slots": slots}) for slots in (32768, 65536)
     )
     assert longer - long == 32768 * (2 * 256 + 2 * 2 * 2 + 8)
+
+
+def test_a_gpu_throws_some_dice_at_a_time_and_keeps_memory_of_what_it_recorded() -> None:
+    large = replace(WIDTHS, vocab=10**6)
+    assert working_bytes(large, **SHAPE, chosen=1) - working_bytes(large, **SHAPE) == (48 - 4 * 8) * 10**6
+    recorded = 2 * 4 * (16 + 16 + 32) * 4 + 1000 + 3 * 10 * 48
+    assert working_bytes(WIDTHS, **SHAPE, lanes=3) - working_bytes(WIDTHS, **SHAPE) == recorded

@@ -72,7 +72,7 @@ def test_the_own_kernel_is_taken_where_it_builds(rows: int, monkeypatch: pytest.
 
 @pytest.mark.parametrize(("found", "kernel"), [(True, "w4a16"), (False, "reference")])
 def test_on_cuda_triton_decides(monkeypatch: pytest.MonkeyPatch, found: bool, kernel: str) -> None:
-    monkeypatch.setattr("specdecodes.quant.kernels.find_spec", lambda name: object() if found else None)
+    monkeypatch.setattr("specdecodes.quant.kernels.missing_triton", lambda: "" if found else "there is no triton")
     assert chosen("hqq4", Execution("cuda", 8)).kernel == kernel
     assert chosen("hqq4", Execution("xpu", 8)).kernel == "reference"
 

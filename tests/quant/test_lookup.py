@@ -16,6 +16,7 @@ from specdecodes.quant.lookup import LookupLinear
 from specdecodes.quant.reference import ReferenceLinear
 from specdecodes.quant.solving import solve
 from specdecodes.quant.spec import find_scheme
+from specdecodes.quant.twins import twin
 
 pytest.importorskip("triton", reason="needs triton, which comes with torch's CUDA build")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -65,7 +66,7 @@ def test_groups_it_does_not_take() -> None:
 
 
 def test_it_is_what_cuda_takes_for_tables_and_odd_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specdecodes.quant.kernels.find_spec", lambda name: object() if name == "triton" else None)
+    monkeypatch.setattr("specdecodes.quant.kernels.missing_triton", lambda: "")
     chosen = {name: Execution("cuda").choose(scheme).kernel for name, scheme in SCHEMES.items()}
     lookups = {name for name, kernel in chosen.items() if kernel == "lookup"}
     assert lookups == {"int8", "hqq2", "hqq3", "hqq8", "higgs2", "higgs3", "higgs4", "w4a16"}
@@ -75,3 +76,14 @@ def test_it_is_what_cuda_takes_for_tables_and_odd_bits(monkeypatch: pytest.Monke
     made = build_linear(Solved(codes), scheme, "lookup", "weight", DEVICE)
     x = torch.randn(2, 128)
     assert relative_error(made(x.to(DEVICE)), ReferenceLinear(codes)(x)) < BOUND
+
+
+def test_a_twin_rounds_its_inputs_on_the_same_tensors() -> None:
+    codes, x = solve(torch.randn(40, 128), SCHEMES["w4a16"]), torch.randn(3, 128)
+    linear = LookupLinear(codes, device=DEVICE)
+    second = twin(linear, "int4")
+    assert isinstance(second, LookupLinear) and second.packed.data_ptr() == linear.packed.data_ptr()
+    whole, drafted = linear(x.to(DEVICE)), second(x.to(DEVICE))
+    assert relative_error(whole, ReferenceLinear(codes)(x)) < BOUND
+    assert relative_error(drafted, ReferenceLinear(codes, activations="int4")(x)) < BOUND
+    assert relative_error(drafted, whole.cpu()) > 0.02
