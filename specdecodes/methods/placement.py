@@ -34,20 +34,7 @@ def place(site: Site, draft: DraftNeeds, budgets: Budgets | None = None) -> Plac
     checkpoint, budgets = site.checkpoint, budgets or _budgets(site)
     cache = site.cache_shape(checkpoint.spec, draft_nodes=draft.nodes, target_nodes=site.chunk)
     machine = measure(checkpoint.files, site.device)
-    workload = Workload(
-        cache_rows=cache.slots,
-        times=known_times(site.pipeline, draft.kernel) or timed_steps(site, draft, budgets),
-        levels=draft.levels,
-        least=draft.least,
-        acceptance=draft.acceptance,
-        adaptive=site.pipeline.tree.adaptive,
-        draft_cache_rows=draft.cache.slots if draft.cache else 0,
-        ahead=site.pipeline.memory.ahead,
-    )
-    if (known := known_rounds(site.pipeline, draft.kernel)) is not None:
-        seen, source = known
-        acceptance = acceptance_of(seen.tokens, seen.levels or draft.levels)
-        workload = replace(workload, seen=seen, acceptance=acceptance, acceptance_source=source)
+    workload = _workload(site, draft, cache.slots, budgets)
     rows = [
         *shortages(site.device),
         *_kernel_row("target kernel", site),
@@ -84,6 +71,26 @@ def place(site: Site, draft: DraftNeeds, budgets: Budgets | None = None) -> Plac
             raise BudgetError(f"{error} {why}", error.shortfall_bytes) from error
 
     return choose(checkpoint, site.device, site.pipeline.memory.compress, planned)
+
+
+def _workload(site: Site, draft: DraftNeeds, cache_rows: int, budgets: Budgets) -> Workload:
+    """What a round does, by the last runs of this setting where there are any."""
+    workload = Workload(
+        cache_rows=cache_rows,
+        times=known_times(site.pipeline, draft.kernel) or timed_steps(site, draft, budgets),
+        levels=draft.levels,
+        least=draft.least,
+        acceptance=draft.acceptance,
+        adaptive=site.pipeline.tree.adaptive,
+        draft_cache_rows=draft.cache.slots if draft.cache else 0,
+        ahead=site.pipeline.memory.ahead,
+    )
+    known = known_rounds(site.pipeline, draft.kernel)
+    if known is None:
+        return workload
+    seen, source = known
+    acceptance = acceptance_of(seen.tokens, seen.levels or draft.levels)
+    return replace(workload, seen=seen, acceptance=acceptance, acceptance_source=source)
 
 
 def _stretches(site: Site, draft: DraftNeeds, times: StepTimes, machine: Machine, budgets: Budgets) -> tuple[int, ...]:
