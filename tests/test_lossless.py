@@ -14,6 +14,7 @@ from specdecodes.config import Draft, Memory, Middle, Pipeline, Target, Tree
 from specdecodes.errors import BudgetError
 from specdecodes.methods import METHODS, UNDRAFTED, build, plan_for
 from specdecodes.sampling import SamplingParams
+from specdecodes.tree import TokenTree
 from tests.conftest import FAMILY_OPTIONS
 from tests.heads import head_beside
 
@@ -170,6 +171,19 @@ def test_drafts_are_accepted(method, tiny_checkpoint):
     assert generation.tau > 1
     assert len(generation.rounds) < 30
     assert sum(len(r.tokens) for r in generation.rounds) == 59
+
+
+def test_no_pass_that_a_draft_may_choose_is_compiled_in_an_answer(tiny_checkpoint):
+    """Not exact, so passes have several sizes; all are compiled at load, however few of them the first answer takes."""
+    folder = tiny_checkpoint("llama")
+    pipeline = pipeline_for("subspec_sd", folder, folder, exact=False, compiled=True)
+    with build(pipeline, progress=lambda text: None) as generator:
+        generator.generate(PROMPTS[1], BRIEF[0])
+        built = generator.compile_log.graphs
+        for rows in (1, pipeline.tree.nodes // 4, pipeline.tree.nodes // 2, pipeline.tree.nodes):
+            with torch.no_grad():
+                generator._target.score(TokenTree.rooted(torch.zeros(1, dtype=torch.int64), rows))
+        assert generator.compile_log.graphs == built > 0
 
 
 @pytest.mark.parametrize("method", (*OF_THE_FILE, "eagle_sd" + EAGLE3))

@@ -55,6 +55,10 @@ class Seconds:
             self._seen[size].append(seconds)
         self._called.add(size)
 
+    def untried(self) -> list[int]:
+        """The sizes of which there was no step yet."""
+        return [size for size in self._expected if size not in self._called]
+
     def of(self, size: int) -> float:
         if self._seen[size]:
             return statistics.median(self._seen[size])
@@ -125,10 +129,10 @@ class Pace:
             return True
         if self._patience and not self._ahead:  # drafting is tried again
             return False
-        expected, level = self._expected(), self._levels.of(self.width)
-        # The next level is reached from this one about as often as levels were from those before, here and lately.
+        expected = self._expected()
+        # A further level is reached from the one before about as often as levels were so far, here and lately.
         share = (expected[-1] * self._usual() ** PRIOR) ** (1.0 / (len(expected) + PRIOR))
-        return expected[-1] * share > level * self._rate(sum(expected), self._rows_of(self.width, len(expected)))
+        return self._deeper_pays(expected, share)
 
     @property
     def chooses_rows(self) -> bool:
@@ -187,6 +191,26 @@ class Pace:
         sharpness, usual = self._sharpness[self.width], self._usual()
         return [(share**sharpness * usual**depth) ** 0.5 for depth, share in enumerate(self._reach, 1)]
 
+    def _deeper_pays(self, expected: Sequence[float], share: float) -> bool:
+        """Whether any number of further levels, each reached from the one before with probability `share`, brings more
+        tokens than its seconds are worth: a chain's pass may be as long for one row more as for eight."""
+        levels, level = len(expected), self._levels.of(self.width)
+        rate = self._rate(sum(expected), self._rows_of(self.width, levels))
+        reach, gain, now = expected[-1], 0.0, self._pass_after(levels)
+        for more in range(1, self._tree.depth - levels + 1):
+            reach *= share
+            gain += reach
+            if gain > rate * (more * level + self._pass_after(levels + more) - now):
+                return True
+        return False
+
+    def _pass_after(self, levels: int) -> float:
+        """Seconds of the pass that a draft of so many levels needs: a chain's has a row for each, a wider tree's as
+        many as its last one."""
+        if self.width > 1:
+            return self._passes.of(self._rows_of(self.width, levels))
+        return self._passes.of(next((rows for rows in self._sizes if rows > levels), self._sizes[-1]))
+
     def _usual(self) -> float:
         """The share of levels that are accepted, where the one before was."""
         kept, tried = self._kept[self.width]
@@ -225,7 +249,10 @@ class Pace:
             self._patience = 0
 
     def _next_width(self) -> int:
-        """Narrow as long as that does well; after two misses it looks around, and otherwise once in a while."""
+        """Narrow as long as that does well; after two misses it looks around, and otherwise once in a while. Every
+        width is tried at once, since its first level may compile."""
+        if untried := self._levels.untried():
+            return untried[0]
         best, full = self._best_width(), self._tree.width
         if self._misses > 1 and self.width < full:
             return full

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -116,13 +117,19 @@ class ModelRunner:
     def score(self, tree: TokenTree) -> Scores:
         """Scores of every node of `tree`, in a pass of its capacity. Its cache rows lie in the target's region,
         uncommitted."""
-        slots = self.cache.end + self._index[: tree.capacity]
-        positions = self.cache.length + tree.depths
-        look = self._view.behind(self.cache.length, tree.ancestors, positions)
         states, recorded = self._room(tree.capacity), self._recording(tree.capacity)
-        rows = Rows(tree.tokens[None], positions[None], slots, look, states=states)
+        rows = self._tree_rows(tree, states)
         hidden = self._run([rows])[0] if recorded is None else self._replay(rows, recorded)
         return Scores(self.steps.logits(self.decoder, hidden)[0], hidden[0], states)
+
+    @torch.no_grad()
+    def rehearse(self, sizes: Sequence[int], layers: int | None = None) -> None:
+        """Run trees of so many rows, of no consequence, so that no pass is compiled in the middle of an answer; through
+        the first `layers` alone, if those stand for all."""
+        for rows in sizes:
+            tree = TokenTree.rooted(torch.zeros(1, dtype=torch.int64, device=self._device), rows)
+            (hidden,) = self._run([self._tree_rows(tree, None)], layers=layers)
+            self.steps.logits(self.decoder, hidden)
 
     def level(self, tree: TokenTree, nodes: Tensor, features: Tensor | None = None) -> Scores:
         """Scores of the `nodes` [n] of a draft tree, whose capacity is the draft's region. Its rows lie there.
@@ -185,6 +192,12 @@ class ModelRunner:
             yield slice(begin, min(begin + rows, count)), rows
             begin += rows
 
+    def _tree_rows(self, tree: TokenTree, states: Tensor | None) -> Rows:
+        slots = self.cache.end + self._index[: tree.capacity]
+        positions = self.cache.length + tree.depths
+        look = self._view.behind(self.cache.length, tree.ancestors, positions)
+        return Rows(tree.tokens[None], positions[None], slots, look, states=states)
+
     def _room(self, rows: int) -> Tensor | None:
         """Where passes of `rows` rows together leave what enters the tapped layers."""
         width = len(self._taps) * self.decoder.spec.hidden_size
@@ -205,16 +218,16 @@ class ModelRunner:
         look = self._view.chain(first, positions)
         return Rows(padded, positions[None], self.cache.start + positions, look, features, states)
 
-    def _run(self, passes: list[Rows], kind: str = "layer") -> list[Tensor]:
+    def _run(self, passes: list[Rows], kind: str = "layer", layers: int | None = None) -> list[Tensor]:
         """Of each pass the hidden states [B, M, hidden] after the last layer; those before the tapped ones go side by
         side to its `states`. Layers are outermost, so each is fetched once; a profiler sees every layer as its `kind`
-        and number."""
+        and number. `layers`: how many, if not all."""
         hidden = [self.decoder.embed(rows.tokens, rows.features) for rows in passes]
         reaches = self.decoder.spec.windows
         sight = lru_cache(len(set(reaches)))(lambda place, reach: passes[place].look(reach))
         turns = [(self._rotary.cos[rows.positions], self._rotary.sin[rows.positions]) for rows in passes]
-        with contextlib.closing(self._layers.layers()) as layers:
-            for index, layer in enumerate(layers):
+        with contextlib.closing(self._layers.layers()) as source:
+            for index, layer in enumerate(islice(source, layers)):
                 self._tap(index, passes, hidden)
                 keys, values = self.cache.keys[index], self.cache.values[index]
                 with span(f"{kind} {index}"):

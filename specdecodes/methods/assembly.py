@@ -109,6 +109,8 @@ def load(
     rows = width or (pipeline.tree.nodes if needs.levels else 1)
     target = load_target(site, placement, progress, width=rows, draft_nodes=needs.nodes, taps=needs.taps)
     drafter = method.drafter(target, progress)
+    if needs.levels:
+        rehearse_passes(target, progress)
     grafted = pipeline.draft.ngram
     if not grafted or needs.middle is not None:  # whose own draft has them
         return target, drafter
@@ -135,6 +137,14 @@ def pass_seconds(target: LoadedTarget) -> dict[int, float]:
     while sizes[-1] > 1 and not target.runner.exact:
         sizes.append(max(1, sizes[-1] // STEP))
     return {rows: max(plan.stream_s, plan.compute_s * share_of(times.narrower, rows, nodes)) for rows in sizes}
+
+
+def rehearse_passes(target: LoadedTarget, progress: Progress) -> None:
+    """Compile the passes that a draft may choose from, where there is more than one: no answer waits for them then."""
+    sizes = sorted(pass_seconds(target))
+    if len(sizes) > 1 and target.runner.steps.compiled:
+        progress(f"compiling passes of {sizes[0]} to {sizes[-1]} rows")
+        target.runner.rehearse(sizes, None if target.stream is None else 1)
 
 
 def check_tokenizers(site: Site, draft: Site) -> None:

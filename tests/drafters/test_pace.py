@@ -43,14 +43,15 @@ class World:
                 levels += 1
                 self.clock.now += self.level[width]
                 more = pace.more(claimed(levels))
-            rows = pace.verify(chances)
+            rows = pace.verify(chances(levels) if callable(chances) else chances)
         else:
             rows = pace.plain()
         self.clock.now += self.passes[rows]
+        seen = min(levels, rows - 1) if callable(chances) else levels  # of a chain's nodes, those that were verified
         accepted = round(sum(reach(k) for k in range(1, levels + 1))) if ranks is not None else None
         if accepted is None:
             luck = len(self.rounds) * 0.618034 % 1.0  # so that level k is reached in a share reach(k) of all rounds
-            pace.learn(sum(reach(k) > luck for k in range(1, levels + 1)), (0,) * levels)
+            pace.learn(sum(reach(k) > luck for k in range(1, seen + 1)), (0,) * seen)
         else:
             pace.learn(accepted, ranks(accepted))
         self.rounds.append((levels, width, rows, self.clock.now - started))
@@ -138,7 +139,18 @@ def test_narrow_levels_where_the_first_lane_does_as_well(clock):
     assert [width for _, width, *_ in first.rounds[-20:]].count(1) >= 18
     spread = World(clock, width=4, levels=levels)
     spread.play(40, lambda k: 0.9**k, ranks=lambda n: tuple(k % 4 for k in range(1, n + 1)))
-    assert {width for _, width, *_ in spread.rounds} == {4}
+    assert [width for _, width, *_ in spread.rounds] == [4, 1, *[4] * 38], "each is tried once"
+
+
+def test_a_chain_ends_where_one_row_more_would_make_the_pass_longer(clock):
+    """Unless it is so promising that several more pay for that."""
+    options = {"width": 1, "depth": 15, "nodes": 16, "levels": {1: 0.01}}
+    steep = World(clock, passes={1: 0.05, 8: 0.06, 16: 0.12}, **options)
+    steep.play(60, lambda k: 0.93**k, chances=lambda n: [0.93**k for k in range(1, n + 1)])
+    assert {levels for levels, *_ in steep.rounds[-20:]} == {7}
+    flat = World(clock, passes={1: 0.05, 8: 0.06, 16: 0.062}, **options)
+    flat.play(60, lambda k: 0.99**k, chances=lambda n: [0.99**k for k in range(1, n + 1)])
+    assert {levels for levels, *_ in flat.rounds[-20:]} == {15}
 
 
 def test_seconds_scale_what_was_not_measured_by_what_was():
