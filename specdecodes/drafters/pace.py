@@ -207,9 +207,7 @@ class Pace:
     def _pass_after(self, levels: int) -> float:
         """Seconds of the pass that a draft of so many levels needs: a chain's has a row for each, a wider tree's as
         many as its last one."""
-        if self.width > 1:
-            return self._passes.of(self._rows_of(self.width, levels))
-        return self._passes.of(next((rows for rows in self._sizes if rows > levels), self._sizes[-1]))
+        return self._passes.of(self._holding(levels) if self.width == 1 else self._rows_of(self.width, levels))
 
     def _usual(self) -> float:
         """The share of levels that are accepted, where the one before was."""
@@ -232,7 +230,11 @@ class Pace:
         """Rows of the last pass that followed a draft of `width`; before there was one, as many as `levels` fill."""
         if width in self._rows:
             return self._rows[width]
-        return next((rows for rows in self._sizes if rows > width * levels), self._sizes[-1])
+        return self._holding(width * levels)
+
+    def _holding(self, nodes: int) -> int:
+        """Rows of the smallest pass for a root and so many nodes; of the largest where none is large enough."""
+        return next((rows for rows in self._sizes if rows > nodes), self._sizes[-1])
 
     def _judge(self, tokens: int, seconds: float) -> None:
         """Pause drafting where plain decoding is faster: surely so by the rounds since drafting was last taken up, or

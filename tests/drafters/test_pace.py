@@ -5,22 +5,7 @@ from __future__ import annotations
 import pytest
 
 from specdecodes.config import Tree
-from specdecodes.drafters import pace as module
 from specdecodes.drafters.pace import PATIENCE, Costs, Pace, Seconds
-
-
-class Clock:
-    now = 0.0
-
-    def perf_counter(self):
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    return clock
 
 
 class World:
