@@ -41,6 +41,7 @@ SHOWN = (
     ("target", "round_target_s", 1e3),
     ("wait", "round_wait_s", 1e3),
     ("rest", "round_overhead_s", 1e3),
+    ("link busy %", "link_utilization", 1e2),
 )
 
 

@@ -141,15 +141,18 @@ class Memory:
 
     `compress` streams 16-bit weights losslessly compressed: `auto` where that is faster by measured rates and needs no
     new file, `on` always, writing compressed copies of layers that stream from disk, `off` never.
-    `ahead` fetches the first layers of the next pass while drafting, as many as the ring holds.
+    `ahead` fetches the first layers of the next pass while drafting, as many as the ring holds. `ring` is its
+    slots, each of one layer: more than two are read further ahead, in memory that resident layers would have.
     """
 
     device: str | int | None = None
     host: str | int | None = None
     compress: str = "auto"
     ahead: bool = True
+    ring: int = 2
 
     def __post_init__(self) -> None:
+        _require(self.ring >= 2, f"memory.ring must be at least 2 slots, not {self.ring}: one is read, one computed.")
         for name, size in (("device", self.device_bytes), ("host", self.host_bytes)):
             _require(size is None or size > 0, f"memory.{name} must be above 0 bytes, not {size}.")
         _require(self.compress in COMPRESS, suggest("memory.compress", self.compress, COMPRESS))

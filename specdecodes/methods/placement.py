@@ -84,6 +84,7 @@ def _workload(site: Site, draft: DraftNeeds, cache_rows: int, budgets: Budgets) 
         adaptive=site.pipeline.tree.adaptive,
         draft_cache_rows=draft.cache.slots if draft.cache else 0,
         ahead=site.pipeline.memory.ahead,
+        ring=site.pipeline.memory.ring,
     )
     known = known_rounds(site.pipeline, draft.kernel)
     if known is None:

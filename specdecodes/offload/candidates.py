@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 from specdecodes.offload.predict import Machine, Workload
 
-SLOTS = 2
-"""One slot is read while another is computed. A third would cost as much as a resident layer and save less."""
+STAGING = 2
+"""Slots of host memory that layers pass through from disk to an accelerator: one is read while another is copied."""
 
-RING = f"ring of {SLOTS} slots"
 WORKING = "working memory"
 DRAFT, DRAFT_CACHE = "draft model", "draft's key-value cache"
 
@@ -130,6 +129,11 @@ def over(parts: Mapping[str, int], limit: int | None) -> int:
     return max(0, sum(parts.values()) - limit) if limit is not None else 0
 
 
+def ring_of(slots: int) -> str:
+    """The part that the ring is: `ring of 2 slots`."""
+    return f"ring of {slots} slots"
+
+
 def counted(number: int, noun: str) -> str:
     """`1 resident layer`, `2 resident layers`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
@@ -142,11 +146,11 @@ def _device_side(
     streamed: Sequence[int],
     substituted: Sequence[int],
 ) -> dict[str, int]:
-    slot = max((shape.slot(layer) for layer in streamed), default=0)
+    slot, slots = max((shape.slot(layer) for layer in streamed), default=0), workload.slots(len(streamed))
     return {
         "embedding and head": shape.embedding_bytes,
         counted(len(resident), "resident layer"): sum(shape.layer_bytes[layer] for layer in resident),
-        RING: SLOTS * slot,
+        ring_of(slots): slots * slot,
         "compressed bytes on their way": shape.compression.buffer_bytes if shape.compression and streamed else 0,
         "conversion of a streamed layer": shape.conversion_bytes if streamed else 0,
         counted(len(substituted), "substitute"): sum(shape.substitute_bytes[layer] for layer in substituted),
@@ -165,12 +169,12 @@ def _host_side(
     """The streamed layers that host memory holds for an accelerator, and its bytes; the rest passes through a ring."""
     if not machine.has_accelerator:
         return (), {}
-    ring = SLOTS * max((shape.slot(layer) for layer in streamed), default=0)
+    ring = STAGING * max((shape.slot(layer) for layer in streamed), default=0)
     for count in range(len(streamed), -1, -1):
         pinned = tuple(streamed[place] for place in spread(count, len(streamed)))
         host = {
             counted(count, "pinned layer"): sum(shape.kept(layer) for layer in pinned),
-            RING: ring if count < len(streamed) else 0,
+            ring_of(STAGING): ring if count < len(streamed) else 0,
         }
         if not count or not over(host, budgets.host):
             return pinned, host

@@ -15,8 +15,7 @@ from specdecodes.offload.alternatives import NEARLY, Alternative, neighbours, ot
 from specdecodes.offload.candidates import (
     DRAFT,
     DRAFT_CACHE,
-    RING,
-    SLOTS,
+    STAGING,
     WORKING,
     Budgets,
     Candidate,
@@ -25,6 +24,7 @@ from specdecodes.offload.candidates import (
     candidates,
     counted,
     over,
+    ring_of,
 )
 from specdecodes.offload.predict import Machine, Prediction, Step, StepTimes, Work, Workload, predict
 from specdecodes.units import format_bytes
@@ -169,8 +169,8 @@ def plan(
         streamed=chosen.streamed,
         pinned=chosen.pinned,
         substituted=chosen.substituted,
-        ring_slots=SLOTS if chosen.streamed else 0,
-        host_slots=SLOTS if chosen.host.get(RING) else 0,
+        ring_slots=workload.slots(len(chosen.streamed)),
+        host_slots=STAGING if chosen.host.get(ring_of(STAGING)) else 0,
         device_bytes=chosen.device,
         host_bytes=chosen.host,
         bytes_per_pass=work.link_bytes,
@@ -193,13 +193,14 @@ def _work(shape: ModelShape, candidate: Candidate, workload: Workload) -> Work:
     layers, pinned, times = len(shape.layer_bytes), set(candidate.pinned), workload.times
     arriving = {layer: shape.arriving(layer, pinned=layer in pinned) for layer in candidate.streamed}
     whole = sum(shape.layer_bytes[layer] for layer in candidate.streamed)
+    ring = candidate.device[ring_of(workload.slots(len(candidate.streamed)))]
     expanded = sum(shape.layer_bytes[layer] for layer in arriving if arriving[layer] != shape.layer_bytes[layer])
     return Work(
         draft_step_s=times.draft_step(layers, len(candidate.substituted)),
         compute_s=times.target_pass(layers, len(candidate.streamed)),
         disk_bytes=sum(size for layer, size in arriving.items() if layer not in pinned),
         link_bytes=sum(arriving.values()),
-        ahead_bytes=candidate.device[RING] * sum(arriving.values()) // max(whole, 1) if workload.ahead else 0,
+        ahead_bytes=ring * sum(arriving.values()) // max(whole, 1) if workload.ahead else 0,
         expand_s=expanded / shape.compression.gbps / 1e9 if shape.compression else 0.0,
     )
 

@@ -111,7 +111,7 @@ class Workload:
     `cache_rows` counts every row of the cache: the longest context and both tree regions. `acceptance` is the chance
     that the tree holds the target's next token, level by level, and `acceptance_source` says where it is from;
     `adaptive` stops where a further level costs more than it gains. Rounds that were `seen` are expected again.
-    `ahead`: the ring is filled while drafting.
+    `ahead`: the ring, of `ring` slots, is filled while drafting.
     """
 
     cache_rows: int
@@ -123,7 +123,12 @@ class Workload:
     draft_cache_rows: int = 0
     seen: Seen | None = None
     ahead: bool = True
+    ring: int = 2
     least: int = 1
+
+    def slots(self, streamed: int) -> int:
+        """Slots of the ring when so many layers stream: no more than those, but two, to read beside computing."""
+        return max(2, min(self.ring, streamed)) if streamed else 0
 
 
 @dataclass(frozen=True)

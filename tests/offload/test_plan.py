@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from specdecodes.errors import BudgetError
-from specdecodes.offload.candidates import SLOTS, Budgets, Compression, ModelShape, counted, spread
+from specdecodes.offload.candidates import STAGING, Budgets, Compression, ModelShape, counted, spread
 from specdecodes.offload.plan import Placement, plan
 from specdecodes.offload.predict import Machine, Step, StepTimes, Workload
 
@@ -37,7 +37,7 @@ SAME_TIMES = replace(TIMES, substitute=0.0033)  # where a substitute beside a re
 RUN = Workload(cache_rows=1000, draft_cache_rows=1000, times=TIMES)
 DRAFTED = replace(RUN, levels=16)
 DRAFTED_ALIKE = replace(DRAFTED, times=SAME_TIMES)
-RING = SLOTS * (50 * MB + 8192)
+RING = RUN.ring * (50 * MB + 8192)
 FIXED = (60 + 20 + 30) * MB  # embedding and head, cache, working memory
 
 
@@ -59,7 +59,7 @@ def check(placement: Placement, shape: ModelShape) -> None:
         assert set(placement.streamed) <= set(placement.substituted)
     else:
         assert not placement.substituted
-    assert placement.ring_slots == (SLOTS if placement.streamed else 0)
+    assert placement.ring_slots == (RUN.ring if placement.streamed else 0)
     assert placement.bytes_per_pass == sum(shape.layer_bytes[layer] for layer in placement.streamed)
     assert all(type(size) is int and size >= 0 for size in placement.device_bytes.values())
 
@@ -77,7 +77,7 @@ def test_a_model_that_fits_is_resident(budget: Budgets) -> None:
 def test_one_byte_less_streams() -> None:
     placement = plan(PLAIN, Budgets(FIXED + LAYERS * 50 * MB - 1), CPU, RUN)
     assert placement.tier == "disk"
-    assert len(placement.streamed) == SLOTS + 1  # a ring for fewer layers would be as large as those layers
+    assert len(placement.streamed) == RUN.ring + 1  # a ring for fewer layers would be as large as those layers
 
 
 def test_spare_bytes_become_resident_layers() -> None:
@@ -155,7 +155,7 @@ def test_the_largest_streamed_layer_sets_the_slots() -> None:
     sizes = tuple((10 + layer) * MB for layer in range(8))
     shape = replace(PLAIN, layer_bytes=sizes, slot_bytes=())
     placement = plan(shape, Budgets(smallest(shape, CPU, RUN)), CPU, RUN)
-    slot = placement.device_bytes["ring of 2 slots"] // SLOTS
+    slot = placement.device_bytes["ring of 2 slots"] // RUN.ring
     assert 17 * MB <= slot < 17 * MB + 3 * 4096
     assert slot % 4096 == 0
 
@@ -182,7 +182,7 @@ def test_an_accelerator_whose_host_is_too_small_reads_the_rest_from_disk() -> No
     check(placement, SUBSPEC)
     assert placement.tier == "disk"
     assert len(placement.pinned) == 3
-    assert placement.host_slots == SLOTS
+    assert placement.host_slots == STAGING
     assert sum(placement.host_bytes.values()) == host
     assert 2.0 < placement.predicted.link_gbps < 12.0
     with pytest.raises(BudgetError, match="host RAM cannot work") as refused:
@@ -324,3 +324,15 @@ def test_host_memory_holds_more_layers_when_they_are_compressed() -> None:
     assert len(fewer.pinned) > len(plain.pinned)
     loose = len(fewer.streamed) - len(fewer.pinned)  # from disk, as they are
     assert fewer.bytes_per_pass == len(fewer.pinned) * 33 * MB + loose * 50 * MB
+
+
+def test_a_longer_ring_is_read_ahead_where_resident_layers_would_be() -> None:
+    budget = Budgets(FIXED + RING + LAYERS * 14 * MB + 7 * 50 * MB)
+    short = plan(SUBSPEC, budget, CPU, DRAFTED_ALIKE)
+    long = plan(SUBSPEC, budget, CPU, replace(DRAFTED_ALIKE, ring=8))
+    assert long.ring_slots == 8
+    assert long.device_bytes["ring of 8 slots"] == 4 * short.device_bytes["ring of 2 slots"]
+    assert len(long.resident) < len(short.resident)
+    idle = plan(SUBSPEC, budget, CPU, replace(DRAFTED_ALIKE, ring=8, ahead=False))
+    assert idle.predicted.round_s > long.predicted.round_s + 5 * 50 * MB / (CPU.disk_gbps * 1e9)
+    assert plan(PLAIN, Budgets(), CPU, replace(RUN, ring=8)).ring_slots == 0
