@@ -20,10 +20,10 @@ def run(arguments: list[str]) -> None:
         print(f"Usage: {USAGE}\n\nPipelines:\n  " + "\n  ".join(pipelines.shipped()) + "\n")
         main(["--help"], "bash run.sh PIPELINE")
     name, *rest = arguments
-    if name in WITHOUT_PIPELINE:
+    if name in WITHOUT_PIPELINE or (name.startswith("run-") and _names_a_model(rest)):
         main(arguments, "bash run.sh")
     if name.startswith(("-", "run-")):
-        fail(ConfigError(f"'{name}' stands where a pipeline belongs; write {USAGE}, such as: {_example(name)}"))
+        fail(_misplaced(name))
     try:
         pipelines.check(name)
     except ConfigError as error:
@@ -35,8 +35,17 @@ def run(arguments: list[str]) -> None:
     main([rest[0], "--pipeline", name, *rest[1:]], f"bash run.sh {name}")
 
 
-def _example(command: str) -> str:
-    return f"bash run.sh {pipelines.DEMO} {command if command.startswith('run-') else 'run-test'}"
+def _names_a_model(options: list[str]) -> bool:
+    """Whether a general pipeline is meant: SubSpec on the model that is named."""
+    return any(option == "--model" or option.startswith("--model=") for option in options)
+
+
+def _misplaced(name: str) -> ConfigError:
+    command = name if name.startswith("run-") else "run-test"
+    return ConfigError(
+        f"'{name}' stands where a pipeline belongs; write {USAGE}, such as bash run.sh {pipelines.DEMO} {command}, "
+        f"or name a model: bash run.sh {command} --model FOLDER"
+    )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import NoReturn
+
+LISTED = 20
+"""Names that one line lists."""
 
 
 class SpecDecodesError(Exception):
@@ -52,12 +56,35 @@ class NumericsError(SpecDecodesError):
     """A model that computed NaN or infinity."""
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+UNWRITABLE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Errors of the system that are the disk's, not the program's."""
+
+
+class DiskError(SpecDecodesError):
+    """A file or folder that the system refuses: the disk is full, read-only, or not ours."""
+
+    def __init__(self, error: OSError) -> None:
+        cure = "free some space" if error.errno in FULL else "change who may write there"
+        super().__init__(
+            f"{error.filename or 'a file'}: {error.strerror}; {cure}, or choose another folder (--out-dir for "
+            "results, SPECDECODES_CACHE for what is kept, TMPDIR for what is not)."
+        )
+
+
 def suggest(kind: str, name: str, known: Iterable[str]) -> str:
-    """Text for an unknown name: `unknown method 'subspek_sd'; did you mean 'subspec_sd'? known: ...`."""
+    """Text for an unknown name: `unknown method 'subspek_sd'; did you mean 'subspec_sd'? Known: ...`.
+
+    Of more than `LISTED` names only the nearest are told, or the first where none is near.
+    """
     names = sorted(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else "."
-    return f"unknown {kind} '{name}'{hint} Known: {', '.join(names)}."
+    few = len(names) <= LISTED
+    near = [f"'{each}'" for each in get_close_matches(name, names, n=1 if few else 3, cutoff=0.5)]
+    if near:
+        hint = f"; did you mean {' or '.join(near)}?"
+        return f"unknown {kind} '{name}'{hint}" + (f" Known: {', '.join(names)}." if few else "")
+    rest = "" if few else f" and {len(names) - LISTED} more"
+    return f"unknown {kind} '{name}'. Known: {', '.join(names[:LISTED])}{rest}."
 
 
 def fail(error: SpecDecodesError) -> NoReturn:

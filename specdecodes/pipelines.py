@@ -35,6 +35,11 @@ def shipped() -> list[str]:
 def check(name: str) -> None:
     """Refuse a name that leads nowhere, without importing the module it means."""
     if name not in shipped() and not _module_file(name).is_file():
+        if clone_root() is None:
+            raise ConfigError(
+                f"there is no pipeline {name} here: pipelines come with a clone of the project; name a model with "
+                "--model, or a .py file that holds a pipeline."
+            )
         raise ConfigError(suggest("pipeline", name, shipped()))
 
 

@@ -29,7 +29,8 @@ class Progress:
     error: str | None = None
 
     def __str__(self) -> str:
-        label = f"{self.benchmark} [{self.number}/{self.total}] {self.category} {self.sample}"
+        named = "" if self.sample == self.benchmark else f" {self.category} {self.sample}"  # a warm-up has no name
+        label = f"{self.benchmark} [{self.number}/{self.total}]{named}"
         if self.event == FAILED:
             return f"{label}: FAILED, {self.error}"
         turn = f", turn {self.turn}" if self.event == ASKING else ""

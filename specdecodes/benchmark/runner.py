@@ -88,7 +88,7 @@ def run(
         asking = Asking(generator, pipeline.sampling, watch, Tally(benchmark.name, before, len(samples)))
         try:
             if pending:
-                _warm_up(generator, pipeline, notify)
+                _warm_up(generator, pipeline, notify, watch)
             scorer = benchmark.score if score else None
             _ask_all(asking, pending, log, scorer)
             _score_rest(samples, log, scorer)
@@ -199,11 +199,11 @@ class Asking:
         raise AssertionError("a stream ends with its generation")
 
 
-def _warm_up(generator: Answering, pipeline: Pipeline, notify: Notify) -> None:
+def _warm_up(generator: Answering, pipeline: Pipeline, notify: Notify, watch: Watch) -> None:
     started = time.perf_counter()
     params = replace(pipeline.sampling, max_tokens=min(WARMUP_TOKENS, pipeline.sampling.max_tokens))
-    for _ in range(pipeline.warmup):
-        Asking(generator, params, lambda seen: None, Tally("warm-up", 0, 1)).ask(WARMUP)
+    for number in range(pipeline.warmup):
+        Asking(generator, params, watch, Tally(WARMUP.id, number, pipeline.warmup)).ask(WARMUP)
     if pipeline.warmup:
         notify(f"warm-up: {pipeline.warmup} request(s) in {time.perf_counter() - started:.1f} s, not counted")
 

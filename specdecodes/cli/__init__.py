@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from specdecodes.cli.app import app
-from specdecodes.errors import SpecDecodesError, fail
+from specdecodes.errors import UNWRITABLE, DiskError, SpecDecodesError, fail
 
 __all__ = ["fail", "main"]
 
@@ -18,4 +18,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "specdecodes") -
         app(args=None if arguments is None else list(arguments), prog_name=program)
     except SpecDecodesError as error:
         fail(error)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        fail(DiskError(error))
     sys.exit(0)

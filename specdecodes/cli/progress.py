@@ -26,7 +26,7 @@ def followed(console: Console, *, as_json: bool) -> Iterator[Callable[[Progress]
     there are only the lines that stay. Either goes to `console`, which is standard error; with `as_json`, samples that
     end are also written as JSON lines to standard output.
     """
-    with _live_line(console) as show:
+    with live_line(console) as show:
 
         def follow(seen: Progress) -> None:
             if seen.event == "asking":
@@ -52,7 +52,18 @@ def write_line(event: str, content: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _live_line(console: Console) -> Iterator[Callable[[str], None]]:
+def working(console: Console, text: str) -> Iterator[None]:
+    """A step that may take seconds, told while it runs: a spinner on a terminal, elsewhere a line."""
+    if console.is_terminal:
+        with console.status(text):
+            yield
+        return
+    plain_lines(console)(text)
+    yield
+
+
+@contextmanager
+def live_line(console: Console) -> Iterator[Callable[[str], None]]:
     """A last line that each call replaces; nothing where `console` is no terminal.
 
     It draws only when called: a spinner's thread would take its share of what is being measured.

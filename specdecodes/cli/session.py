@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from specdecodes.cli.progress import live_line, working
 from specdecodes.cli.report import plan_table
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ COMPILING_TOKENS = 8
 @contextmanager
 def opened(pipeline: Pipeline, console: Console) -> Iterator[Generator]:
     """The pipeline's generator, compiled, closed at the end. Progress goes to `console`, which is standard error."""
-    with console.status("starting"):
+    with working(console, "planning: reading headers, timing the disk and a few steps"):
         from specdecodes.methods import build, plan_for
 
         placement = plan_for(pipeline)
@@ -36,7 +37,7 @@ def opened(pipeline: Pipeline, console: Console) -> Iterator[Generator]:
 
     with build(pipeline, placement, progress=note) as generator:
         if pipeline.compile:
-            with console.status("compiling; later starts find the steps cached"):
+            with working(console, "compiling; later starts find the steps cached"):
                 note(_compile(generator))
         yield generator
 
@@ -62,11 +63,14 @@ def answer(
     chunks: list[Chunk] = []
     started, first = time.perf_counter(), 0.0
     try:
-        for chunk in generator.stream(prompt, params, reuse_cache=reuse_cache):
-            first = first or time.perf_counter() - started
-            chunks.append(chunk)
-            sys.stdout.write(chunk.text)
-            sys.stdout.flush()
+        with ExitStack() as waiting:
+            waiting.enter_context(live_line(Console(stderr=True)))("reading the prompt")
+            for chunk in generator.stream(prompt, params, reuse_cache=reuse_cache):
+                waiting.close()  # the line goes before the first word comes
+                first = first or time.perf_counter() - started
+                chunks.append(chunk)
+                sys.stdout.write(chunk.text)
+                sys.stdout.flush()
         generation = chunks[-1].generation
         assert generation is not None, "the last chunk carries the generation"
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from specdecodes.methods.site import Site
 from specdecodes.models.decoder import JOINED, Decoder
 from specdecodes.models.loading import load_linear, load_tensors
+from specdecodes.offload.candidates import counted
 from specdecodes.quant import Execution, LayerDone, Rules, SubstituteCache, assemble, choose_kernels, substitute, tune
 
 Progress = Callable[[str], None]
@@ -27,6 +28,9 @@ def load_quantized(
         return _load_given(decoder, site, execution, layers, progress)
     cache = SubstituteCache(site.checkpoint.files, notice=progress)
     done: list[LayerDone] = []
+    waiting = sum(not cache.path(f"layers.{index}", rules).exists() for index in layers)
+    if waiting:
+        progress(f"quantizing {counted(waiting, 'layer')} as {rules}; later starts find them cached")
     started = time.perf_counter()
     for index in tqdm(layers, desc=f"layers in {rules}", unit="layer", leave=False, disable=None):
         _fill(decoder, site, rules, execution, index, cache, done)
