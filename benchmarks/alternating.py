@@ -16,7 +16,7 @@ from specdecodes.stats import PHASES, Generation, summarize
 FIGURES = (
     "new_tokens decode_tokens_per_second tokens_per_second tau tokens_per_round rounds plain_rounds draft_step_s "
     "draft_levels time_to_first_token_s phase_seconds bytes_per_round bytes_streamed link_gbps link_utilization "
-    "bound_tokens_per_second"
+    "bound_tokens_per_second acceptance_per_level"
 )
 
 

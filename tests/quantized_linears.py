@@ -208,8 +208,11 @@ def qserve_bytes(codes: np.ndarray) -> Tensor:
     return torch.from_numpy(np.concatenate(stored).astype(np.uint8).view(np.int8).reshape(len(codes), -1))
 
 
-def qoq(group: int = 0) -> tuple[dict[str, Any], Writer]:
-    config = {"quant_method": "qoq", "wbits": 4, "group_size": group or -1}
+def qoq(group: int = 0, packer: str = "qserve") -> tuple[dict[str, Any], Writer]:
+    config = {"quant_method": "qoq", "wbits": 4, "group_size": group or -1, "packer": packer}
+    lanes = [8 * part + lane for lane in range(8) for part in range(4)]
+    if packer != "qserve":
+        lanes = [16 * top + 8 * part + lane for top in range(2) for lane in range(8) for part in range(2)]
 
     def write(rng: np.random.Generator, out: int, width: int) -> tuple[Tensors, np.ndarray]:
         codes = rng.integers(0, 16, (out, width))
@@ -223,7 +226,6 @@ def qoq(group: int = 0) -> tuple[dict[str, Any], Writer]:
         steps, zeros = rng.integers(1, 9, (out, width // group)), rng.integers(4, 12, (out, width // group))
         index = np.arange(width) // group
         levels = (codes - zeros[:, index]) * steps[:, index]
-        lanes = [8 * part + lane for lane in range(8) for part in range(4)]
         second = [part.T.reshape(-1, out // 32, 32)[:, :, lanes].reshape(-1, out) for part in (steps, -zeros * steps)]
         tensors = {"qweight": qserve_bytes(codes), "s1_scales": torch.from_numpy(scales)}
         tensors |= {

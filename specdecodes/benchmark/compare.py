@@ -62,6 +62,7 @@ class SideBySide:
     identities: tuple[Identity, ...]  # of every run but the first
     warnings: tuple[str, ...]
     devices: tuple[str, ...]  # what each run's memory is of: cuda:0, cpu
+    exact: bool = True  # whether all runs computed in exact mode
 
 
 def compare(runs: Sequence[Results], labels: Sequence[str]) -> SideBySide:
@@ -167,7 +168,8 @@ def _side_by_side(
 ) -> SideBySide:
     identities = tuple(identity(label, rows[0], row) for label, row in zip(labels[1:], rows[1:], strict=True))
     devices = tuple(str(run.facts.get("device", "cpu")) for run in runs)
-    return SideBySide(name, len(rows[0]), standings(rows, labels), identities, said, devices)
+    exact = all(run.facts.get("exact", False) for run in runs)
+    return SideBySide(name, len(rows[0]), standings(rows, labels), identities, said, devices, exact)
 
 
 def _totals(records: Sequence[SampleRecord]) -> tuple[list[float], list[float]]:

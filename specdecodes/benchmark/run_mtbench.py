@@ -27,15 +27,25 @@ from specdecodes.benchmark.page import write_report
 from specdecodes.benchmark.records import SampleRecord
 from specdecodes.benchmark.runner import finished, run
 from specdecodes.benchmark.table import category_table, figures_table
-from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
+from specdecodes.config import Draft, Memory, Middle, Pipeline, Target, Tree
 from specdecodes.errors import ConfigError, SpecDecodesError, fail
 from specdecodes.methods import build, learn, plan_for
 from specdecodes.sampling import SamplingParams
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 DEMO = str(ASSETS / "demo")
-METHODS_OF = {"naive": "vanilla", "sd-classic": "classic_sd", "sd-eagle": "eagle_sd", "subspec": "subspec_sd"}
-DEMO_DRAFTS = {"sd-classic": str(ASSETS / "demo-draft"), "sd-eagle": str(ASSETS / "demo-eagle")}
+METHODS_OF = {
+    "naive": "vanilla",
+    "sd-classic": "classic_sd",
+    "sd-eagle": "eagle_sd",
+    "sd-hierspec": "hierspec_sd",
+    "subspec": "subspec_sd",
+}
+DEMO_DRAFTS = {
+    "sd-classic": str(ASSETS / "demo-draft"),
+    "sd-eagle": str(ASSETS / "demo-eagle"),
+    "sd-hierspec": str(ASSETS / "demo-draft"),
+}
 DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "auto": "auto"}
 DEMO_MEMORY = {"auto": "30.5MiB", "bf16": "30.5MiB", "fp16": "31.5MiB", "fp32": "54MiB"}
 """By dtype a budget in which every mode works, and plain decoding and a head have to stream."""
@@ -45,7 +55,13 @@ DEMO_PENALTY = 1.2
 
 WARMUP = 3
 # Tree depth, width and nodes of each mode where none are given: the SubSpec paper's, and EAGLE-2's (60 below the root).
-TREES = {"subspec": (48, 6, 256), "sd-classic": (16, 6, 64), "sd-eagle": (6, 10, 61), "naive": (1, 1, 64)}
+TREES = {
+    "subspec": (48, 6, 256),
+    "sd-classic": (16, 6, 64),
+    "sd-eagle": (6, 10, 61),
+    "sd-hierspec": (12, 1, 64),
+    "naive": (1, 1, 64),
+}
 # The demo's are narrower: its budget would not hold larger ones.
 DEMO_TREES = TREES | {"subspec": (16, 4, 64), "sd-classic": (16, 4, 64), "sd-eagle": (6, 4, 64)}
 
@@ -60,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = options.add_argument
     add("--llm-path", "-llm", default=DEMO, help="target: hub id or folder (default: the demo model)")
-    add("--ssm-path", "-ssm", help="draft model (sd-classic) or EAGLE head (sd-eagle)")
+    add("--ssm-path", "-ssm", help="draft model (sd-classic), EAGLE head (sd-eagle) or middle model (sd-hierspec)")
     add("--mode", default="naive", choices=METHODS_OF, help="who drafts; naive is plain decoding")
     add("--dtype", default="float16", choices=DTYPES, help="of the target; auto is the checkpoint's own")
     add("--do-sample", action="store_true", help="sample; without it the likeliest token is taken")
@@ -92,7 +108,8 @@ def pipeline_of(given: argparse.Namespace) -> Pipeline:
     if given.mode in DEMO_DRAFTS and draft is None:
         raise ConfigError(f"--mode {given.mode} drafts with a model of its own; name it with -ssm.")
     if given.mode not in DEMO_DRAFTS and given.ssm_path:
-        raise ConfigError(f"--mode {given.mode} has no second model; leave out -ssm, or take sd-classic or sd-eagle.")
+        modes = ", ".join(DEMO_DRAFTS)
+        raise ConfigError(f"--mode {given.mode} has no second model; leave out -ssm, or take one of {modes}.")
     depth, width, nodes = (DEMO_TREES if demo else TREES)[given.mode]
     verified = nodes if given.max_verify_tokens is None else given.max_verify_tokens + 1
     sampling = SamplingParams(
@@ -101,10 +118,12 @@ def pipeline_of(given: argparse.Namespace) -> Pipeline:
         repetition_penalty=given.repetition_penalty or penalty,
         seed=given.seed,
     )
+    middle = Middle(draft) if given.mode == "sd-hierspec" else Middle()  # the text drafts for it
     return Pipeline(
         method=METHODS_OF[given.mode],
         target=Target(given.llm_path, dtype),
-        draft=Draft(draft, temperature=1.0) if draft else Draft(),
+        draft=Draft(draft, temperature=1.0) if draft and not middle.model else Draft(),
+        middle=middle,
         tree=Tree(width=given.topk_len or width, depth=given.max_depth or depth, nodes=verified),
         memory=Memory(given.device_memory or memory, given.host_memory),
         sampling=sampling,

@@ -25,6 +25,11 @@ LEGEND = (
     "a round; a round: all tokens. link: share of the time with a read under way. bound: decode tok/s if the link were "
     "all. memory: peak{of}."
 )
+NEAR_TIES = (
+    "Not all of these runs were exact: passes of other widths add the same numbers in another order, so near ties may "
+    "fall the other way, and the text goes on from there. run-verify shows how near a tie was; --exact makes runs equal "
+    "in every bit, for longer plain passes."
+)
 WITHOUT_GPU = " of the whole process, Python, torch and compiling included"
 PARTINGS_SHOWN = 5
 PAPER_COLUMNS = 160  # of a table that goes into a file
@@ -107,6 +112,8 @@ def sentences(page: "SideBySide") -> list[str]:
     between draft and target."""
     base = page.standings[0].label
     said = [line for identity in page.identities for line in _identity(identity, base)]
+    if not page.exact and any(identity.partings for identity in page.identities):
+        said.append(NEAR_TIES)
     levels = [standing for standing in page.standings if len(standing.figures["acceptance_per_level"]) > 1]
     return [*said, *(_by_level(standing) for standing in levels)]
 

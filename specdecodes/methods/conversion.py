@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from specdecodes.errors import CheckpointError
 from specdecodes.models.loading import Checkpoint, load_linear, open_checkpoint
-from specdecodes.offload.store import INDEX, TensorSpan, load_tensor
+from specdecodes.offload.store import INDEX, SINGLE, TensorSpan, load_tensor
 from specdecodes.quant import Execution
 from specdecodes.quant.cache import checkpoint_identity
 from specdecodes.quant.checkpoints import PackedLayout
@@ -56,18 +56,27 @@ def convert_checkpoint(source: str, out: Path, device: str, progress: Progress) 
     holdings, written = _holdings(checkpoint), 0
     places: dict[str, str] = {}
     for path in tqdm(checkpoint.files, desc="shards", unit="shard", leave=False, disable=None):
-        if not _is_whole(out / path.name, about):
+        shard = out / _shard_name(path)
+        if not _is_whole(shard, about):
             tensors = _tensors(checkpoint, layout, *holdings[path])
-            part = out / f".{path.name}.part"
+            part = out / f".{shard.name}.part"
             save_file(tensors, part, about)
-            part.replace(out / path.name)
+            part.replace(shard)
             written += 1
-            progress(f"{path.name}: {format_bytes((out / path.name).stat().st_size)}")
-        with safe_open(out / path.name, framework="pt") as file:
-            places |= dict.fromkeys(sorted(file.keys()), path.name)
-    nbytes = sum((out / path.name).stat().st_size for path in checkpoint.files)
+            progress(f"{shard.name}: {format_bytes(shard.stat().st_size)}")
+        with safe_open(shard, framework="pt") as file:
+            places |= dict.fromkeys(sorted(file.keys()), shard.name)
+    nbytes = sum((out / _shard_name(path)).stat().st_size for path in checkpoint.files)
     _write_rest(checkpoint, out, layout, places, nbytes)
     return Conversion(layout.kernel, written, len(checkpoint.files) - written, nbytes)
+
+
+def _shard_name(path: Path) -> str:
+    """A shard's own, or the safetensors' for what torch.save wrote: pytorch_model-00001-of-00004.bin."""
+    if path.suffix == ".safetensors":
+        return path.name
+    number = path.stem.removeprefix("pytorch_model")
+    return SINGLE if number == path.stem else f"model{number}.safetensors"
 
 
 def _layout(checkpoint: Checkpoint, device: str) -> PackedLayout:
@@ -128,9 +137,10 @@ def _is_whole(path: Path, about: Mapping[str, str]) -> bool:
 def _write_rest(checkpoint: Checkpoint, out: Path, layout: PackedLayout, places: dict[str, str], nbytes: int) -> None:
     """Index, tokenizer and config."""
     for path in sorted(checkpoint.folder.iterdir()):
-        if path.is_file() and path.suffix not in (".safetensors", ".bin") and path.name not in (INDEX, "config.json"):
+        weights = path.suffix in (".safetensors", ".bin", ".pt") or path.name.endswith(".index.json")
+        if path.is_file() and not weights and path.name != "config.json":
             shutil.copyfile(path, out / path.name)
-    if (checkpoint.folder / INDEX).exists():
+    if not (out / SINGLE).exists():
         _write_json(out / INDEX, {"metadata": {"total_size": nbytes}, "weight_map": places})
     config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
     config.pop("compression_config", None)

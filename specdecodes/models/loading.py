@@ -16,6 +16,7 @@ from specdecodes.errors import CheckpointError
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.families import ModelSpec, spec_of
 from specdecodes.models.stored import check_linears, rules_of, tensors_of
+from specdecodes.offload.pickled import PATTERNS, pickled_files, read_pickled
 from specdecodes.offload.store import TensorSpan, load_tensor, read_index
 from specdecodes.quant import Rules
 from specdecodes.quant.checkpoints import LinearLayout, find_layout
@@ -66,16 +67,24 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     folder = locate(model, revision)
     config = _config(folder)
     spec = spec_of(config)
-    spans = read_index(folder)
+    spans = _spans(folder)
     if spec.tied and _has_own_head(spans):
         spec = replace(spec, tied=False)
     if "lm_head.weight" not in spans and not spec.tied:
         raise CheckpointError(f"{folder} has no lm_head.weight and config.json does not tie it to the embedding.")
-    layout = find_layout(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    layout = find_layout(json.loads((folder / "config.json").read_text(encoding="utf-8")), spans)
     stood_for = check_linears(folder, spec, layout, spans) if layout is not None else set()
     _check_shapes(folder, spec, spans, stood_for)
     dtype, rules = spans["model.embed_tokens.weight"].dtype, rules_of(spec, layout, spans)
     return Checkpoint(folder, spec, dtype, _eos_ids(folder, config), spans, layout, rules)
+
+
+def _spans(folder: Path) -> dict[str, TensorSpan]:
+    """Every tensor of a folder; of what torch.save wrote, where it has no safetensors."""
+    spans: dict[str, TensorSpan] = {}
+    for path in pickled_files(folder):
+        spans |= read_pickled(path)
+    return spans or read_index(folder)
 
 
 def _has_own_head(spans: Mapping[str, TensorSpan]) -> bool:
@@ -115,7 +124,10 @@ def locate(model: str, revision: str | None = None, patterns: Sequence[str] = _F
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
+        if patterns == _FILES and not any(folder.glob("*.safetensors")):
+            snapshot_download(model, revision=revision, allow_patterns=list(PATTERNS))
+        return folder
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(

@@ -59,7 +59,7 @@ def checkpoint_identity(files: Sequence[Path], *, times: bool = True) -> str:
         with path.open("rb") as file:
             start = file.read(8)
             header = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            digest.update(start + file.read(min(header, stat.st_size)))
+            digest.update(start + file.read(header if header < stat.st_size else 0))  # a zip file has none
             for index in range(SAMPLES):
                 file.seek(index * max(stat.st_size - SAMPLE_BYTES, 0) // (SAMPLES - 1))
                 digest.update(file.read(SAMPLE_BYTES))

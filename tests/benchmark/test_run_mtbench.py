@@ -36,6 +36,8 @@ def test_the_demo_model_brings_its_drafts_and_others_name_theirs():
     other = pipeline("-llm", "org/model", "--device-memory", "8GiB")
     assert (other.memory.device, other.sampling.repetition_penalty) == ("8GiB", 1.0)
     assert pipeline("--mode", "sd-eagle").draft.model.endswith("assets/demo-eagle")
+    hierarchy = pipeline("--mode", "sd-hierspec")
+    assert hierarchy.middle.model.endswith("assets/demo-draft") and hierarchy.draft.model is None
     with pytest.raises(ConfigError, match="-ssm"):
         pipeline("-llm", "org/model", "--mode", "sd-eagle")
     with pytest.raises(ConfigError, match="no second model"):
@@ -76,7 +78,7 @@ def test_it_answers_logs_and_goes_on_from_what_is_there(tiny_checkpoint, tmp_pat
 
 
 @pytest.mark.usefixtures("untimed")
-@pytest.mark.parametrize("mode", ["sd-classic", "sd-eagle", "subspec"])
+@pytest.mark.parametrize("mode", ["sd-classic", "sd-eagle", "sd-hierspec", "subspec"])
 def test_every_mode_answers_sampled_questions(mode, tiny_checkpoint, tmp_path):
     (tmp_path / "mt-bench").mkdir()
     row = {"question_id": 8, "category": "test", "turns": ["w5 w8", "w7"]}
@@ -84,7 +86,7 @@ def test_every_mode_answers_sampled_questions(mode, tiny_checkpoint, tmp_path):
     target = tiny_checkpoint()
     words = ["-llm", str(target), "--mode", mode, "--dtype", "float32", "--max-new-tokens", "6", "--eager"]
     words += ["--do-sample", "--temp", "1.0", "--data-dir", str(tmp_path), "--out-dir", str(tmp_path / "out")]
-    drafts = {"sd-classic": target, "sd-eagle": head_beside(target, "eagle")}
+    drafts = {"sd-classic": target, "sd-eagle": head_beside(target, "eagle"), "sd-hierspec": target}
     with pytest.raises(SystemExit) as left:
         main([*words, *(("-ssm", str(drafts[mode])) if mode in drafts else ())])
     assert left.value.code == 0

@@ -22,7 +22,9 @@ def answer(tokens: int, seconds: float) -> Generation:
     return Generation(text, tuple(range(tokens)), 7, 0, (round_,), {"target": 0.1}, seconds, 0.1, 500, "stop", 0.25)
 
 
-def write(folder: Path, method: str, seconds: float, *, benchmark: str = "gsm8k", parts: bool = False) -> Path:
+def write(
+    folder: Path, method: str, seconds: float, *, benchmark: str = "gsm8k", parts: bool = False, exact: bool = True
+) -> Path:
     settings = {
         "pipeline": {"method": method, "memory": {"device": "1GiB"}},
         "benchmark": {"name": benchmark, "sha256": "a"},
@@ -33,7 +35,8 @@ def write(folder: Path, method: str, seconds: float, *, benchmark: str = "gsm8k"
             if parts and number == 3:
                 said = replace(said, tokens=(*said.tokens[:4], 99), text="0 1 2 3 other")
             log.append(SampleRecord(str(number), "c", ("q",), "done", (said,), score=1.0, machine="m", revision="r"))
-    write_json(folder / benchmark / "run.json", {"benchmark": benchmark, "method": method, "model": "m", "exact": True})
+    facts = {"benchmark": benchmark, "method": method, "model": "m", "exact": exact}
+    write_json(folder / benchmark / "run.json", facts)
     return folder
 
 
@@ -66,6 +69,17 @@ def test_the_first_divergence_is_shown(tmp_path: Path, folders: list[str], capsy
     assert f"subspec_sd ({other}) differs from vanilla in 1 of 8 samples" in out
     assert "sample 3, turn 1, new token 4: vanilla token 4 '0 1 2 3 4 5 6 7 8'" in out
     assert "token 99 '0 1 2 3 other'" in out
+    assert "--exact" not in out, "exact runs are"
+
+
+def test_runs_that_are_not_exact_are_told_why_they_part(
+    tmp_path: Path, folders: list[str], capsys: pytest.CaptureFixture[str]
+):
+    equal = write(tmp_path / "c", "subspec_sd", 2.0, exact=False)
+    assert "near tie" not in outcome([folders[0], str(equal)], capsys)[1]
+    other = write(tmp_path / "d", "subspec_sd", 2.0, parts=True, exact=False)
+    _, out, _ = outcome([folders[0], str(other)], capsys)
+    assert "differs from vanilla" in out and "near ties may fall the other way" in out and "--exact makes" in out
 
 
 def test_markdown_is_a_table_and_a_list(folders: list[str], capsys: pytest.CaptureFixture[str]):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from specdecodes.config import Draft, Memory
+from specdecodes.config import Draft, Memory, Middle, Tree
 from specdecodes.errors import BudgetError, CheckpointError
 from specdecodes.methods import build, conversion, plan_for
 from specdecodes.methods.conversion import convert_checkpoint
@@ -84,6 +86,30 @@ def test_shards_are_kept_and_a_second_run_gives_the_same_bytes(source, tmp_path)
     for shard in folder.glob("*.safetensors"):
         stems = {name.rpartition(".")[0] for name in load_file(tmp_path / "one" / shard.name)}
         assert stems <= {name.rpartition(".")[0] for name in load_file(shard)}
+
+
+def test_a_checkpoint_as_qserve_publishes_it(source, tmp_path):
+    """One file that torch.save wrote, beside the index of what was quantized, and a config that says nothing of it."""
+    made, folder = source("qoq-8").folder, tmp_path / "published"
+    shutil.copytree(made, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save(
+        {name: tensor for shard in made.glob("*.safetensors") for name, tensor in load_file(shard).items()},
+        folder / "pytorch_model.bin",
+    )
+    config = json.loads((made / "config.json").read_text())
+    del config["quantization_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    found, wanted = open_checkpoint(str(folder)), open_checkpoint(str(made))
+    assert (found.layout, found.rules) == (wanted.layout, wanted.rules)
+    assert convert_checkpoint(str(folder), tmp_path / "out", "cpu", quiet).written == 1
+    convert_checkpoint(str(made), tmp_path / "wanted", "cpu", quiet)
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    shards = [load_file(shard) for shard in (tmp_path / "wanted").glob("*.safetensors")]
+    assert tensors.keys() == set().union(*shards)
+    assert all(torch.equal(tensors[name], tensor) for shard in shards for name, tensor in shard.items())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        path.name for path in folder.iterdir() if "index" not in path.name and path.suffix != ".bin"
+    } | {"model.safetensors"}
 
 
 def test_a_stopped_conversion_goes_on_where_it_was(source, tmp_path):
@@ -158,16 +184,21 @@ def streaming(pipeline):
 
 
 @pytest.mark.usefixtures("untimed")
-@pytest.mark.parametrize(("form", "draft"), [("gptq", "hqq2:g128"), ("gptq", "higgs2:g128"), ("ct-fp8", "hqq3")])
+@pytest.mark.parametrize(
+    ("form", "draft"), [("gptq", "hqq2:g128"), ("gptq", "higgs2:g128"), ("gptq", "middle"), ("ct-fp8", "hqq3")]
+)
 def test_a_converted_target_streams_and_its_own_weights_in_fewer_bits_draft(form, draft, tiny_checkpoint, tmp_path):
+    """Or a middle model does, which is resident, and drafted by the text."""
     wide = tiny_checkpoint("llama", num_hidden_layers=12, hidden_size=128, intermediate_size=512, num_attention_heads=4)
     made = write_checkpoint(wide, tmp_path / "source", *FORMATS[form])
     convert_checkpoint(str(made.folder), tmp_path / "out", "cpu", quiet)
     plain = replace(pipeline_for("vanilla", tmp_path / "out", None, exact=True), max_length=96)
     wanted = answers(replace(plain, memory=Memory("1GiB")))[0]
     assert answers(streaming(plain))[0] == wanted
-    drafted = streaming(replace(plain, method="subspec_sd", draft=Draft(quant=draft)))
-    tokens, tau, exact = answers(drafted)
+    drafted = replace(plain, method="subspec_sd", draft=Draft(quant="auto" if draft == "middle" else draft))
+    if draft == "middle":
+        drafted = replace(plain, method="hierspec_sd", middle=Middle(str(tmp_path / "out"), tree=Tree(3, 4, 10)))
+    tokens, tau, exact = answers(streaming(drafted))
     assert tokens == wanted and exact
     assert tau > 0
 

@@ -5,7 +5,7 @@ Codes are taken as they are: what runs is the weight that the format itself dequ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from specdecodes.errors import CheckpointError
@@ -30,16 +30,24 @@ READERS: dict[str, Callable[[Fields], LinearLayout]] = {
     METHOD: PackedLayout.of,
 }
 SECTIONS = ("quantization_config", "compression_config")
+UNSAID: dict[str, dict[str, Any]] = {
+    "s1_szeros": {"quant_method": "qoq", "wbits": 4, "group_size": -1},
+    "s2_zeros": {"quant_method": "qoq", "wbits": 4, "group_size": 128},
+    "dequant_scale": {"quant_method": "smoothquant"},
+}
+"""What QServe is told on its command line and config.json does not say, by tensors that no other format has."""
 
 
-def find_layout(config: Mapping[str, Any]) -> LinearLayout | None:
+def find_layout(config: Mapping[str, Any], names: Iterable[str] = ()) -> LinearLayout | None:
     """How the linears of a checkpoint with this config.json are stored; None for one that is not quantized.
 
+    `names`: of its tensors, which say what the config of QServe's checkpoints does not.
     Raises CheckpointError, naming the field, for a format that is not known or that contradicts itself.
     """
     section = next((name for name in SECTIONS if config.get(name)), None)
     if section is None:
-        return None
+        leaves = {name.rpartition(".")[2] for name in names}
+        return next((find_layout({SECTIONS[0]: said}) for leaf, said in UNSAID.items() if leaf in leaves), None)
     if not isinstance(config[section], Mapping):
         raise CheckpointError(f"{section} in config.json is {config[section]!r}, not a table.")
     fields = Fields(config[section], section)

@@ -7,8 +7,10 @@ inside, outputs 16 apart in one byte. In groups of 128 an 8-bit level is `code *
 `code * s1_scales - s1_szeros` ([out] fp16). Inputs are whole numbers in steps of 1/127 of the token's largest; their
 arithmetic is done in float32 here.
 
-QServe is told the format on its command line. Where config.json does not have it, add `"quantization_config":
-{"quant_method": "qoq", "wbits": 4, "group_size": 128}`, or -1.
+QServe is told the format on its command line; where config.json does not have it (`"quantization_config":
+{"quant_method": "qoq", "wbits": 4, "group_size": 128}`, or -1), the tensors tell. They cannot tell that DeepCompressor's
+own converter, from 0.1.0 on, puts `s2_*` into an order that QServe's kernel does not read: there, have
+`"packer": "deepcompressor-0.1"` beside the rest.
 """
 
 from __future__ import annotations
@@ -26,20 +28,23 @@ from specdecodes.quant.grids import CENTRED, STEPS
 from specdecodes.quant.spec import Scheme
 
 BLOCK, GROUP = 32, 128
+PACKERS = {"qserve": 4, "deepcompressor-0.1": 2}  # outputs of a lane whose second scales lie side by side
 _BYTE, _HALF = (torch.int8,), (torch.float16,)
 
 
 @dataclass(frozen=True)
 class QoqLayout:
-    """`group`: 128, or 0 for one scale a channel."""
+    """`group`: 128, or 0 for one scale a channel. `side`: as in PACKERS."""
 
     group: int
+    side: int = PACKERS["qserve"]
     marker: str = "qweight"
 
     @classmethod
     def of(cls, fields: Fields) -> QoqLayout:
         fields.one_of("wbits" if "wbits" in fields.values else "bits", (4,))
-        return cls({-1: 0, None: 0}.get(fields.one_of("group_size", (-1, None, GROUP)), GROUP))
+        group = {-1: 0, None: 0}.get(fields.one_of("group_size", (-1, None, GROUP)), GROUP)
+        return cls(group, PACKERS[fields.one_of("packer", tuple(PACKERS), "qserve")])
 
     def scheme(self, dtypes: Mapping[str, torch.dtype]) -> Scheme:
         bits, grid = (8, f"{CENTRED}8") if self.group else (4, STEPS)
@@ -67,7 +72,7 @@ class QoqLayout:
         if not self.group:
             shift = -parts["s1_szeros"].float()[:, None]
             return Codes(pack(codes, 4), scale, shift=shift.contiguous())
-        steps, zeros = (_by_output(parts[part]).int()[..., None] for part in ("s2_scales", "s2_zeros"))
+        steps, zeros = (_by_output(parts[part], self.side).int()[..., None] for part in ("s2_scales", "s2_zeros"))
         levels = codes.int().view(len(codes), -1, self.group) * steps + zeros
         return Codes(((levels + 128) & 255).to(torch.uint8).flatten(1), scale, None, 8, f"{CENTRED}8")
 
@@ -81,7 +86,7 @@ def _in_place(stored: Tensor) -> Tensor:
     return halves.permute(1, 0, 6, 3, 2, 5, 4, 7).reshape(out, width)
 
 
-def _by_output(values: Tensor) -> Tensor:
-    """[groups, out] in the order of the kernel's lanes to [out, groups]."""
+def _by_output(values: Tensor, side: int) -> Tensor:
+    """[groups, out] in the order of eight lanes of `side` outputs to [out, groups]."""
     groups, out = values.shape
-    return values.view(groups, out // BLOCK, 8, 4).transpose(2, 3).reshape(groups, out).t()
+    return values.view(groups, -1, 8, side).transpose(2, 3).reshape(groups, out).t()

@@ -43,6 +43,7 @@ FORMATS = {
     "qqq-w4a8-g128": qqq(128),
     "qoq-w4a8": qoq(),
     "qoq-w4a8-g128": qoq(128),
+    "qoq-w4a8-g128-deepcompressor": qoq(128, "deepcompressor-0.1"),
 }
 
 
@@ -139,6 +140,7 @@ def spinquant(*locations: str) -> dict[str, Any]:
     [
         (qqq()[0] | {"wbits": 8}, "quantization_config.wbits"),
         (qoq()[0] | {"group_size": 64}, "quantization_config.group_size"),
+        (qoq(128, "lmquant")[0], "quantization_config.packer"),
         (smoothquant()[0] | {"activation": "per-tensor"}, "quantization_config.activation"),
         ({"quant_method": "aqlm"}, "quantization_config.quant_method"),
         (gptq()[0] | {"bits": 3}, "quantization_config.bits"),
@@ -175,6 +177,14 @@ def test_rotations_that_are_in_the_weights_already_ask_for_nothing():
 def test_a_config_without_quantization_has_no_layout():
     assert find_layout({"hidden_size": 64}) is None
     assert find_layout({"compression_config": ct_packed()[0]}) is not None
+
+
+@pytest.mark.parametrize("form", ["qoq-w4a8", "qoq-w4a8-g128", "smoothquant-w8a8"])
+def test_what_qserve_s_config_does_not_say_its_tensors_do(form):
+    config, write = FORMATS[form]
+    names = [f"model.layers.0.mlp.up_proj.{name}" for name in write(np.random.default_rng(0), OUT, IN)[0]]
+    assert find_layout({}, names) == find_layout({"quantization_config": config})
+    assert find_layout({}, ["model.layers.0.mlp.up_proj.weight", "model.norm.weight"]) is None
 
 
 def test_tensors_that_contradict_the_config_are_refused():
