@@ -5,16 +5,15 @@ A pipeline module holds one `Pipeline`; `--set key.path=value` is the only layer
 
 from __future__ import annotations
 
-import json
-import types
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from specdecodes.errors import ConfigError, suggest
 from specdecodes.quant.spec import FULL, Rules
 from specdecodes.sampling import SamplingParams
 from specdecodes.units import parse_bytes
+from specdecodes.values import read_value
 
 DTYPES = ("auto", "bf16", "fp16", "fp32")
 COMPRESS = ("auto", "on", "off")
@@ -139,21 +138,24 @@ class Middle:
 class Memory:
     """Budgets such as `8GiB` or a number of bytes; None is what the machine has free.
 
+    `disk` is for copies that are made of a model: its quantized layers, kept for the next start, and compressed ones.
     `compress` streams 16-bit weights losslessly compressed: `auto` where that is faster by measured rates and needs no
     new file, `on` always, writing compressed copies of layers that stream from disk, `off` never.
     `ahead` fetches the first layers of the next pass while drafting, as many as the ring holds. `ring` is its
-    slots, each of one layer: more than two are read further ahead, in memory that resident layers would have.
+    slots, each of one layer: more than two are read further ahead, in memory that resident layers would have; none lets
+    the plan choose.
     """
 
     device: str | int | None = None
     host: str | int | None = None
+    disk: str | int | None = None
     compress: str = "auto"
     ahead: bool = True
-    ring: int = 2
+    ring: int | None = None
 
     def __post_init__(self) -> None:
-        _require(self.ring >= 2, f"memory.ring must be at least 2 slots, not {self.ring}: one is read, one computed.")
-        for name, size in (("device", self.device_bytes), ("host", self.host_bytes)):
+        _require(self.ring is None or self.ring >= 2, f"memory.ring must be at least 2 slots, not {self.ring}.")
+        for name, size in (("device", self.device_bytes), ("host", self.host_bytes), ("disk", self.disk_bytes)):
             _require(size is None or size > 0, f"memory.{name} must be above 0 bytes, not {size}.")
         _require(self.compress in COMPRESS, suggest("memory.compress", self.compress, COMPRESS))
 
@@ -164,6 +166,10 @@ class Memory:
     @property
     def host_bytes(self) -> int | None:
         return None if self.host is None else parse_bytes(self.host)
+
+    @property
+    def disk_bytes(self) -> int | None:
+        return None if self.disk is None else parse_bytes(self.disk)
 
 
 @dataclass(frozen=True)
@@ -243,7 +249,7 @@ def _replaced(section: Any, path: list[str], key: str, value: object, pipeline: 
         return replace(section, **{name: _replaced(inner, rest, key, value, pipeline)})
     if key not in known_keys(pipeline):
         raise ConfigError(_unknown(key, known_keys(pipeline)))
-    return replace(section, **{name: _parse(value, get_type_hints(type(section))[name], key)})
+    return replace(section, **{name: read_value(value, get_type_hints(type(section))[name], key)})
 
 
 def _unknown(key: str, keys: list[str]) -> str:
@@ -251,52 +257,3 @@ def _unknown(key: str, keys: list[str]) -> str:
     if inside:
         return f"'{key}' alone is no setting; did you mean {' or '.join(inside)}?"
     return suggest("setting", key, keys)
-
-
-_NAMES = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list", type(None): "none"}
-_TRUE, _FALSE, _NONE = ("true", "yes", "on", "1"), ("false", "no", "off", "0"), ("none", "null")
-
-
-def _parse(value: object, kind: Any, key: str) -> Any:
-    """`value` as the first of the types in `kind` that takes it: none first, and last str because it takes any text."""
-    choices = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    for choice in sorted(choices, key=lambda c: (c is str, c is not type(None))):
-        taken, parsed = _take(value, choice) if isinstance(value, str) else _fit(value, choice)
-        if taken:
-            return parsed
-    wanted = " or ".join(_NAMES.get(get_origin(choice) or choice, "text") for choice in choices)
-    raise ConfigError(f"'{value}' is no value for {key}, which is {wanted}.")
-
-
-def _take(text: str, kind: Any) -> tuple[bool, Any]:
-    low = text.lower()
-    if kind is type(None):
-        return low in _NONE, None
-    if kind is bool:
-        return low in _TRUE + _FALSE, low in _TRUE
-    if kind is str:
-        return True, text
-    if get_origin(kind) is tuple:
-        return _take_list(text)
-    try:
-        return True, kind(text)
-    except ValueError:
-        return False, None
-
-
-def _fit(value: object, kind: Any) -> tuple[bool, Any]:
-    if get_origin(kind) is tuple:
-        return isinstance(value, list | tuple), tuple(value) if isinstance(value, list | tuple) else ()
-    if kind is float and type(value) is int:
-        return True, float(value)
-    return type(value) is kind, value
-
-
-def _take_list(text: str) -> tuple[bool, tuple[str, ...]]:
-    """`a,b` or, where blanks and commas matter, a JSON list such as `["a, ", "\\n"]`."""
-    if not text.startswith("["):
-        return True, () if text.lower() in ("", *_NONE) else tuple(part.strip() for part in text.split(","))
-    try:
-        return True, tuple(str(part) for part in json.loads(text))
-    except json.JSONDecodeError:
-        return False, ()

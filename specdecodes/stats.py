@@ -5,6 +5,8 @@ Every method is measured by this code. `tau` leaves the bonus token out; rates a
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -130,6 +132,12 @@ def _level_name(depth: int) -> str:
     return "target" if depth == 0 else "middle's " * (depth - 1) + "middle"
 
 
+def _speed_spread(generations: Sequence[Generation]) -> float | None:
+    """Standard deviation of the logarithm of an answer's decode tokens/s; None for fewer than two answers."""
+    speeds = [math.log(g.decode_tokens_per_second) for g in generations if g.rounds and g.decode_seconds > 0]
+    return statistics.stdev(speeds) if len(speeds) > 1 else None
+
+
 def summarize(generations: Sequence[Generation]) -> dict[str, Any]:
     """The metrics of a benchmark over its requests, by the names of the results format. Raises ValueError on none."""
     if not generations:
@@ -158,6 +166,7 @@ def summarize(generations: Sequence[Generation]) -> dict[str, Any]:
         "accepted_by_depth": list(accepted_by_depth(rounds)),
         "acceptance_per_level": acceptance_per_level(rounds),
         "time_to_first_token_s": sum(g.time_to_first_token_s for g in generations) / len(generations),
+        "speed_spread": _speed_spread(generations),
         "draft_step_s": phases["draft"] / levels if levels else 0.0,
         "draft_levels": levels,
         "rounds": len(rounds),

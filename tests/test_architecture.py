@@ -17,7 +17,7 @@ SOURCES = sorted(path for name in ("specdecodes", "run", "benchmarks") for path 
 LAYERS = (
     {"errors", "spans"},
     {"folders"},
-    {"units", "tree", "native", "extras"},
+    {"units", "values", "tree", "native", "extras"},
     {"cache", "offload", "quant", "sampling"},
     {"models", "config", "verify", "stats"},
     {"engine", "pipelines"},

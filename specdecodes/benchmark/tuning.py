@@ -1,9 +1,10 @@
-"""Which method, width and depth decode fastest here: a cost model of rounds, fed by a few deep ones that were measured.
+"""Which method, width and depth decode fastest here: a cost model of rounds, fed by a few that were measured.
 
-    tokens/s = (1 + mean accepted up to the depth) / (depth * draft level + rest of the round)
+    tokens/s = (1 + mean accepted up to the depth) / seconds of a round of that depth
 
-A deep draft tells of all shallower ones: of `a` accepted tokens, a draft of depth d would have had min(a, d). A pass of
-fewer rows takes the share of the measured one that timing such passes gave.
+Every method and width is probed with a deep draft and with a shallow one. The deep one tells of all shallower ones:
+of `a` accepted tokens, a draft of depth d would have had min(a, d). A round's seconds lie on the line through both
+probes: so what a further level costs is told from what a round costs beside its levels.
 """
 
 from __future__ import annotations
@@ -11,20 +12,20 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pprint import pformat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from specdecodes.config import Pipeline, Tree
-from specdecodes.offload.predict import share_of
 from specdecodes.stats import Generation, Round
-
-if TYPE_CHECKING:
-    from specdecodes.offload.plan import Placement
 
 SETTLING = 2
 """Rounds of an answer that are not believed: caches are cold. Nor is the last, which the answer's end cuts short."""
 
 PLAIN = "vanilla"
+
+SHALLOW = 4
+"""The shallow probe of a draft has so much less depth than the deep one."""
 
 
 @dataclass(frozen=True)
@@ -50,45 +51,64 @@ class Contender:
 
 @dataclass(frozen=True)
 class Probe:
-    """What rounds of `method` with a tree of fixed shape showed: tokens `accepted` in each, the mean seconds of a draft
-    level (0: no draft model) and of the rest, and the shares of the rest that `narrower` passes take (rows, share)."""
+    """What rounds of `method` with a tree of fixed shape showed: tokens `accepted` in each, and their mean seconds."""
 
     method: str
     tree: Tree
     accepted: tuple[int, ...]
-    level_s: float
-    rest_s: float
-    narrower: tuple[tuple[int, float], ...] = ()
+    round_s: float
 
     @classmethod
-    def of(cls, pipeline: Pipeline, placement: Placement, exact: bool, answers: Iterable[Generation]) -> Probe:
+    def of(cls, method: str, tree: Tree, answers: Iterable[Generation]) -> Probe:
         """From what a pipeline with `tree.adaptive` off answered."""
         rounds = steady(answers)
-        levels = sum(r.levels for r in rounds)
-        return cls(
-            pipeline.method,
-            pipeline.tree,
-            tuple(r.accepted for r in rounds),
-            sum(r.seconds["draft"] for r in rounds) / levels if levels else 0.0,
-            statistics.mean(_rest(r) for r in rounds),
-            () if exact or placement.streamed else placement.times.narrower,
-        )
+        spent = statistics.mean(sum(r.seconds.values()) for r in rounds)
+        return cls(method, tree, tuple(r.accepted for r in rounds), spent)
 
-    def candidates(self) -> list[Contender]:
-        """At every depth up to the probe's; a method without a draft model has no depth to choose."""
-        depths = range(1, self.tree.depth + 1) if self.level_s else (self.tree.depth,)
-        return [self._at(depth) for depth in depths]
+    def tokens(self, depth: int) -> float:
+        """Of a round, had the draft ended at `depth`."""
+        return 1.0 + statistics.mean(min(accepted, depth) for accepted in self.accepted)
 
-    def _at(self, depth: int) -> Contender:
-        nodes = self.tree.nodes
-        if self.narrower and self.level_s:  # a pass of fewer rows costs less
-            nodes = min(nodes, self.tree.width * depth + 1)
-        return Contender(
-            self.method,
-            replace(self.tree, depth=depth, nodes=nodes),
-            1.0 + statistics.mean(min(accepted, depth) for accepted in self.accepted),
-            depth * self.level_s + self.rest_s * share_of(self.narrower, nodes, self.tree.nodes),
+
+def shapes(method: str, tree: Tree, widths: Sequence[int], *, drafts: bool, narrow: bool) -> list[tuple[str, Tree]]:
+    """What to probe of a method, with `tree` as the largest; one that no model `drafts` for has no width or depth.
+    `narrow`: a smaller tree's pass has fewer rows (in exact mode all passes have one width)."""
+    if not drafts:
+        return [(method, replace(tree, width=min(widths), adaptive=False))]
+    depths = sorted({tree.depth, max(1, tree.depth // SHALLOW)})
+    fixed = [replace(tree, width=width, adaptive=False) for width in widths]
+    return [(method, cut(one, depth, narrow=narrow)) for one in fixed for depth in depths]
+
+
+def cut(tree: Tree, depth: int, *, narrow: bool) -> Tree:
+    """The tree at that depth; if its pass may be `narrow`, with no more nodes than its levels have."""
+    return replace(tree, depth=depth, nodes=min(tree.nodes, tree.width * depth + 1) if narrow else tree.nodes)
+
+
+def contenders(probes: Sequence[Probe]) -> list[list[Contender]]:
+    """At every depth up to the deepest probe's, those of one method and width together."""
+
+    def kind(probe: Probe) -> tuple[str, int]:
+        return probe.method, probe.tree.width
+
+    groups = [sorted(group, key=lambda probe: probe.tree.depth) for _, group in groupby(probes, kind)]
+    return [_on_the_line(group[0], group[-1]) for group in groups]
+
+
+def _on_the_line(shallow: Probe, deep: Probe) -> list[Contender]:
+    if shallow is deep:
+        return [Contender(deep.method, deep.tree, deep.tokens(deep.tree.depth), deep.round_s)]
+    first, last = shallow.tree.depth, deep.tree.depth
+    level, narrow = max(0.0, (deep.round_s - shallow.round_s) / (last - first)), shallow.tree.nodes < deep.tree.nodes
+    return [
+        Contender(
+            deep.method,
+            cut(deep.tree, depth, narrow=narrow),
+            (shallow if depth <= first else deep).tokens(depth),
+            max(shallow.round_s + level * (depth - first), level * depth),
         )
+        for depth in range(1, last + 1)
+    ]
 
 
 def steady(answers: Iterable[Generation]) -> list[Round]:
@@ -96,13 +116,13 @@ def steady(answers: Iterable[Generation]) -> list[Round]:
     return [r for answer in answers for r in answer.rounds[SETTLING:-1] or answer.rounds]
 
 
-def shortlist(probes: Sequence[Probe], count: int) -> list[Contender]:
-    """The best of every probe, then the best of the rest that differ by a good part in depth; `count` or fewer more."""
-    groups = [sorted(probe.candidates(), key=lambda c: -c.predicted) for probe in probes]
-    chosen = [group[0] for group in groups]
-    others = sorted((c for group in groups for c in group[1:]), key=lambda c: -c.predicted)
+def shortlist(groups: Sequence[Sequence[Contender]], count: int) -> list[Contender]:
+    """The best of every group, then the best of the rest that differ by a good part in depth; `count` or fewer more."""
+    ordered = [sorted(group, key=lambda c: -c.predicted) for group in groups]
+    chosen = [group[0] for group in ordered]
+    others = sorted((c for group in ordered for c in group[1:]), key=lambda c: -c.predicted)
     for candidate in others:
-        if len(chosen) >= len(probes) + count:
+        if len(chosen) >= len(groups) + count:
             break
         if all(_apart(candidate, known) for known in chosen):
             chosen.append(candidate)
@@ -177,8 +197,3 @@ def _data(one: SpeedUp) -> Mapping[str, float | None]:
 def _apart(candidate: Contender, other: Contender) -> bool:
     same = (candidate.method, candidate.tree.width) == (other.method, other.tree.width)
     return not same or not 2 / 3 < candidate.tree.depth / other.tree.depth < 3 / 2
-
-
-def _rest(turn: Round) -> float:
-    """Without a draft model what drafting takes belongs here."""
-    return sum(seconds for phase, seconds in turn.seconds.items() if phase != "draft" or not turn.levels)

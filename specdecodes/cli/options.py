@@ -63,6 +63,7 @@ FLAGS = (
         "SIZE",
     ),
     Flag("--host-memory", str, ("memory.host",), "Budget of RAM beside a GPU: 16GiB.", "SIZE"),
+    Flag("--disk-space", str, ("memory.disk",), "Budget of disk for quantized and compressed copies: 20GiB.", "SIZE"),
     Flag(
         "--exact/--no-exact", bool, ("exact",), "Bit-for-bit plain decoding; on by default when the target is streamed."
     ),

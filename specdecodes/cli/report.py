@@ -41,11 +41,12 @@ def measured(generations: Sequence[Generation]) -> dict[str, Any]:
 
 def prediction_table(summary: Mapping[str, Any], placement: Placement) -> Table:
     """The plan's terms beside the measured ones."""
-    from specdecodes.offload.predict import compare
+    from specdecodes.offload.terms import compare
 
-    table = _table("plan and measurement", "term", "predicted", "measured", "ratio")
+    table = _table("plan and measurement", "term", "predicted", "measured", "ratio", "speed is off by")
     for term in compare(placement.predicted, summary):
-        table.add_row(term.term, f"{term.predicted:.3g}", f"{term.measured:.3g}", f"{term.ratio:.2f}")
+        effect = "" if term.effect is None else f"{term.effect:+.0%}"
+        table.add_row(term.term, f"{term.predicted:.3g}", f"{term.measured:.3g}", f"{term.ratio:.2f}", effect)
     return table
 
 

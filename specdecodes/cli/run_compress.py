@@ -21,6 +21,7 @@ def run_compress(pipeline: "Pipeline") -> None:
     from specdecodes.config import override
     from specdecodes.methods import plan_for
     from specdecodes.methods.compression import ensure_layers, folder_of
+    from specdecodes.methods.disk import disk_room
     from specdecodes.models.loading import open_checkpoint
     from specdecodes.units import format_bytes
 
@@ -30,7 +31,7 @@ def run_compress(pipeline: "Pipeline") -> None:
     if not layers:
         raise ConfigError("nothing streams from disk in this plan, so there is nothing to compress; see run-plan.")
     checkpoint = open_checkpoint(pipeline.target.model, pipeline.target.revision)
-    kept = ensure_layers(checkpoint, layers, tell)
+    kept = ensure_layers(checkpoint, layers, tell, room=disk_room(checkpoint, pipeline.memory.disk_bytes))
     whole = sum(span.nbytes for layer in layers for span in checkpoint.layer(layer).values())
     size = sum(layer.nbytes for layer in kept.values())
     sizes = f"{format_bytes(size)} for {format_bytes(whole)} ({size / whole:.1%})"

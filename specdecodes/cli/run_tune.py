@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,14 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from specdecodes.cli.arms import Arms
 from specdecodes.cli.options import pipeline_command, spoken
-from specdecodes.cli.session import opened
-from specdecodes.errors import ConfigError, SpecDecodesError
+from specdecodes.errors import ConfigError
 
 if TYPE_CHECKING:
-    from specdecodes.benchmark.tuning import Contender, Probe
-    from specdecodes.config import Pipeline
-    from specdecodes.generator import Generation, Generator
+    from specdecodes.benchmark.tuning import Contender
+    from specdecodes.config import Pipeline, Tree
+    from specdecodes.generator import Generation
 
 
 @pipeline_command()
@@ -40,9 +40,10 @@ def run_tune(
         Path | None, typer.Option(metavar="FILE.json", help="Where to write all figures, with machine and revision.")
     ] = None,
 ) -> None:
-    """Probe each method with a few deep rounds, predict every depth from them, run the best, and keep the fastest.
+    """Probe each method at two depths, predict all depths from that, run the best, and keep the fastest.
 
-    `tree.depth` is the deepest draft that is probed. Says so when plain decoding wins.
+    `tree.depth` is the deepest draft that is probed. What is compared answers in turns, question by question, where
+    memory holds it all at once. Says so when plain decoding wins.
     """
     from specdecodes.benchmark import tuning
     from specdecodes.benchmark.environment import describe, machine_name
@@ -52,8 +53,13 @@ def run_tune(
     console = Console(stderr=True)
     tried = methods.split(",") if methods else list(dict.fromkeys((tuning.PLAIN, "ngram_sd", pipeline.method)))
     plain = replace(pipeline, sampling=replace(pipeline.sampling, max_tokens=tokens, ignore_eos=True))
-    probes = list(_probes(plain, tried, _widths(widths, pipeline), prompts, console))
-    found = [_checked(candidate, plain, prompts, console) for candidate in tuning.shortlist(probes, check)]
+    shapes = _shapes(tried, plain, _widths(widths, pipeline))
+    with Arms(plain, console) as arms:
+        probed = arms.answers(shapes, range(prompts))
+        groups = tuning.contenders([tuning.Probe.of(*shape, answers) for shape, answers in probed.items()])
+        chosen = tuning.shortlist(groups, check)
+        checked = arms.answers([(one.method, one.tree) for one in chosen], range(prompts, 2 * prompts))
+    found = [_measured(one, checked[one.method, one.tree]) for one in chosen]
     winner, command = tuning.fastest(found), spoken(sys.argv)
     Console().print(_table(found, winner))
     if winner.method == tuning.PLAIN:
@@ -81,47 +87,28 @@ def _widths(text: str | None, pipeline: "Pipeline") -> list[int]:
         raise ConfigError(f"--widths {text} is no list of whole numbers; write --widths 1,4.") from error
 
 
-def _probes(
-    pipeline: "Pipeline", methods: Iterable[str], widths: list[int], prompts: int, console: Console
-) -> "Iterable[Probe]":
-    """One probe of each method and width; a method that cannot run here is told and left out."""
-    from specdecodes.benchmark.tuning import Probe
-    from specdecodes.methods import UNDRAFTED
+def _shapes(methods: "Sequence[str]", pipeline: "Pipeline", widths: list[int]) -> "list[tuple[str, Tree]]":
+    """What to probe. Trees keep their nodes where exact mode makes all passes alike, plain decoding's too."""
+    from specdecodes.benchmark.tuning import PLAIN, shapes
+    from specdecodes.methods import UNDRAFTED, plan_for
+    from specdecodes.methods.site import Site
 
-    for method in methods:
-        for width in widths[:1] if method in UNDRAFTED else widths:
-            shape = replace(pipeline.tree, width=width, adaptive=False)
-            one = replace(pipeline, method=method, tree=shape)
-            try:
-                with opened(one, console) as generator:
-                    answers = _answers(generator, one, range(prompts), console)
-                    yield Probe.of(one, generator.placement, generator.exact, answers)
-            except SpecDecodesError as error:
-                console.print(f"{method} is left out: {error}", style="yellow", markup=False)
+    streams = bool(plan_for(replace(pipeline, method=PLAIN)).streamed)
+    narrow = not Site.of(pipeline).exact(streamed=streams)
+    return [
+        one
+        for method in methods
+        for one in shapes(method, pipeline.tree, widths, drafts=method not in UNDRAFTED, narrow=narrow)
+    ]
 
 
-def _checked(candidate: "Contender", pipeline: "Pipeline", prompts: int, console: Console) -> "Contender":
+def _measured(candidate: "Contender", answers: "list[Generation]") -> "Contender":
     """`candidate` with its speed as measured, on other questions than it was predicted from."""
     from specdecodes.benchmark.tuning import steady
 
-    one = replace(pipeline, method=candidate.method, tree=candidate.tree)
-    with opened(one, console) as generator:
-        rounds = steady(_answers(generator, one, range(prompts, 2 * prompts), console))
+    rounds = steady(answers)
     seconds = sum(sum(r.seconds.values()) for r in rounds)
     return replace(candidate, measured=sum(len(r.tokens) for r in rounds) / seconds)
-
-
-def _answers(generator: "Generator", pipeline: "Pipeline", places: range, console: Console) -> "list[Generation]":
-    from specdecodes.benchmark.mt_bench import BUNDLED
-    from specdecodes.benchmark.sources import question, read_samples
-
-    questions = [sample.turns[0] for sample in read_samples(BUNDLED, question)]
-    answers = []
-    for place in places:
-        with console.status(f"{pipeline.method}: question {place + 1}"):
-            asked = [{"role": "user", "content": questions[place % len(questions)]}]
-            answers.append(generator.generate(asked, pipeline.sampling))
-    return answers
 
 
 def _table(candidates: "list[Contender]", winner: "Contender") -> Table:

@@ -20,6 +20,7 @@ from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import BudgetError, ConfigError
 from specdecodes.generator import Generator, Origin
 from specdecodes.methods.compression import ensure_layers, find_layers
+from specdecodes.methods.disk import disk_room
 from specdecodes.methods.given import receive
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.placement import place
@@ -248,7 +249,8 @@ def _compressed(site: Site, placement: Placement, progress: Progress) -> dict[in
         return None
     layers = [layer for layer in placement.streamed if layer not in set(placement.pinned)]
     if site.pipeline.memory.compress == "on":
-        found = ensure_layers(site.checkpoint, layers, progress)
+        room = disk_room(site.checkpoint, site.pipeline.memory.disk_bytes)
+        found = ensure_layers(site.checkpoint, layers, progress, room=room)
     else:
         found = find_layers(site.checkpoint, layers if placement.compression.on_disk else ())
     return {place: found[index] for place, index in enumerate(placement.streamed) if index in found}

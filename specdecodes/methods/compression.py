@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,10 +43,13 @@ _USUAL = {torch.bfloat16: 0.70, torch.float16: 0.88}  # the share of its bytes t
 _SAMPLE = 32 * 2**20  # weights that an accelerator expands to be timed
 
 
-def choose(checkpoint: Checkpoint, device: torch.device, wanted: str, planned: Planner) -> Placement:
-    """The plan with or without compression; `wanted` is the setting memory.compress.
+def choose(
+    checkpoint: Checkpoint, device: torch.device, wanted: str, planned: Planner, *, room: int | None = None
+) -> Placement:
+    """The plan with or without compression; `wanted` is the setting memory.compress, `room` bytes of disk for copies.
 
-    Raises ConfigError when it is `on` and cannot be, and what `planned` raises.
+    Raises ConfigError when it is `on` and cannot be, BudgetError when the copies would take more than `room`, and what
+    `planned` raises.
     """
     plain = planned(None)
     if wanted == "off" or not plain.streamed:
@@ -59,14 +62,16 @@ def choose(checkpoint: Checkpoint, device: torch.device, wanted: str, planned: P
     found = find_layers(checkpoint, range(checkpoint.spec.layers))
     offer = _offer(checkpoint, device, found, plain.streamed)
     if wanted == "on":
-        return planned(replace(offer, on_disk=True))
+        made = planned(replace(offer, on_disk=True))
+        _check_room(sum(offer.layer_bytes[layer] for layer in _unwritten(made, found)), room)
+        return made
     try:
         compressed = planned(offer)
     except BudgetError as error:
         short = f"{format_bytes(error.shortfall_bytes)} over the budget"
         return replace(plain, rejected=(Alternative("streamed layers compressed", None, short), *plain.rejected))
     speeds = compressed.predicted.tokens_per_second, plain.predicted.tokens_per_second
-    missing = set(compressed.streamed) - set(compressed.pinned) - found.keys()
+    missing = _unwritten(compressed, found)
     if speeds[0] <= speeds[1] * (1 + NEARLY):
         other = Alternative("streamed layers compressed", speeds[0], f"not {NEARLY:.0%} faster; {_rates(offer)}")
     elif missing and offer.on_disk:
@@ -77,6 +82,20 @@ def choose(checkpoint: Checkpoint, device: torch.device, wanted: str, planned: P
         other = Alternative("streamed layers as they are", speeds[1], "slower")
         return replace(compressed, rejected=(other, *compressed.rejected))
     return replace(plain, rejected=(other, *plain.rejected))
+
+
+def _unwritten(plan: Placement, found: Collection[int]) -> set[int]:
+    """Layers that stream from disk and have no compressed copy there."""
+    return set(plan.streamed) - set(plan.pinned) - set(found)
+
+
+def _check_room(size: int, room: int | None) -> None:
+    if room is not None and size > room:
+        raise BudgetError(
+            f"compressed copies would take {format_bytes(size)} of disk, and memory.disk leaves {format_bytes(room)}: "
+            f"{size - room} bytes more. Give more --disk-space, or memory.compress=off.",
+            size - room,
+        )
 
 
 def find_layers(checkpoint: Checkpoint, layers: Iterable[int]) -> dict[int, CompressedLayer]:
@@ -92,10 +111,12 @@ def find_layers(checkpoint: Checkpoint, layers: Iterable[int]) -> dict[int, Comp
     return found
 
 
-def ensure_layers(checkpoint: Checkpoint, layers: Sequence[int], progress: Progress) -> dict[int, CompressedLayer]:
+def ensure_layers(
+    checkpoint: Checkpoint, layers: Sequence[int], progress: Progress, *, room: int | None = None
+) -> dict[int, CompressedLayer]:
     """All of `layers` compressed on disk, the missing and damaged ones written now; tells the size first.
 
-    Raises CheckpointError when there is no room for them.
+    Raises CheckpointError when there is no room for them, BudgetError when they take more than `room`.
     """
     folder, found = folder_of(checkpoint), find_layers(checkpoint, layers)
     missing = [layer for layer in layers if layer not in found]
@@ -103,6 +124,7 @@ def ensure_layers(checkpoint: Checkpoint, layers: Sequence[int], progress: Progr
         return found
     whole = sum(span.nbytes for layer in missing for span in checkpoint.layer(layer).values())
     size = int(whole * _ratio(checkpoint, missing))
+    _check_room(size, room)
     free = shutil.disk_usage(_existing(folder)).free
     damaged = sum(layer_path(folder, layer).exists() for layer in missing)
     again = f", {damaged} of them again because they were damaged" if damaged else ""

@@ -18,8 +18,11 @@ from specdecodes.folders import cache_folder
 
 Figures = dict[str, float]
 
-REMEMBERED = 5
+REMEMBERED = 20
 """Figures kept under a name."""
+
+LATEST = 5
+"""Of those, the ones whose median counts: what steps take follows the machine, and the program."""
 
 
 def key_of(*parts: object) -> str:
@@ -33,8 +36,14 @@ def recall(key: str, names: Iterable[str], *, max_age: float = float("inf")) -> 
     """The medians of the last figures kept under `key`, of those that have all the `names` and are at most `max_age`
     seconds old: one run beside a busy neighbour is outvoted."""
     wanted, now = set(names), time.time()
-    believed = [kept for kept in _read().get(key, []) if wanted <= kept.keys() and now - kept.get("at", 0.0) <= max_age]
+    believed = [kept for kept in every(key, wanted) if now - kept.get("at", 0.0) <= max_age][-LATEST:]
     return {name: statistics.median(kept[name] for kept in believed) for name in wanted} if believed else None
+
+
+def every(key: str, names: Iterable[str]) -> list[Figures]:
+    """All figures kept under `key` that have all the `names`, oldest first."""
+    wanted = set(names)
+    return [kept for kept in _read().get(key, []) if wanted <= kept.keys()]
 
 
 def keep(key: str, figures: Figures) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from specdecodes.config import Pipeline
-from specdecodes.methods.ledger import Figures, keep, key_of, recall
+from specdecodes.methods.ledger import Figures, every, keep, key_of, recall
 from specdecodes.methods.machine import remember_stream
 from specdecodes.methods.step_times import narrower
 from specdecodes.models.loading import open_checkpoint
+from specdecodes.offload.experience import Run, pooled
 from specdecodes.offload.plan import Placement
 from specdecodes.offload.predict import Seen, Step, StepTimes, at_depth
 
@@ -20,7 +22,7 @@ ENOUGH = 32
 _STEPS = ("streamed_pass", "resident_pass", "level")
 _FIGURES = ("substitute", "draft_model", "one_lane")
 _NAMES = (*(f"{step}.{part}" for step in _STEPS for part in ("layer", "rest")), *_FIGURES)
-_SEEN = ("levels", "tokens", "rest_s")
+_RUN = ("rounds", "levels", "tokens", "rest_s", "answers", "spread")
 
 
 def learn(pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any]) -> None:
@@ -35,7 +37,7 @@ def learn(pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any]) 
     figures: Figures = {f"{name}.layer": step.layer for name, step in _steps(times).items()}
     figures |= {f"{name}.rest": step.rest for name, step in _steps(times).items()}
     figures |= {name: asdict(times)[name] for name in _FIGURES} | {"new_tokens": summary["new_tokens"]}
-    figures |= {_share(rows): share for rows, share in times.narrower} | asdict(_seen(placement, summary))
+    figures |= {_share(rows): share for rows, share in times.narrower} | _run(placement, summary)
     keep(_key(pipeline, placement.kernel), figures)
     if placement.streamed and summary["link_gbps"] and placement.compression is None:
         files = open_checkpoint(pipeline.target.model, pipeline.target.revision).files
@@ -56,12 +58,17 @@ def known_times(pipeline: Pipeline, kernel: str) -> StepTimes | None:
 
 def known_rounds(pipeline: Pipeline, kernel: str) -> tuple[Seen, str] | None:
     """The rounds of those runs, and the words for it."""
-    kept = recall(_key(pipeline, kernel), (*_SEEN, "new_tokens"))
-    return None if kept is None else (Seen(*(kept[name] for name in _SEEN)), _last_runs(kept))
+    kept = every(_key(pipeline, kernel), (*_RUN, "new_tokens"))
+    if not kept:
+        return None
+    runs = [Run(**{name: figures[name] for name in _RUN}, missed=figures.get("missed")) for figures in kept]
+    answers, tokens = (sum(figures[name] for figures in kept) for name in ("answers", "new_tokens"))
+    return pooled(runs), f"measured in {answers:.0f} answers of this setting, {tokens:,.0f} tokens"
 
 
-def _seen(placement: Placement, summary: Mapping[str, Any]) -> Seen:
-    """The means of the rounds of a run, and what its own steps and link leave unexplained of their seconds."""
+def _run(placement: Placement, summary: Mapping[str, Any]) -> Figures:
+    """The fields of `Run`: the means of a run's rounds, and what its own steps and link leave unexplained of their
+    seconds (less than nothing where more overlapped than is thought)."""
     assert placement.basis is not None, "a planned placement knows what it rests on"
     work, machine, workload = placement.basis
     rounds, phases, link = summary["rounds"], summary["phase_seconds"], summary["link_gbps"]
@@ -72,7 +79,14 @@ def _seen(placement: Placement, summary: Mapping[str, Any]) -> Seen:
     levels = summary["draft_levels"] / rounds
     explained = at_depth(work, replace(machine, round_seconds=0.0), workload, levels).round_s
     seconds = sum(spent for phase, spent in phases.items() if phase != "prefill") / rounds
-    return Seen(levels, summary["tokens_per_round"], max(seconds - explained, 0.0))
+    spread = summary.get("speed_spread")
+    figures = (rounds, levels, summary["tokens_per_round"], seconds - explained)
+    answers = summary.get("requests", summary.get("samples", 1)) if spread is not None else 1
+    found: Figures = dict(zip(_RUN, (*figures, answers, spread or 0.0), strict=True))
+    if workload.seen is not None:
+        speed = summary["tokens_per_round"] / seconds
+        found["missed"] = math.log(speed / placement.predicted.tokens_per_second)
+    return found
 
 
 def _share(rows: int) -> str:

@@ -10,6 +10,7 @@ import torch
 from specdecodes.config import Middle
 from specdecodes.errors import BudgetError
 from specdecodes.methods.compression import choose
+from specdecodes.methods.disk import disk_room, disk_rows
 from specdecodes.methods.machine import free_bytes, measure, shortages
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.outcome import known_rounds, known_times
@@ -40,6 +41,7 @@ def place(site: Site, draft: DraftNeeds, budgets: Budgets | None = None) -> Plac
         *_kernel_row("target kernel", site),
         *(_kernel_row("draft model's kernel", draft.model) if draft.model else ()),
         *(_middle_rows(site.pipeline.middle, draft.middle) if draft.middle else ()),
+        *disk_rows(checkpoint, site.pipeline.memory.disk_bytes),
     ]
 
     def attempt(stretch: int, compression: Compression | None) -> Placement:
@@ -70,7 +72,8 @@ def place(site: Site, draft: DraftNeeds, budgets: Budgets | None = None) -> Plac
                 raise
             raise BudgetError(f"{error} {why}", error.shortfall_bytes) from error
 
-    return choose(checkpoint, site.device, site.pipeline.memory.compress, planned)
+    memory = site.pipeline.memory
+    return choose(checkpoint, site.device, memory.compress, planned, room=disk_room(checkpoint, memory.disk_bytes))
 
 
 def _workload(site: Site, draft: DraftNeeds, cache_rows: int, budgets: Budgets) -> Workload:

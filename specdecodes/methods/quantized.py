@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from specdecodes.methods.disk import disk_room
 from specdecodes.methods.site import Site
 from specdecodes.models.decoder import JOINED, Decoder
 from specdecodes.models.loading import load_linear, load_tensors
@@ -26,7 +27,8 @@ def load_quantized(
     """
     if site.checkpoint.rules and rules == site.rules:
         return _load_given(decoder, site, execution, layers, progress)
-    cache = SubstituteCache(site.checkpoint.files, notice=progress)
+    room = disk_room(site.checkpoint, site.pipeline.memory.disk_bytes)
+    cache = SubstituteCache(site.checkpoint.files, notice=progress, room=room)
     done: list[LayerDone] = []
     waiting = sum(not cache.path(f"layers.{index}", rules).exists() for index in layers)
     if waiting:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from specdecodes.offload.candidates import Budgets, Candidate, counted
+from specdecodes.offload.candidates import Budgets, Candidate, counted, ring_of
 from specdecodes.offload.predict import Machine, Prediction, Work, Workload, at_depth, predict
 from specdecodes.units import format_bytes
 
@@ -33,7 +33,7 @@ def neighbours(
     shown = {0, count - 1, count, count + 1, layers}
     rejected = []
     for candidate in everything:
-        if candidate is chosen or len(candidate.resident) not in shown:
+        if candidate is chosen or len(candidate.resident) not in shown or candidate.slots != chosen.slots:
             continue
         what = f"{len(candidate.resident)} of {layers} layers resident"
         if chosen.substituted or candidate.substituted:
@@ -46,7 +46,25 @@ def neighbours(
             slower = prediction.tokens_per_second < predicted[id(chosen)].tokens_per_second
             why = "slower" if slower else f"not {NEARLY:.0%} faster, and streams or takes more"
             rejected.append(Alternative(what, prediction.tokens_per_second, why))
-    return rejected
+    return rejected + _other_rings(everything, chosen, budgets, predicted)
+
+
+def _other_rings(
+    everything: Sequence[Candidate], chosen: Candidate, budgets: Budgets, predicted: Mapping[int, Prediction]
+) -> list[Alternative]:
+    """The best candidate of every other size of the ring."""
+    found = []
+    for slots in sorted({candidate.slots for candidate in everything} - {chosen.slots}):
+        alike = [candidate for candidate in everything if candidate.slots == slots]
+        fitting = [candidate for candidate in alike if id(candidate) in predicted]
+        if not fitting:
+            short = min(candidate.shortfall(budgets) for candidate in alike)
+            found.append(Alternative(ring_of(slots), None, f"{format_bytes(short)} over the budget"))
+            continue
+        best = max(fitting, key=lambda candidate: predicted[id(candidate)].tokens_per_second)
+        what = f"{ring_of(slots)}, {len(best.resident)} of {len(best.resident) + len(best.streamed)} layers resident"
+        found.append(Alternative(what, predicted[id(best)].tokens_per_second, "no faster: a resident layer saves more"))
+    return found
 
 
 def other_rounds(work: Work, machine: Machine, workload: Workload, levels: float) -> list[Alternative]:

@@ -15,6 +15,13 @@ from specdecodes.offload.predict import Machine, Workload
 STAGING = 2
 """Slots of host memory that layers pass through from disk to an accelerator: one is read while another is copied."""
 
+SLOTS = 2
+"""Of a ring, at least: one slot is read while another is computed."""
+
+MOST_SLOTS = 4
+"""A further slot holds bytes that arrive while drafting. It costs as much as a resident layer, which saves more where
+all layers are alike."""
+
 WORKING = "working memory"
 DRAFT, DRAFT_CACHE = "draft model", "draft's key-value cache"
 
@@ -90,6 +97,11 @@ class Candidate:
     substituted: tuple[int, ...]
     device: dict[str, int]
     host: dict[str, int]
+    slots: int = SLOTS  # of the ring
+
+    @property
+    def ring_bytes(self) -> int:
+        return self.device[ring_of(self.slots)]
 
     def shortfall(self, budgets: Budgets) -> int:
         """Bytes over the budgets, both together; 0 for a placement that fits."""
@@ -104,16 +116,26 @@ def candidates(shape: ModelShape, budgets: Budgets, machine: Machine, workload: 
         streamed = tuple(layer for layer in layers if layer not in set(resident))
         pinned, host = _host_side(shape, budgets, machine, streamed)
         needed = tuple(layers) if shape.substitute_all else streamed if shape.substitute_bytes else ()
-        device = _device_side(shape, workload, resident, streamed, needed)
-        yield Candidate(resident, streamed, pinned, needed, device, host)
+        least, *_ = rings = _rings(workload, len(streamed))
+        for slots in rings:
+            device = _device_side(shape, workload, resident, streamed, needed, slots)
+            yield Candidate(resident, streamed, pinned, needed, device, host, slots)
         if not shape.substitute_bytes or not resident or shape.substitute_all:
             continue
         for kept in range(count, 0, -1):
             both = tuple(sorted({*streamed, *(resident[place] for place in spread(kept, count))}))
-            device = _device_side(shape, workload, resident, streamed, both)
+            device = _device_side(shape, workload, resident, streamed, both, least)
             if not over(device, budgets.device):
-                yield Candidate(resident, streamed, pinned, both, device, host)
+                yield Candidate(resident, streamed, pinned, both, device, host, least)
                 break
+
+
+def _rings(workload: Workload, streamed: int) -> list[int]:
+    """Slots that the ring may have: no more than layers stream, but two, to read beside computing."""
+    if workload.ring is not None:
+        return [max(SLOTS, min(workload.ring, streamed))]
+    most = min(MOST_SLOTS, streamed - 1) if workload.levels else SLOTS
+    return list(range(SLOTS, max(SLOTS, most) + 1))
 
 
 def spread(count: int, total: int) -> tuple[int, ...]:
@@ -145,8 +167,9 @@ def _device_side(
     resident: Sequence[int],
     streamed: Sequence[int],
     substituted: Sequence[int],
+    slots: int,
 ) -> dict[str, int]:
-    slot, slots = max((shape.slot(layer) for layer in streamed), default=0), workload.slots(len(streamed))
+    slot = max((shape.slot(layer) for layer in streamed), default=0)
     return {
         "embedding and head": shape.embedding_bytes,
         counted(len(resident), "resident layer"): sum(shape.layer_bytes[layer] for layer in resident),

@@ -26,7 +26,7 @@ from specdecodes.offload.candidates import (
     over,
     ring_of,
 )
-from specdecodes.offload.predict import Machine, Prediction, Step, StepTimes, Work, Workload, predict
+from specdecodes.offload.predict import Machine, Prediction, Step, StepTimes, Work, Workload, doubtful, foresee, predict
 from specdecodes.units import format_bytes
 
 _WORTH_A_ROW = ("target kernel", "draft model's kernel", "draft kernel", "draft acceptance", "middle model")
@@ -68,7 +68,7 @@ class Placement:
         row = ("not page-locked", "host RAM, copied twice", format_bytes(nbytes))
         return replace(
             self,
-            predicted=predict(work, machine, workload),
+            predicted=foresee(work, machine, workload),
             notes=(*self.notes, row),
             basis=(work, machine, workload),
         )
@@ -111,7 +111,7 @@ class Placement:
         tokens = "1 token a round" if p.tokens_per_round == 1 else f"{p.tokens_per_round:.3g} tokens a round"
         return [
             ("predicted round", terms, f"{p.round_s:.3g} s"),
-            ("predicted speed", f"{tokens}{limit}", f"{p.tokens_per_second:.3g} tokens/s"),
+            ("predicted speed", f"{tokens}{limit}", p.speed),
         ]
 
     def parts_as_middle(self) -> dict[str, int]:
@@ -130,7 +130,7 @@ class Placement:
         streams = f", {format_bytes(self.bytes_per_pass)} a pass from {self.tier}" if self.streamed else ""
         if streams and self.compression is not None:
             streams += f", compressed from {format_bytes(self.whole_bytes)}"
-        speed = f"{self.predicted.tokens_per_second:.3g} tokens/s expected"
+        speed = f"expected {self.predicted.speed}"
         total = format_bytes(sum(self.device_bytes.values()))
         return f"{len(self.resident)} of {layers} layers resident{streams}; {total} of {self.device_name}; {speed}"
 
@@ -169,12 +169,12 @@ def plan(
         streamed=chosen.streamed,
         pinned=chosen.pinned,
         substituted=chosen.substituted,
-        ring_slots=workload.slots(len(chosen.streamed)),
+        ring_slots=chosen.slots if chosen.streamed else 0,
         host_slots=STAGING if chosen.host.get(ring_of(STAGING)) else 0,
         device_bytes=chosen.device,
         host_bytes=chosen.host,
         bytes_per_pass=work.link_bytes,
-        predicted=best,
+        predicted=foresee(work, machine, workload),
         device_name=_device_name(machine),
         budgets=budgets,
         storage=storage,
@@ -193,14 +193,13 @@ def _work(shape: ModelShape, candidate: Candidate, workload: Workload) -> Work:
     layers, pinned, times = len(shape.layer_bytes), set(candidate.pinned), workload.times
     arriving = {layer: shape.arriving(layer, pinned=layer in pinned) for layer in candidate.streamed}
     whole = sum(shape.layer_bytes[layer] for layer in candidate.streamed)
-    ring = candidate.device[ring_of(workload.slots(len(candidate.streamed)))]
     expanded = sum(shape.layer_bytes[layer] for layer in arriving if arriving[layer] != shape.layer_bytes[layer])
     return Work(
         draft_step_s=times.draft_step(layers, len(candidate.substituted)),
         compute_s=times.target_pass(layers, len(candidate.streamed)),
         disk_bytes=sum(size for layer, size in arriving.items() if layer not in pinned),
         link_bytes=sum(arriving.values()),
-        ahead_bytes=ring * sum(arriving.values()) // max(whole, 1) if workload.ahead else 0,
+        ahead_bytes=candidate.ring_bytes * sum(arriving.values()) // max(whole, 1) if workload.ahead else 0,
         expand_s=expanded / shape.compression.gbps / 1e9 if shape.compression else 0.0,
     )
 
@@ -210,12 +209,22 @@ def _notes(machine: Machine, workload: Workload, kernel: str, kernel_note: str) 
     notes = [("step times", workload.times.source, "")]
     if kernel:
         notes.insert(0, ("draft kernel", kernel_note, kernel))
+    notes.append(("range of speeds", _range_basis(workload), "4 answers of 5"))
     if workload.levels:
         share = f"{workload.acceptance:.3g} a level"
         notes.append(("draft acceptance", workload.acceptance_source, share))
     if machine.process_bytes:
         notes.append(("Python and torch", "RAM, not counted in a budget", f"{format_bytes(machine.process_bytes)} now"))
     return notes
+
+
+def _range_basis(workload: Workload) -> str:
+    if workload.seen is not None:
+        return "as far apart as past answers and predictions were"
+    if not workload.levels:
+        return "steps were timed on a few layers"
+    low, high = doubtful(workload.acceptance)
+    return f"acceptance may be {low:.2g} to {high:.2g} a level; steps were timed on a few layers"
 
 
 def _refusal(candidate: Candidate, budgets: Budgets, machine: Machine) -> BudgetError:

@@ -10,10 +10,18 @@ Compressed bytes are fewer, and are expanded beside the link by the cores that c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+
+FOUR_OF_FIVE = 1.2816
+"""Standard deviations on either side of the mean between which four of five normal figures lie."""
+
+UNTRIED = (
+    0.25  # of the logarithm of a speed: how far steps that were timed on a few layers may be from the whole model's
+)
+LUCK = 3.5  # by which the odds of an acceptance that is assumed may be better or worse
 
 
 @dataclass(frozen=True)
@@ -96,11 +104,13 @@ def share_of(known: Sequence[tuple[int, float]], size: int, most: int) -> float:
 
 @dataclass(frozen=True)
 class Seen:
-    """Means of rounds that were run: draft levels, tokens, and seconds that no other term explains."""
+    """Means of rounds that were run: draft levels, tokens, and seconds that no other term explains; and the `spread`
+    of an answer's speed around what they give, as the standard deviation of its logarithm."""
 
     levels: float
     tokens: float
     rest_s: float
+    spread: float = UNTRIED
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ class Workload:
     `cache_rows` counts every row of the cache: the longest context and both tree regions. `acceptance` is the chance
     that the tree holds the target's next token, level by level, and `acceptance_source` says where it is from;
     `adaptive` stops where a further level costs more than it gains. Rounds that were `seen` are expected again.
-    `ahead`: the ring, of `ring` slots, is filled while drafting.
+    `ahead`: the ring, of `ring` slots (None: as many as serve best), is filled while drafting.
     """
 
     cache_rows: int
@@ -123,12 +133,8 @@ class Workload:
     draft_cache_rows: int = 0
     seen: Seen | None = None
     ahead: bool = True
-    ring: int = 2
+    ring: int | None = None
     least: int = 1
-
-    def slots(self, streamed: int) -> int:
-        """Slots of the ring when so many layers stream: no more than those, but two, to read beside computing."""
-        return max(2, min(self.ring, streamed)) if streamed else 0
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Expected seconds and tokens of one round."""
+    """Expected seconds and tokens of one round. Between `low` and `high` tokens/s lie four answers of five."""
 
     link_gbps: float  # what streamed bytes arrive at; 0 when nothing streams
     draft_step_s: float
@@ -157,6 +163,18 @@ class Prediction:
     tokens_per_round: float
     tokens_per_second: float
     bound_tokens_per_second: float | None  # None when nothing streams
+    wait_s: float = 0.0  # of a pass that stands still for weights
+    rest_s: float = 0.0  # beyond draft and pass
+    low: float = 0.0
+    high: float = 0.0
+
+    @property
+    def speed(self) -> str:
+        """In words, with the range where one is known."""
+        likeliest = f"{self.tokens_per_second:.3g}"
+        if not self.high:
+            return f"{likeliest} tokens/s"
+        return f"{self.low:.2g} to {self.high:.2g} tokens/s, most likely {likeliest}"
 
 
 def predict(work: Work, machine: Machine, workload: Workload) -> Prediction:
@@ -168,13 +186,36 @@ def predict(work: Work, machine: Machine, workload: Workload) -> Prediction:
     return max((at_depth(work, machine, workload, levels) for levels in depths), key=lambda p: p.tokens_per_second)
 
 
+def foresee(work: Work, machine: Machine, workload: Workload) -> Prediction:
+    """The expected round, with the range in which four answers of five should lie: as far from it as past ones were, or
+    as what is assumed and what was timed may be wrong."""
+    best = predict(work, machine, workload)
+    if workload.seen is not None:
+        factor = math.exp(FOUR_OF_FIVE * workload.seen.spread)
+        return replace(best, low=best.tokens_per_second / factor, high=best.tokens_per_second * factor)
+    worse, better = (
+        predict(work, machine, replace(workload, acceptance=acceptance)).tokens_per_second
+        for acceptance in doubtful(workload.acceptance)
+    )
+    factor = math.exp(FOUR_OF_FIVE * UNTRIED)
+    return replace(best, low=worse / factor, high=better * factor)
+
+
+def doubtful(acceptance: float) -> tuple[float, float]:
+    """An acceptance that is assumed, with bad and with good luck."""
+    bad, good = acceptance / LUCK, acceptance * LUCK
+    return bad / (bad + 1.0 - acceptance), good / (good + 1.0 - acceptance)
+
+
 def at_depth(work: Work, machine: Machine, workload: Workload, levels: float) -> Prediction:
     """The expected round when `levels` levels are drafted in it."""
     draft_step = work.draft_step_s if levels else 0.0
     stream = _stream_seconds(work, machine)
     ahead = min(levels * draft_step, stream * work.ahead_bytes / work.link_bytes) if work.link_bytes else 0.0
     compute = _compute_seconds(work, machine)
-    seconds = levels * draft_step + max(stream - ahead, compute) + machine.round_seconds
+    wait = max(stream - ahead - compute, 0.0)
+    busy = levels * draft_step + compute
+    seconds = max(busy + wait + machine.round_seconds, busy)
     tokens = tokens_per_round(workload.acceptance, levels)
     return Prediction(
         link_gbps=work.link_bytes / stream / 1e9 if stream else 0.0,
@@ -186,6 +227,8 @@ def at_depth(work: Work, machine: Machine, workload: Workload, levels: float) ->
         tokens_per_round=tokens,
         tokens_per_second=tokens / seconds,
         bound_tokens_per_second=tokens / stream if stream else None,
+        wait_s=wait,
+        rest_s=machine.round_seconds,
     )
 
 
@@ -227,37 +270,3 @@ def _stream_seconds(work: Work, machine: Machine) -> float:
 def _compute_seconds(work: Work, machine: Machine) -> float:
     """Cores that a pass leaves alone expand for nothing; beyond those, both share what there is."""
     return max(work.compute_s, (work.compute_s * machine.threads + work.expand_s) / machine.cores)
-
-
-@dataclass(frozen=True)
-class TermCheck:
-    """One term, predicted and measured, in the same unit."""
-
-    term: str
-    predicted: float
-    measured: float
-
-    @property
-    def ratio(self) -> float:
-        """Measured over predicted; 0 when nothing was predicted."""
-        return self.measured / self.predicted if self.predicted else 0.0
-
-
-def compare(prediction: Prediction, summary: Mapping[str, Any]) -> list[TermCheck]:
-    """The prediction beside a run's summary (by the names of the results format); terms that it lacks are left out."""
-    rounds = summary.get("rounds", 0)
-    phases = {name: seconds for name, seconds in summary.get("phase_seconds", {}).items() if name != "prefill"}
-    pairs = {
-        "link_gbps": (prediction.link_gbps, summary.get("link_gbps")),
-        "draft_step_s": (prediction.draft_step_s, summary.get("draft_step_s")),
-        "draft_levels_per_round": (float(prediction.levels), summary.get("draft_levels", 0) / max(rounds, 1)),
-        "round_s": (prediction.round_s, sum(phases.values()) / max(rounds, 1)),
-        "tokens_per_round": (prediction.tokens_per_round, summary.get("tokens_per_round")),
-        "decode_tokens_per_second": (prediction.tokens_per_second, summary.get("decode_tokens_per_second")),
-        "bound_tokens_per_second": (prediction.bound_tokens_per_second, summary.get("bound_tokens_per_second")),
-    }
-    return [
-        TermCheck(term, predicted, float(measured))
-        for term, (predicted, measured) in pairs.items()
-        if predicted and measured
-    ]

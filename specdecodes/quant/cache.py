@@ -8,6 +8,7 @@ Scales are kept in float32, so what is loaded equals what was solved, bit for bi
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -69,12 +70,20 @@ def checkpoint_identity(files: Sequence[Path], *, times: bool = True) -> str:
 class SubstituteCache:
     """The entries of one checkpoint. Trouble with the disk is told through `notice` and never stops a run."""
 
-    def __init__(self, files: Sequence[Path], *, folder: Path | None = None, notice: Notice | None = None) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        *,
+        folder: Path | None = None,
+        notice: Notice | None = None,
+        room: int | None = None,
+    ) -> None:
+        """`room`: bytes that may still be written; None leaves that to the disk."""
         self.root = _entries_folder(folder)
         self.identity = checkpoint_identity(files)
         self._origin = str(min(files).parent) if files else ""
         self._notice = notice or logging.getLogger(__name__).warning
-        self._writable = True
+        self._writable, self._room = True, room
 
     def path(self, layer: str, rules: Rules) -> Path:
         """The file that holds this layer under these rules, present or not."""
@@ -99,6 +108,11 @@ class SubstituteCache:
             return None
         return _to_solved(tensors)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Of all entries that were made of this checkpoint."""
+        return sum(entry.nbytes for entry in entries(self.root.parent) if entry.checkpoint == self._origin)
+
     def store(self, layer: str, rules: Rules, linears: Mapping[str, Solved]) -> None:
         """Write the layer's entry whole or not at all. After a failed write the run goes on without storing."""
         if not self._writable:
@@ -108,11 +122,18 @@ class SubstituteCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             about = {"digest": _digest(tensors), "checkpoint": self._origin, "scheme": rules.weights}
-            _write_whole(path, save(tensors, about))
+            self._write(path, save(tensors, about))
         except OSError as error:
             self._writable = False
             cure = "free some space or set SPECDECODES_CACHE to another folder"
             self._notice(f"quantized weights are not kept: {path.parent}: {error.strerror}; {cure}.")
+
+    def _write(self, path: Path, content: bytes) -> None:
+        if self._room is not None:
+            if len(content) > self._room:
+                raise OSError(errno.EDQUOT, "the budget of disk is used up (memory.disk)")
+            self._room -= len(content)
+        _write_whole(path, content)
 
 
 def entries(folder: Path | None = None) -> list[CacheEntry]:

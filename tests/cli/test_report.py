@@ -74,4 +74,8 @@ def test_the_plan_is_held_against_the_measurement():
     predicted = Prediction(2.0, 0.1, 2, 0.5, 0.1, 0.7, 3.0, 4.0, 6.0)
     placement = Placement((), (0,), (), (0,), 2, 0, {}, {}, 1, predicted, "RAM", Budgets(), "")
     shown = cells(prediction_table({"link_gbps": 1.0, "draft_step_s": 0.05, "tokens_per_round": 3.0}, placement))
-    assert shown == {"link_gbps": "2 1 0.50", "draft_step_s": "0.1 0.05 0.50", "tokens_per_round": "3 3 1.00"}
+    assert shown == {
+        "link_gbps": "2 1 0.50",
+        "draft_step_s": "0.1 0.05 0.50",
+        "tokens_per_round": "3 3 1.00 +0%",
+    }

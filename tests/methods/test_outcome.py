@@ -21,7 +21,9 @@ def summary(placement, **changes):
     predicted = placement.predicted
     return {
         "rounds": 20,
+        "samples": 3,
         "new_tokens": 60,
+        "speed_spread": 0.2,
         "tokens_per_round": 3.0 if predicted.levels else 1.0,
         "draft_levels": 4 * 20 if predicted.levels else 0,
         "draft_step_s": 2 * predicted.draft_step_s,
@@ -49,6 +51,11 @@ def test_the_next_plan_expects_what_the_last_run_showed(method, tiny_checkpoint)
         assert (after.predicted.tokens_per_round, after.predicted.levels) == (3.0, 4.0)
     steps = 4 * before.predicted.draft_step_s + before.predicted.compute_s
     assert after.predicted.round_s == pytest.approx(2 * steps + 1e-5)
+    learn(pipeline, after, summary(after, tokens_per_round=7.0, rounds=60))
+    basis = plan_for(pipeline).basis
+    assert basis is not None and basis[2].seen is not None
+    assert basis[2].seen.tokens == pytest.approx((20 * after.predicted.tokens_per_round + 60 * 7.0) / 80)
+    assert basis[2].seen.spread > 0.2  # the second run was missed
     other = replace(pipeline, tree=replace(pipeline.tree, width=2))
     assert not any("last runs" in where for _, where, _ in plan_for(other).notes)
 
@@ -108,6 +115,7 @@ def test_one_run_beside_a_busy_neighbour_is_outvoted():
     for seconds in (1.0, 1.1, 9.0):
         ledger.keep("d", {"x": seconds})
     assert ledger.recall("d", ("x",)) == {"x": 1.1}
-    for _ in range(ledger.REMEMBERED):
+    for _ in range(ledger.LATEST):
         ledger.keep("d", {"x": 2.0})
     assert ledger.recall("d", ("x",)) == {"x": 2.0}
+    assert [kept["x"] for kept in ledger.every("d", ("x",))][:3] == [1.0, 1.1, 9.0]

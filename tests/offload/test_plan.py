@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from specdecodes.errors import BudgetError
-from specdecodes.offload.candidates import STAGING, Budgets, Compression, ModelShape, counted, spread
+from specdecodes.offload.alternatives import NEARLY
+from specdecodes.offload.candidates import SLOTS, STAGING, Budgets, Compression, ModelShape, counted, spread
 from specdecodes.offload.plan import Placement, plan
 from specdecodes.offload.predict import Machine, Step, StepTimes, Workload
 
@@ -37,7 +38,7 @@ SAME_TIMES = replace(TIMES, substitute=0.0033)  # where a substitute beside a re
 RUN = Workload(cache_rows=1000, draft_cache_rows=1000, times=TIMES)
 DRAFTED = replace(RUN, levels=16)
 DRAFTED_ALIKE = replace(DRAFTED, times=SAME_TIMES)
-RING = RUN.ring * (50 * MB + 8192)
+RING = SLOTS * (50 * MB + 8192)
 FIXED = (60 + 20 + 30) * MB  # embedding and head, cache, working memory
 
 
@@ -59,7 +60,7 @@ def check(placement: Placement, shape: ModelShape) -> None:
         assert set(placement.streamed) <= set(placement.substituted)
     else:
         assert not placement.substituted
-    assert placement.ring_slots == (RUN.ring if placement.streamed else 0)
+    assert placement.ring_slots == (SLOTS if placement.streamed else 0)
     assert placement.bytes_per_pass == sum(shape.layer_bytes[layer] for layer in placement.streamed)
     assert all(type(size) is int and size >= 0 for size in placement.device_bytes.values())
 
@@ -77,7 +78,7 @@ def test_a_model_that_fits_is_resident(budget: Budgets) -> None:
 def test_one_byte_less_streams() -> None:
     placement = plan(PLAIN, Budgets(FIXED + LAYERS * 50 * MB - 1), CPU, RUN)
     assert placement.tier == "disk"
-    assert len(placement.streamed) == RUN.ring + 1  # a ring for fewer layers would be as large as those layers
+    assert len(placement.streamed) == SLOTS + 1  # a ring for fewer layers would be as large as those layers
 
 
 def test_spare_bytes_become_resident_layers() -> None:
@@ -155,7 +156,7 @@ def test_the_largest_streamed_layer_sets_the_slots() -> None:
     sizes = tuple((10 + layer) * MB for layer in range(8))
     shape = replace(PLAIN, layer_bytes=sizes, slot_bytes=())
     placement = plan(shape, Budgets(smallest(shape, CPU, RUN)), CPU, RUN)
-    slot = placement.device_bytes["ring of 2 slots"] // RUN.ring
+    slot = placement.device_bytes["ring of 2 slots"] // SLOTS
     assert 17 * MB <= slot < 17 * MB + 3 * 4096
     assert slot % 4096 == 0
 
@@ -274,7 +275,7 @@ def test_rows_say_what_lives_where_and_what_to_expect() -> None:
     streamed = f"streamed a pass: {len(placement.streamed)} of 20 layers"
     assert table[streamed][0] == "disk: ext4, read with O_DIRECT"
     assert "draft levels of" in table["predicted round"][0]
-    assert table["predicted speed"][1].endswith("tokens/s")
+    assert " tokens/s, most likely " in table["predicted speed"][1]
     assert "draft model" not in table
     assert all(isinstance(cell, str) for row in placement.rows() for cell in row)
     assert f"{len(placement.resident)} of 20 layers resident" in placement.summary()
@@ -336,3 +337,16 @@ def test_a_longer_ring_is_read_ahead_where_resident_layers_would_be() -> None:
     idle = plan(SUBSPEC, budget, CPU, replace(DRAFTED_ALIKE, ring=8, ahead=False))
     assert idle.predicted.round_s > long.predicted.round_s + 5 * 50 * MB / (CPU.disk_gbps * 1e9)
     assert plan(PLAIN, Budgets(), CPU, replace(RUN, ring=8)).ring_slots == 0
+
+
+def test_the_ring_is_chosen_with_the_rest_and_the_others_are_told() -> None:
+    budget = Budgets(FIXED + RING + LAYERS * 14 * MB + 7 * 50 * MB)
+    chosen = plan(SUBSPEC, budget, CPU, DRAFTED_ALIKE)
+    told = {other.what.partition(",")[0]: other for other in chosen.rejected}
+    for slots in (3, 4):
+        forced = plan(SUBSPEC, budget, CPU, replace(DRAFTED_ALIKE, ring=slots))
+        assert told[f"ring of {slots} slots"].tokens_per_second == forced.predicted.tokens_per_second
+        assert forced.predicted.tokens_per_second <= chosen.predicted.tokens_per_second * (1 + NEARLY)
+    assert chosen.ring_slots == SLOTS
+    least = plan(SUBSPEC, Budgets(smallest(SUBSPEC, CPU, DRAFTED_ALIKE)), CPU, DRAFTED_ALIKE)
+    assert any("ring of 3" in other.what and other.tokens_per_second is None for other in least.rejected)

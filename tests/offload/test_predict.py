@@ -14,7 +14,8 @@ from specdecodes.offload.predict import (
     Work,
     Workload,
     acceptance_of,
-    compare,
+    doubtful,
+    foresee,
     predict,
     share_of,
     tokens_per_round,
@@ -116,24 +117,6 @@ def test_shares_lie_on_lines_between_those_that_are_known() -> None:
     assert share_of((), 3, 64) == share_of(((1, 0.4),), 1, 1) == 1.0
 
 
-def test_compare_puts_measured_beside_predicted() -> None:
-    prediction = predict(WORK, MACHINE, PLAIN)
-    summary = {
-        "link_gbps": 0.5,
-        "tokens_per_round": 1.0,
-        "draft_step_s": 0.0,
-        "bound_tokens_per_second": None,
-        "rounds": 2,
-        "phase_seconds": {"prefill": 9.0, "target": 6.0, "wait": 2.2},
-    }
-    lines = {line.term: line for line in compare(prediction, summary)}
-    assert lines.keys() == {"link_gbps", "tokens_per_round", "round_s"}
-    assert lines["round_s"].measured == pytest.approx(4.1)
-    assert lines["round_s"].ratio == pytest.approx(1.0)
-    assert lines["link_gbps"].ratio == pytest.approx(0.5)
-    assert lines["link_gbps"].predicted == pytest.approx(1.0)
-
-
 def test_expanding_shares_the_cores_that_compute_and_may_set_the_pace() -> None:
     compressed = replace(WORK, disk_bytes=3 * GB, link_bytes=3 * GB, expand_s=0.4)
     one = predict(compressed, MACHINE, PLAIN)
@@ -144,3 +127,35 @@ def test_expanding_shares_the_cores_that_compute_and_may_set_the_pace() -> None:
     assert full.compute_s == pytest.approx((0.5 * 2 + 0.4) / 2)
     slow = predict(replace(compressed, expand_s=10.0), replace(MACHINE, cores=2), PLAIN)
     assert slow.stream_s == pytest.approx(5.0) and slow.compute_s == pytest.approx((0.5 + 10) / 2)
+
+
+def test_a_pass_waits_for_what_neither_drafting_nor_computing_hides() -> None:
+    workload = replace(PLAIN, levels=10, adaptive=False)
+    prediction = predict(replace(WORK, ahead_bytes=GB), MACHINE, workload)
+    assert (prediction.wait_s, prediction.rest_s) == (pytest.approx(4.0 - 1.0 - 0.5), 0.1)
+    parts = 10 * prediction.draft_step_s + prediction.compute_s + prediction.wait_s + prediction.rest_s
+    assert prediction.round_s == pytest.approx(parts)
+    assert predict(replace(WORK, compute_s=5.0), MACHINE, workload).wait_s == 0.0
+
+
+def test_what_is_assumed_gives_a_range_and_what_was_seen_a_narrower_one() -> None:
+    assert doubtful(0.9) == (pytest.approx(0.72), pytest.approx(0.9692, abs=1e-4))
+    assert doubtful(0.3) == (pytest.approx(0.1091, abs=1e-4), pytest.approx(0.6))
+    assert doubtful(1.0) == pytest.approx((1.0, 1.0))
+    drafted = replace(PLAIN, levels=16, acceptance=0.9)
+    assumed = foresee(WORK, MACHINE, drafted)
+    assert assumed.tokens_per_second == predict(WORK, MACHINE, drafted).tokens_per_second
+    worse = predict(WORK, MACHINE, replace(drafted, acceptance=0.72)).tokens_per_second
+    assert assumed.low < worse < assumed.tokens_per_second < assumed.high
+    seen = foresee(WORK, MACHINE, replace(drafted, seen=Seen(16.0, 9.0, 0.1, spread=0.1)))
+    assert seen.high / seen.tokens_per_second == pytest.approx(seen.tokens_per_second / seen.low)
+    assert seen.high / seen.low == pytest.approx(1.292, abs=1e-3)
+    assert seen.speed == f"{seen.low:.2g} to {seen.high:.2g} tokens/s, most likely {seen.tokens_per_second:.3g}"
+    assert predict(WORK, MACHINE, PLAIN).speed == "0.244 tokens/s"
+
+
+def test_rounds_that_overlapped_more_than_is_thought_never_cost_less_than_their_work() -> None:
+    overlapped = replace(PLAIN, levels=4, seen=Seen(4.0, 3.0, rest_s=-3.0))
+    assert predict(WORK, MACHINE, overlapped).round_s == pytest.approx(4 * 0.11 + 4.0 - 3.0)
+    resident = replace(WORK, disk_bytes=0, link_bytes=0)
+    assert predict(resident, MACHINE, overlapped).round_s == pytest.approx(4 * 0.11 + 0.5)
