@@ -15,6 +15,7 @@ from specdecodes.config import Draft, Memory, Target
 from specdecodes.errors import BudgetError, ConfigError, QuantError
 from specdecodes.folders import cache_folder
 from specdecodes.methods import build, plan_for, quantized
+from specdecodes.models import cpu_linear
 from specdecodes.quant import SCHEMES
 from tests.test_lossless import GREEDY, SAMPLED, differing_bits, pipeline_for, smallest_budget
 
@@ -69,6 +70,19 @@ def test_two_models_with_a_scheme_each(tiny_checkpoint):
         tokens, _, tau = both_answers(pipeline)
         assert tokens == both_answers(replace(pipeline, method="vanilla"))[0]
         assert (tau > 1) == (draft_model == folder)
+
+
+@pytest.mark.skipif(cpu_linear._library() is None, reason="no AVX512-BF16 or no compiler here")
+@pytest.mark.parametrize("quant", ["hqq4:g32", "none"])
+def test_passes_of_any_width_agree_in_every_bit_where_all_kernels_are_ours(quant, tiny_checkpoint):
+    """Not exact, in bf16: chains and trees of other widths than plain decoding's."""
+    folder = tiny_checkpoint("llama3", "bf16")
+    drafted = pipeline_for("classic_sd", folder, folder, exact=False)
+    drafted = replace(drafted, target=replace(drafted.target, quant=quant))
+    tokens, logits, tau = both_answers(drafted)
+    wanted, wanted_logits, _ = both_answers(replace(drafted, method="vanilla"))
+    assert tokens == wanted and differing_bits(logits, wanted_logits) == 0
+    assert tau > 0
 
 
 def test_a_target_that_rounds_activations_is_exact_unless_told_otherwise(tiny_checkpoint):

@@ -27,8 +27,8 @@ LEGEND = (
 )
 NEAR_TIES = (
     "Not all of these runs were exact: passes of other widths add the same numbers in another order, so near ties may "
-    "fall the other way, and the text goes on from there. run-verify shows how near a tie was; --exact makes runs equal "
-    "in every bit, for longer plain passes."
+    "fall the other way, and the text goes on from there. run-verify shows how near a tie was; --exact makes runs "
+    "equal in every bit, for longer plain passes."
 )
 WITHOUT_GPU = " of the whole process, Python, torch and compiling included"
 PARTINGS_SHOWN = 5

@@ -44,4 +44,4 @@ def _span(path: Path, name: str, tensor: Tensor) -> TensorSpan:
             "with safetensors.torch.save_file as model.safetensors beside it."
         )
     offset = start + tensor.storage_offset() * tensor.element_size()
-    return TensorSpan(name, tensor.dtype, tuple(tensor.shape), path, offset, tensor.nbytes)
+    return TensorSpan(name, tensor.dtype, tuple(tensor.shape), path, offset, int(tensor.nbytes))

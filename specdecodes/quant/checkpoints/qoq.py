@@ -8,9 +8,9 @@ inside, outputs 16 apart in one byte. In groups of 128 an 8-bit level is `code *
 arithmetic is done in float32 here.
 
 QServe is told the format on its command line; where config.json does not have it (`"quantization_config":
-{"quant_method": "qoq", "wbits": 4, "group_size": 128}`, or -1), the tensors tell. They cannot tell that DeepCompressor's
-own converter, from 0.1.0 on, puts `s2_*` into an order that QServe's kernel does not read: there, have
-`"packer": "deepcompressor-0.1"` beside the rest.
+{"quant_method": "qoq", "wbits": 4, "group_size": 128}`, or -1), the tensors tell. What they cannot tell: the
+converter of DeepCompressor itself, from 0.1.0 on, puts `s2_*` into an order that QServe's kernel does not read. There,
+have `"packer": "deepcompressor-0.1"` beside the rest.
 """
 
 from __future__ import annotations
