@@ -7,9 +7,12 @@ from typing import Any
 
 from rich.table import Table
 
+from specdecodes.tables import ruled
 from specdecodes.units import format_bytes
 
 Row = tuple[str, str, str]
+
+HEADLINE = "tokens/s"
 
 ENDINGS = {
     "stop": "the model's own end",
@@ -22,12 +25,9 @@ ENDINGS = {
 
 def figures_table(summary: Mapping[str, Any], title: str) -> Table:
     """`rows` of a summary, under `title`."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("measured", no_wrap=True)
-    table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("")
+    table = ruled(title, "measured", "value", "", numbers=("value",))
     for row in rows(summary):
-        table.add_row(*row)
+        table.add_row(*row, style="bold" if row[0] == HEADLINE else None)
     return table
 
 
@@ -35,11 +35,8 @@ def category_table(summary: Mapping[str, Any]) -> Table | None:
     """The figures of each task of a benchmark that reports them one by one; None for any other."""
     if not summary.get("tasks") or not summary["by_category"]:
         return None
-    table = Table(title=f"{summary['benchmark']}, task by task", title_justify="left")
-    table.add_column("task")
     names = ["samples", "tokens/s", "tau", "tokens/round", *(["score"] if summary["scored"] else [])]
-    for name in names:
-        table.add_column(name, justify="right")
+    table = ruled(f"{summary['benchmark']}, task by task", "task", *names, numbers=names)
     for category, part in summary["by_category"].items():
         figures = [str(part["samples"])]
         figures += [f"{part[name]:.2f}" for name in ("tokens_per_second", "tau", "tokens_per_round")]

@@ -7,17 +7,35 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from specdecodes.tables import ruled
+
 if TYPE_CHECKING:
     from specdecodes.config import Pipeline
     from specdecodes.offload.plan import Placement
     from specdecodes.stats import Generation
 
+PREDICTED = ("term", "predicted", "measured", "ratio", "speed is off by")
+TERMS = {
+    "link_gbps": ("link, GB/s", 1.0),
+    "draft_step_s": ("draft step, ms", 1e3),
+    "draft_levels_per_round": ("draft levels a round", 1.0),
+    "pass_s": ("pass, ms a round", 1e3),
+    "wait_s": ("waiting for weights, ms a round", 1e3),
+    "overhead_s": ("overhead, ms a round", 1e3),
+    "round_s": ("round, ms", 1e3),
+    "tokens_per_round": ("tokens/round", 1.0),
+    "decode_tokens_per_second": ("decode tokens/s", 1.0),
+    "bound_tokens_per_second": ("bound, tokens/s", 1.0),
+}
+"""The words for a term of a prediction, and what its value is shown times."""
+
 
 def plan_table(placement: Placement, pipeline: Pipeline) -> Table:
     """What lives where, and the speed that the plan predicts."""
-    table = _table(f"plan: {pipeline.method} on {pipeline.target.model}", "part", "where", "size")
+    table = ruled(f"plan: {pipeline.method} on {pipeline.target.model}", "part", "where", "size", numbers=("size",))
     for row in placement.rows():
-        table.add_row(*row)
+        speed = row[0] == "predicted speed"
+        table.add_row(*row, style="bold" if speed else None, end_section=speed or row[0].startswith("total"))
     return table
 
 
@@ -43,10 +61,12 @@ def prediction_table(summary: Mapping[str, Any], placement: Placement) -> Table:
     """The plan's terms beside the measured ones."""
     from specdecodes.offload.terms import compare
 
-    table = _table("plan and measurement", "term", "predicted", "measured", "ratio", "speed is off by")
-    for term in compare(placement.predicted, summary):
-        effect = "" if term.effect is None else f"{term.effect:+.0%}"
-        table.add_row(term.term, f"{term.predicted:.3g}", f"{term.measured:.3g}", f"{term.ratio:.2f}", effect)
+    table = ruled("plan and measurement", *PREDICTED, numbers=PREDICTED[1:])
+    for check in compare(placement.predicted, summary):
+        name, scale = TERMS[check.term]
+        predicted, measured = (f"{value * scale:,.4g}" for value in (check.predicted, check.measured))
+        effect = "" if check.effect is None else f"{check.effect:+.0%}"
+        table.add_row(name, predicted, measured, f"{check.ratio:.2f}", effect)
     return table
 
 
@@ -57,10 +77,3 @@ def one_line(generation: Generation) -> str:
     kept = f", {generation.cached_tokens} of {generation.prompt_tokens} prompt tokens kept from before"
     ended = {"length": ", stopped at --max-tokens", "context": ", context is full", "interrupted": ", interrupted"}
     return speed + rounds + (kept if generation.cached_tokens else "") + ended.get(generation.finish_reason, "")
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column)
-    return table

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from specdecodes.cli.options import Benchmarks, DataDir, pipeline_command, spoken
 from specdecodes.cli.progress import plain_lines
+from specdecodes.tables import ruled
 
 if TYPE_CHECKING:
     from specdecodes.config import Pipeline
@@ -71,9 +72,8 @@ def run_benchmark_precision(
 def _table(rows: list[dict[str, Any]]) -> Table:
     from specdecodes.benchmark.precision import HEAD, cells
 
-    table = Table(title="draft precisions, the most bits first", title_justify="left")
-    for title in HEAD:
-        table.add_column(title, justify="left" if title in ("draft", "kernel") else "right")
+    numbers = [title for title in HEAD if title not in ("draft", "kernel")]
+    table = ruled("draft precisions, the most bits first", *HEAD, numbers=numbers)
     for row in rows:
         table.add_row(*cells(row))
     return table

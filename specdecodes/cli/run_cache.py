@@ -12,6 +12,7 @@ from rich.table import Table
 
 from specdecodes.errors import ConfigError, suggest
 from specdecodes.folders import cache_folder
+from specdecodes.tables import ruled
 from specdecodes.units import format_bytes
 
 KINDS = {
@@ -91,11 +92,8 @@ def _sizes(path: Path) -> Iterator[int]:
 
 
 def _kinds_table(root: Path, found: list[Kept]) -> Table:
-    table = Table(title=f"{root}: {format_bytes(sum(part.nbytes for part in found))}", title_justify="left")
-    table.add_column("kind")
-    table.add_column("what")
-    table.add_column("files", justify="right")
-    table.add_column("size", justify="right")
+    title = f"{root}: {format_bytes(sum(part.nbytes for part in found))}"
+    table = ruled(title, "kind", "what", "files", "size", numbers=("files", "size"))
     for part in found:
         table.add_row(part.name, KINDS[part.name], f"{part.files:,}", format_bytes(part.nbytes))
     return table
@@ -104,11 +102,8 @@ def _kinds_table(root: Path, found: list[Kept]) -> Table:
 def _entries_table() -> Table:
     from specdecodes.quant.cache import entries
 
-    table = Table(title="quantized weights, the largest first", title_justify="left")
-    for title in ("checkpoint", "scheme", "entry"):
-        table.add_column(title, overflow="fold")
-    table.add_column("layers", justify="right")
-    table.add_column("size", justify="right")
+    heads = ("checkpoint", "scheme", "entry", "layers", "size")
+    table = ruled("quantized weights, the largest first", *heads, numbers=heads[3:])
     for entry in entries():
         table.add_row(
             entry.checkpoint, entry.scheme, entry.folder.name[:8], str(entry.layers), format_bytes(entry.nbytes)

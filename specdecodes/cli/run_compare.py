@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from specdecodes.errors import ConfigError
+from specdecodes.tables import ruled
 from specdecodes.units import format_bytes
 
 if TYPE_CHECKING:
@@ -159,12 +158,7 @@ def _print(pages: "Sequence[SideBySide]") -> None:
     if not out.is_terminal:
         out = Console(width=PAPER_COLUMNS)
     for page in pages:
-        table = Table(
-            title=_title(page), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
-        )
-        table.add_column(COLUMNS[0], overflow="fold", min_width=10)
-        for column in COLUMNS[1:]:
-            table.add_column(column, justify="right")
+        table = ruled(_title(page), *COLUMNS, numbers=COLUMNS[1:])
         for standing in page.standings:
             table.add_row(*cells(standing))
         out.print(table)

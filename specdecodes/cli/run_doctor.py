@@ -52,7 +52,9 @@ def _model_folder(pipeline: "Pipeline | None") -> Path | None:
 
 
 def _table(title: str, findings: "list[Finding]") -> Table:
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(
+        title=f"\n{title}", title_justify="left", title_style="bold", show_header=False, box=None, pad_edge=False
+    )
     table.add_column(width=1)
     table.add_column(min_width=14, style="bold")
     table.add_column(overflow="fold")

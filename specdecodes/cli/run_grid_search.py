@@ -15,6 +15,7 @@ from rich.table import Table
 from specdecodes.cli.options import Benchmarks, DataDir, MaxSamples, pipeline_command, spoken
 from specdecodes.cli.progress import plain_lines
 from specdecodes.errors import SpecDecodesError
+from specdecodes.tables import ruled
 
 if TYPE_CHECKING:
     from specdecodes.benchmark.grid import Measure, Point, Row
@@ -121,11 +122,8 @@ def measure_here(
 
 def _table(rows: "Sequence[Row]") -> Table:
     """The points, the fastest first."""
-    table = Table(title="points, the fastest first", title_justify="left")
-    for key, _ in rows[0].point.values:
-        table.add_column(key)
-    for title in ("tokens/s", "95%", "tau", "tokens/round"):
-        table.add_column(title, justify="right")
+    keys, figures = (key for key, _ in rows[0].point.values), ("tokens/s", "95%", "tau", "tokens/round")
+    table = ruled("points, the fastest first", *keys, *figures, numbers=figures)
     for row in sorted(rows, key=lambda row: -(row.speed or 0.0)):
         settings = [str(value) for _, value in row.point.values]
         if row.speed is None:

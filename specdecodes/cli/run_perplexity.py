@@ -11,6 +11,7 @@ from rich.table import Table
 
 from specdecodes.cli.options import pipeline_command, spoken
 from specdecodes.cli.progress import write_line
+from specdecodes.tables import ruled
 
 if TYPE_CHECKING:
     from specdecodes.benchmark.perplexity import Perplexity
@@ -65,9 +66,7 @@ def _setting(generator: "Generator") -> str:
 
 
 def _table(found: "Perplexity", setting: str, file: Path) -> Table:
-    table = Table(title=f"{file.name} under {setting}", title_justify="left")
-    for title in ("measured", "value"):
-        table.add_column(title, justify="right" if title == "value" else "left")
+    table = ruled(f"{file.name} under {setting}", "measured", "value", numbers=("value",))
     for name, value in found.figures.items():
         table.add_row(name.replace("_", " "), f"{value:.4f}")
     table.add_row("tokens", f"{found.tokens:,}")

@@ -10,6 +10,7 @@ from rich.table import Table
 from specdecodes.cli.options import pipeline_command
 from specdecodes.cli.report import plan_table
 from specdecodes.errors import BudgetError
+from specdecodes.tables import ruled
 
 if TYPE_CHECKING:
     from specdecodes.config import Pipeline
@@ -34,10 +35,7 @@ def run_plan(
 
 
 def _explanation(placement: "Placement", pipeline: "Pipeline") -> Table:
-    table = Table(title="not chosen", title_justify="left")
-    table.add_column("alternative")
-    table.add_column("tokens/s", justify="right")
-    table.add_column("why not")
+    table = ruled("not chosen", "alternative", "tokens/s", "why not", numbers=("tokens/s",))
     for other in placement.rejected:
         speed = "" if other.tokens_per_second is None else f"{other.tokens_per_second:.3g}"
         table.add_row(other.what, speed, other.why)

@@ -14,6 +14,7 @@ from rich.table import Table
 from specdecodes.cli.arms import Arms
 from specdecodes.cli.options import pipeline_command, spoken
 from specdecodes.errors import ConfigError
+from specdecodes.tables import ruled
 
 if TYPE_CHECKING:
     from specdecodes.benchmark.tuning import Contender
@@ -114,13 +115,9 @@ def _measured(candidate: "Contender", answers: "list[Generation]") -> "Contender
 def _table(candidates: "list[Contender]", winner: "Contender") -> Table:
     from specdecodes.benchmark.tuning import PLAIN, speed_up
 
-    table = Table(
-        title="the fastest expected first: width x depth x nodes, a round's tokens and ms, then predicted and measured",
-        title_justify="left",
-    )
-    table.add_column("method")
-    for title in ("tree", "tokens", "ms", "tokens/s", "", "over plain", "", "error"):
-        table.add_column(title, justify="right")
+    heads = ("tree", "tokens", "ms", "tokens/s", "", "over plain", "", "error")
+    title = "the fastest expected first: width x depth x nodes, a round's tokens and ms, then predicted and measured"
+    table = ruled(title, "method", *heads, numbers=heads)
     for one in candidates:
         drafted = one.method != PLAIN
         shape = f"{one.tree.width}x{one.tree.depth}x{one.tree.nodes}" if drafted else ""

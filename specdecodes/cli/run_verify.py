@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from rich.table import Table
 from specdecodes.cli.options import pipeline_command
 from specdecodes.cli.session import opened
 from specdecodes.errors import ConfigError
+from specdecodes.tables import ruled
 
 if TYPE_CHECKING:
     from specdecodes.cli.divergence import Comparison, Divergence, Trace
@@ -100,14 +102,14 @@ def describe(divergence: "Divergence", decode: Callable[[list[int]], str]) -> st
 
 
 def _table(questions: tuple[str, ...], results: "list[Comparison]", exact: bool) -> Table:
-    table = Table(title=f"plain against speculative, exact mode {'on' if exact else 'off'}", title_justify="left")
-    table.add_column("prompt", max_width=30, no_wrap=True, overflow="ellipsis")
-    for title in ("tokens", "rows", "rows differ", "bits differ", "parts at"):
-        table.add_column(title, justify="right", no_wrap=True)
+    counts = ("tokens", "rows", "rows differ", "bits differ", "parts at")
+    table = ruled(
+        f"plain against speculative, exact mode {'on' if exact else 'off'}", "prompt", *counts, numbers=counts
+    )
     for question, result in zip(questions, results, strict=True):
         where = "" if result.divergence is None else f"token {result.divergence.index}"
-        counts = (result.tokens, result.rows, result.differing_rows, result.differing_bits)
-        table.add_row(question, *(f"{count:,}" for count in counts), where)
+        found = (result.tokens, result.rows, result.differing_rows, result.differing_bits)
+        table.add_row(shorten(question, 30, placeholder=" ..."), *(f"{count:,}" for count in found), where)
     return table
 
 

@@ -68,12 +68,22 @@ def compiled_steps() -> Steps:
         raise CompileError("compiled steps need a C++ compiler (g++), and none was found; install one or pass --eager.")
     if torch.cuda.is_available() and missing_triton():
         raise CompileError(f"compiled steps need Triton on a GPU: {missing_triton()}; or pass --eager.")
-    if not os.environ.get("TORCHINDUCTOR_CACHE_DIR"):  # an empty value would mean the current folder
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "inductor")
+    keep_compiled()
     # One graph per (kind of layer, shape); a dozen pairs of draft and target in one process stay below this.
     torch._dynamo.config.recompile_limit = 64
     log = CompileLog()
     return Steps(_timed(_compile(layer_step), log), _timed(_compile(head_step), log), True, log)
+
+
+def keep_compiled() -> None:
+    """Keep what is compiled in our cache folder, unless the user has named another one.
+
+    Torch's own default, a temporary folder, may be named by now: a library that compiles at import leaves it behind.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in (None, "", default_cache_dir()):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_folder() / "inductor")
 
 
 def _compile(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from specdecodes.engine import compile as module
 from specdecodes.errors import CompileError
+from specdecodes.folders import cache_folder
 
 
 def test_a_step_that_cannot_be_built_says_so():
@@ -27,6 +31,14 @@ def test_no_compiler_is_named(monkeypatch):
     with pytest.raises(CompileError, match=r"C\+\+ compiler.*--eager"):
         module.compiled_steps()
     module.compiled_steps.cache_clear()
+
+
+@pytest.mark.parametrize("named", ["", default_cache_dir(), "/chosen"])
+def test_compiled_steps_are_kept_in_our_folder_or_the_user_s(named, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", named)
+    module.keep_compiled()
+    kept = os.environ["TORCHINDUCTOR_CACHE_DIR"]
+    assert kept == ("/chosen" if named == "/chosen" else str(cache_folder() / "inductor"))
 
 
 def test_the_log_counts_graphs_and_seconds():

@@ -1,0 +1,27 @@
+"""The look of every table in a terminal: a title, a rule below the heads, no frame that narrow windows would break."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from rich import box
+from rich.table import Table
+
+PADDING = (0, 1, 0, 0)
+
+
+def ruled(title: str, *columns: str, numbers: Collection[str] = ()) -> Table:
+    """A table without rows yet; the columns among `numbers` are whole and aligned to the right."""
+    table = Table(
+        title=f"\n{title}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=PADDING,
+    )
+    for column in columns:
+        number = column in numbers
+        table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    return table
