@@ -13,6 +13,7 @@ from specdecodes.methods.site import Site
 from specdecodes.models.decoder import JOINED, Decoder
 from specdecodes.models.loading import load_linear, load_tensors
 from specdecodes.offload.candidates import counted
+from specdecodes.offload.pages import side_by_side
 from specdecodes.quant import Execution, LayerDone, Rules, SubstituteCache, assemble, choose_kernels, substitute, tune
 
 Progress = Callable[[str], None]
@@ -63,6 +64,7 @@ def _put(decoder: Decoder, site: Site, index: int, modules: Mapping[str, nn.Modu
     replaced = {part for path in modules for part in JOINED.get(path, (path,))}
     kept = {name: span for name, span in spans.items() if name.rpartition(".")[0] not in replaced}
     layer.put(load_tensors(kept, site.dtype, site.device))
+    layer.put(side_by_side(dict(layer.named_buffers())))
 
 
 def _fill(

@@ -16,6 +16,7 @@ from specdecodes.errors import CheckpointError
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.families import ModelSpec, spec_of
 from specdecodes.models.stored import check_linears, rules_of, tensors_of
+from specdecodes.offload.pages import side_by_side
 from specdecodes.offload.pickled import PATTERNS, pickled_files, read_pickled
 from specdecodes.offload.store import TensorSpan, load_tensor, read_index
 from specdecodes.quant import Rules
@@ -204,7 +205,7 @@ def load_outer(decoder: Decoder, checkpoint: Checkpoint, device: torch.device) -
     outer = checkpoint.outer()
     if checkpoint.spec.tied:
         del outer["head.weight"]
-    tensors = load_tensors(outer, decoder.dtype, device)
+    tensors = side_by_side(load_tensors(outer, decoder.dtype, device))
     decoder.embedding, decoder.norm.weight = tensors["embedding"], tensors["norm.weight"]
     decoder.head.weight = tensors.get("head.weight", decoder.embedding)
 
@@ -213,7 +214,7 @@ def load_layers(decoder: Decoder, checkpoint: Checkpoint, layers: Iterable[int],
     """Load the named layers, one at a time."""
     stack = decoder.stack
     for index in layers:
-        stack[index].put(load_tensors(checkpoint.layer(index), decoder.dtype, device))
+        stack[index].put(side_by_side(load_tensors(checkpoint.layer(index), decoder.dtype, device)))
 
 
 def load_linear(checkpoint: Checkpoint, index: int, path: str) -> Solved:
