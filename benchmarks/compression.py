@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is 
 
 from benchmarks.receipt import write_receipt
 from specdecodes.config import Memory, Pipeline, Target
-from specdecodes.errors import SpecDecodesError, fail
+from specdecodes.errors import reported
 from specdecodes.methods import build
 from specdecodes.offload import codec
 from specdecodes.sampling import SamplingParams
@@ -40,6 +40,7 @@ FIGURES = (
 )
 
 
+@reported()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--make", type=Path, metavar="DIR", help="write the checkpoint, and nothing else")
@@ -54,10 +55,7 @@ def main() -> None:
         return
     if arguments.model is None or arguments.out is None:
         parser.error("give --model and --out, or --make")
-    try:
-        receipt = measure(arguments)
-    except SpecDecodesError as error:
-        fail(error)
+    receipt = measure(arguments)
     write_receipt(arguments.out, receipt)
     print(json.dumps({name: receipt[name] for name in ("codec", "medians", "ratio")}, indent=1))
 

@@ -28,7 +28,7 @@ from specdecodes.benchmark.mt_bench import BUNDLED
 from specdecodes.benchmark.sources import question, read_samples
 from specdecodes.cli.run_cache import cleared
 from specdecodes.config import Draft, Memory, Pipeline, Target, apply_overrides
-from specdecodes.errors import SpecDecodesError, fail
+from specdecodes.errors import reported
 from specdecodes.folders import cache_folder
 from specdecodes.generator import Generator
 from specdecodes.methods import build, learn, plan_for
@@ -41,14 +41,12 @@ SPEED = "decode_tokens_per_second"
 WARM_TOKENS = 16
 
 
+@reported()
 def main() -> None:
     arguments = _arguments()
     if arguments.forget:
         print(cleared(cache_folder(), ["measured.json"]))
-    try:
-        blocks = measure(arguments)
-    except SpecDecodesError as error:
-        fail(error)
+    blocks = measure(arguments)
     methods = {method: overall(blocks, method) for method in arguments.methods.split(",")}
     print(table(methods))
     largest = max(abs(row["error"]) for row in methods.values())

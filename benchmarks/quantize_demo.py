@@ -9,14 +9,16 @@ A real quantizer loses less; what is shown on the result is speed and exactness,
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
+
+from benchmarks.derived import write_derived
 
 BITS, GROUP = 4, 32
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -53,10 +55,6 @@ def words(codes: Tensor) -> Tensor:
 
 
 def main(source: Path, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in ("config.json", "README.md"):
-            shutil.copyfile(path, out / path.name)
     tensors: dict[str, Tensor] = {}
     for name, tensor in load_file(source / "model.safetensors").items():
         if name.endswith("_proj.weight"):
@@ -64,10 +62,7 @@ def main(source: Path, out: Path) -> None:
             tensors |= {stem + part: value for part, value in quantized(tensor).items()}
         else:
             tensors[name] = tensor
-    save_file(tensors, out / "model.safetensors", {"format": "pt"})
-    config = json.loads((source / "config.json").read_text())
-    (out / "config.json").write_text(json.dumps(config | {"quantization_config": CONFIG}, indent=2))
-    print(f"{out}: {sum(tensor.nbytes for tensor in tensors.values()) / 1e6:.1f} MB")
+    write_derived(source, out, tensors, {"quantization_config": CONFIG})
 
 
 if __name__ == "__main__":

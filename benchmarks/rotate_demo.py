@@ -9,8 +9,6 @@ untied. OUT holds the matrix too (`rotation.safetensors`), which published check
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
 
+from benchmarks.derived import write_derived
 from specdecodes.models.families import ModelSpec
 from specdecodes.models.loading import open_checkpoint
 
@@ -88,15 +87,8 @@ def main(source: Path, out: Path) -> None:
     spec = open_checkpoint(str(source)).spec
     matrix = random_hadamard(spec.hidden_size)
     tensors = rotated(load_file(source / "model.safetensors"), spec, matrix)
-    out.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in ("config.json", "README.md"):
-            shutil.copyfile(path, out / path.name)
-    save_file(tensors, out / "model.safetensors", {"format": "pt"})
+    write_derived(source, out, tensors, {"tie_word_embeddings": False})
     save_file({"rotation": matrix}, out / MATRIX)
-    config = json.loads((source / "config.json").read_text())
-    (out / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}, indent=2))
-    print(f"{out}: {sum(tensor.nbytes for tensor in tensors.values()) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import torch
 from benchmarks.alternating import agree, alternate, figures, medians, paired, questions
 from benchmarks.receipt import write_receipt
 from specdecodes.config import Memory, Pipeline, Target, apply_overrides
-from specdecodes.errors import ConfigError, SpecDecodesError, fail
+from specdecodes.errors import ConfigError, reported
 from specdecodes.generator import Generator
 from specdecodes.methods import build
 from specdecodes.sampling import SamplingParams
@@ -45,12 +45,10 @@ SHOWN = (
 )
 
 
+@reported()
 def main() -> None:
     arguments = _arguments()
-    try:
-        receipt = measure(arguments)
-    except SpecDecodesError as error:
-        fail(error)
+    receipt = measure(arguments)
     write_receipt(arguments.out, receipt)
     print(table(receipt))
 

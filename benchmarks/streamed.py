@@ -23,19 +23,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is 
 from benchmarks.alternating import agree, figures, medians, paired, questions
 from benchmarks.receipt import write_receipt
 from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
-from specdecodes.errors import SpecDecodesError, fail
+from specdecodes.errors import reported
 from specdecodes.generator import Generator
 from specdecodes.methods import build
 from specdecodes.offload.store import measure_read, probe, read_index
 from specdecodes.sampling import SamplingParams
 
 
+@reported()
 def main() -> None:
     arguments = _arguments()
-    try:
-        receipt = measure(arguments)
-    except SpecDecodesError as error:
-        fail(error)
+    receipt = measure(arguments)
     write_receipt(arguments.out, receipt)
     print(json.dumps({key: receipt[key] for key in ("ratios", "medians")}, indent=1))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -92,3 +93,19 @@ def fail(error: SpecDecodesError) -> NoReturn:
     sys.stdout.flush()
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
+
+
+@contextlib.contextmanager
+def reported(stopped: str = "interrupted") -> Iterator[None]:
+    """Around a command: our errors and the disk's end it as `fail` does, Ctrl-C with the line `stopped` and 130."""
+    try:
+        yield
+    except SpecDecodesError as error:
+        fail(error)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        fail(DiskError(error))
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        sys.exit(130)

@@ -15,7 +15,7 @@ SOURCES = sorted(path for name in ("specdecodes", "run", "benchmarks") for path 
 
 # A room imports from the layers below its own, never from its own layer or above.
 LAYERS = (
-    {"errors", "spans"},
+    {"errors", "notify", "spans"},
     {"folders", "tables"},
     {"units", "values", "tree", "native", "extras"},
     {"cache", "offload", "quant", "sampling"},

@@ -185,6 +185,7 @@ print(len(placement.streamed), peak() - before)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["vanilla", "subspec_sd"])
 def test_budgets_are_obeyed(method, folder, tiny_checkpoint):
     """Peak memory of a process that runs a 67 MB model under 48 MB grows by the budget at most."""

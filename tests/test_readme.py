@@ -100,6 +100,7 @@ def test_the_readme_is_short_and_leads_to_every_page():
     assert not [page.name for page in PAGES[1:] if f"](docs/{page.name})" not in text]
 
 
+@pytest.mark.long
 def test_the_python_example_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     (example,) = blocks(README, "python")
     monkeypatch.chdir(ROOT)

@@ -18,6 +18,7 @@ from specdecodes.benchmark.results import find_results
 from specdecodes.benchmark.summary import figures
 from specdecodes.config import Pipeline, override, to_dict
 from specdecodes.errors import ConfigError
+from specdecodes.notify import Notify
 
 TABLE = "grid.csv"
 FIGURES = (
@@ -101,7 +102,7 @@ def points(pipeline: Pipeline, axes: Sequence[Axis]) -> list[Point]:
     return found
 
 
-def sweep(grid: Sequence[Point], out: Path, measure: Measure, notify: Callable[[str], None]) -> list[Row]:
+def sweep(grid: Sequence[Point], out: Path, measure: Measure, notify: Notify) -> list[Row]:
     """Measure every point of `grid` in a folder of its own under `out`, and write the table after each.
 
     A point that cannot run is a row with its error, and is tried again by the next sweep. Raises ResultsError when the

@@ -6,11 +6,12 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from specdecodes.benchmark.records import FORMAT, ResultsError, SampleRecord, from_row, to_row
+from specdecodes.notify import Notify
 
 SAMPLES, SETTINGS, RUN, SUMMARY = "samples.jsonl", "settings.json", "run.json", "summary.json"
 
@@ -39,10 +40,10 @@ class SampleLog:
 
 
 @contextlib.contextmanager
-def open_log(folder: Path, settings: Mapping[str, Any], notify: Callable[[str], None]) -> Iterator[SampleLog]:
+def open_log(folder: Path, settings: Mapping[str, Any], notify: Notify) -> Iterator[SampleLog]:
     """The log in `folder`, made when missing, else continued; a last line that a kill cut short is dropped.
 
-    Raises ResultsError when its samples were made with other settings (naming them) or in an older format, or when
+    Raises ResultsError when its samples were made with other settings (naming them) or in another format, or when
     another process holds it.
     """
     path = folder / SAMPLES
@@ -139,7 +140,7 @@ def _agree(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
     if fresh:
         write_json(path, wanted)
         return
-    old, new = flat({"format": 1} | (read_json(path) or {})), flat(wanted)
+    old, new = flat(read_json(path) or {}), flat(wanted)
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if changed:
         listed = "; ".join(f"{key} was {_shown(old, key)} and is {_shown(new, key)}" for key in changed)

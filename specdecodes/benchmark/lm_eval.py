@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import importlib
 
-from specdecodes.errors import ConfigError, SpecDecodesError, fail
+from specdecodes.errors import ConfigError, reported
 from specdecodes.extras import extra
 
 INSTALL = 'pip install "lm_eval==0.4.13"'
 
 
+@reported()
 def main() -> None:
     """Run lm_eval's command line; 2 is the exit status of an error of the user's."""
-    try:
-        extra("lm_eval", ConfigError(f"the package lm_eval is not installed; it is an extra of its own: {INSTALL}"))
-        importlib.import_module("specdecodes.benchmark.harness")  # registers the model
-        importlib.import_module("lm_eval.__main__").cli_evaluate()
-    except SpecDecodesError as error:
-        fail(error)
+    extra("lm_eval", ConfigError(f"the package lm_eval is not installed; it is an extra of its own: {INSTALL}"))
+    importlib.import_module("specdecodes.benchmark.harness")  # registers the model
+    importlib.import_module("lm_eval.__main__").cli_evaluate()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from specdecodes.errors import ConfigError, SpecDecodesError
 from specdecodes.likelihood import ScoreRequest
 from specdecodes.methods import build
 from specdecodes.models.loading import open_checkpoint
+from specdecodes.notify import Notify
 from specdecodes.quant import SCHEMES, Execution, Rules, fitted, packed_bytes
 
 KEY = "draft.quant"
@@ -126,9 +127,7 @@ def compare_precision(following: Tensor, target: Tensor, draft: Tensor) -> Fidel
     )
 
 
-def fidelities(
-    points: Sequence[Point], text: str, most: int, folder: Path, notify: Callable[[str], None]
-) -> dict[str, Fidelity]:
+def fidelities(points: Sequence[Point], text: str, most: int, folder: Path, notify: Notify) -> dict[str, Fidelity]:
     """Of each point's scheme, in its folder under `folder`; what is there already for this text is not made again."""
     known = {point.name: _known(point, text, most, folder) for point in points}
     if all(known.values()):

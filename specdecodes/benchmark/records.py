@@ -1,4 +1,4 @@
-"""What is kept of every sample: one JSON object a line in `samples.jsonl`, readable by this and later versions.
+"""What is kept of every sample: one JSON object a line in `samples.jsonl`, readable by versions of the same format.
 
 Beside it lie `settings.json` (what decides the answers; samples of other settings are never added), `run.json` (what is
 known before the first answer: method, model, plan, environment, command) and `summary.json` (the figures).
@@ -14,7 +14,7 @@ from specdecodes.errors import SpecDecodesError
 from specdecodes.stats import Generation, LevelWork, Round, summarize
 
 FORMAT = 2
-"""Raised when a field changes its meaning; a new field with a default does not raise it. 1 had no number."""
+"""Raised when a field changes its meaning; a new field with a default does not raise it."""
 
 DONE, FAILED = "done", "failed"
 
@@ -77,14 +77,13 @@ def to_row(record: SampleRecord) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> SampleRecord:
-    """The inverse of `to_row`, also after a trip through JSON and for older formats. Fields that it does not know are
-    left out. Raises ResultsError for a newer format, and KeyError or TypeError for what is no record."""
-    made = row.get("format", 1)
-    if made > FORMAT:
-        raise ResultsError(f"results of format {made} were made by a newer version; this one reads up to {FORMAT}.")
+    """The inverse of `to_row`, also after a trip through JSON. Fields that it does not know are left out. Raises
+    ResultsError for another format, and KeyError or TypeError for what is no record."""
+    if row["format"] != FORMAT:
+        raise ResultsError(f"results of format {row['format']} were made by another version; this one reads {FORMAT}.")
     known = {spec.name: row[spec.name] for spec in fields(SampleRecord) if spec.name in row}
     answers = tuple(decode(answer) for answer in row.get("answers", ()))
-    return SampleRecord(**known | {"answers": answers, "turns": tuple(row["turns"]), "format": made})
+    return SampleRecord(**known | {"answers": answers, "turns": tuple(row["turns"])})
 
 
 def encode(generation: Generation) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from specdecodes.benchmark.journal import RUN, SAMPLES, SETTINGS, SUMMARY, parse, read_json
+from specdecodes.benchmark.journal import RUN, SAMPLES, SETTINGS, parse, read_json
 from specdecodes.benchmark.records import ResultsError, SampleRecord
 from specdecodes.benchmark.summary import summarize_run
 
@@ -50,15 +50,16 @@ class Results:
 
 def read_results(folder: Path) -> Results:
     """The results of one benchmark in `folder`. Nothing is changed there. Raises ResultsError when there are none."""
-    settings = read_json(folder / SETTINGS)
-    if settings is None or not (folder / SAMPLES).is_file():
-        raise ResultsError(f"{folder} holds no results: {SAMPLES} and {SETTINGS} of a run-benchmark belong there.")
+    settings, facts = read_json(folder / SETTINGS), read_json(folder / RUN)
+    if settings is None or facts is None or not (folder / SAMPLES).is_file():
+        raise ResultsError(
+            f"{folder} holds no results: {SAMPLES}, {SETTINGS} and {RUN} of a run-benchmark belong there."
+        )
     try:
         data = (folder / SAMPLES).read_bytes()
     except OSError as error:
         raise ResultsError(f"{folder / SAMPLES} cannot be read: {error.strerror}.") from error
     records, _ = parse(data, folder / SAMPLES)
-    facts = read_json(folder / RUN) or _older_facts(folder)
     return Results(folder, settings, facts, tuple(records.values()))
 
 
@@ -72,10 +73,3 @@ def find_results(folder: Path) -> dict[str, Results]:
     if not found:
         raise ResultsError(f"{folder} holds no results; give the --out-dir of a run-benchmark, or a benchmark in it.")
     return {results.benchmark: results for results in map(read_results, found)}
-
-
-def _older_facts(folder: Path) -> dict[str, Any]:
-    """What a run of format 1 wrote of this only into its summary."""
-    names = ("benchmark", "source", "method", "model", "exact", "plan", "environment", "command")
-    summary = read_json(folder / SUMMARY) or {}
-    return {name: summary[name] for name in names if name in summary}

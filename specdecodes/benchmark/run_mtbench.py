@@ -28,7 +28,7 @@ from specdecodes.benchmark.records import SampleRecord
 from specdecodes.benchmark.runner import finished, run
 from specdecodes.benchmark.table import category_table, figures_table
 from specdecodes.config import Draft, Memory, Middle, Pipeline, Target, Tree
-from specdecodes.errors import ConfigError, SpecDecodesError, fail
+from specdecodes.errors import ConfigError, reported
 from specdecodes.methods import build, learn, plan_for
 from specdecodes.sampling import SamplingParams
 
@@ -208,13 +208,9 @@ def _queries(record: SampleRecord) -> list[dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, ask, show the figures."""
     given = parser().parse_args(arguments)
-    try:
+    with reported():
         mine = start_log(given.log_dir)
         summary = ask(given)
-    except SpecDecodesError as error:
-        fail(error)
-    except KeyboardInterrupt:
-        sys.exit(130)
     if mine is not None:
         write_queries(results_folder(given) / mt_bench.NAME / SAMPLES, mine / "0.jsonl")
     out = Console()

@@ -20,6 +20,7 @@ from specdecodes.benchmark.samples import Benchmark, Sample, Scorer
 from specdecodes.benchmark.summary import summarize_run
 from specdecodes.config import Pipeline, to_dict
 from specdecodes.errors import SpecDecodesError
+from specdecodes.notify import Notify
 from specdecodes.sampling import SamplingParams
 from specdecodes.stats import Generation
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from specdecodes.offload.plan import Placement
 
 Messages = list[dict[str, str]]
-Notify = Callable[[str], None]
 Watch = Callable[[Progress], None]
 
 WARMUP = Sample("warm-up", "", ("Write a short essay about the seasons of the year and what people do in each.",))

@@ -7,19 +7,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from specdecodes.cli.app import app
-from specdecodes.errors import UNWRITABLE, DiskError, SpecDecodesError, fail
+from specdecodes.errors import fail, reported
 
 __all__ = ["fail", "main"]
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "specdecodes") -> NoReturn:
     """Run one command and leave the process: 0 done, 1 a check failed, 2 an error of the user's, 130 interrupted."""
-    try:
+    with reported():
         app(args=None if arguments is None else list(arguments), prog_name=program)
-    except SpecDecodesError as error:
-        fail(error)
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        fail(DiskError(error))
     sys.exit(0)

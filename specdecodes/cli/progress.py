@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from specdecodes.notify import Notify
+
 if TYPE_CHECKING:
     from specdecodes.benchmark.progress import Progress
 
@@ -40,7 +42,7 @@ def followed(console: Console, *, as_json: bool) -> Iterator[Callable[[Progress]
         yield follow
 
 
-def plain_lines(console: Console) -> Callable[[str], None]:
+def plain_lines(console: Console) -> Notify:
     """What to tell lines to that `console` prints as they are: no colours, no markup, not cut."""
     return partial(console.print, highlight=False, markup=False, soft_wrap=True)
 
@@ -63,7 +65,7 @@ def working(console: Console, text: str) -> Iterator[None]:
 
 
 @contextmanager
-def live_line(console: Console) -> Iterator[Callable[[str], None]]:
+def live_line(console: Console) -> Iterator[Notify]:
     """A last line that each call replaces; nothing where `console` is no terminal.
 
     It draws only when called: a spinner's thread would take its share of what is being measured.

@@ -1,7 +1,7 @@
 """`run-benchmark`: the same questions for every method, every answer kept, and the figures."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ from specdecodes.cli.options import Benchmarks, DataDir, MaxSamples, pipeline_co
 from specdecodes.cli.progress import followed, plain_lines, write_line
 from specdecodes.cli.report import prediction_table
 from specdecodes.cli.session import opened
+from specdecodes.notify import Notify
 
 if TYPE_CHECKING:
     from specdecodes.benchmark import Benchmark
@@ -110,7 +111,7 @@ def _ask(
     return failed
 
 
-def _report(folder: Path, notify: Callable[[str], None]) -> None:
+def _report(folder: Path, notify: Notify) -> None:
     """Write the page of all results in `folder`, unless nothing was answered."""
     from specdecodes.benchmark.page import write_report
     from specdecodes.benchmark.results import find_results
@@ -119,7 +120,7 @@ def _report(folder: Path, notify: Callable[[str], None]) -> None:
         notify(f"Report: {write_report([folder], folder / 'report.html')}")
 
 
-def _can_score(benchmark: "Benchmark", allow_code_execution: bool, notify: Callable[[str], None]) -> bool:
+def _can_score(benchmark: "Benchmark", allow_code_execution: bool, notify: Notify) -> bool:
     """Whether answers of `benchmark` will be scored; says why not."""
     if benchmark.score is None:
         notify(f"{benchmark.name}: not scored, it has no right answers to hold others against")

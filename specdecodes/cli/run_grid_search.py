@@ -1,7 +1,7 @@
 """`run-grid-search`: a benchmark at every combination of some settings, and which is fastest."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -15,6 +15,7 @@ from rich.table import Table
 from specdecodes.cli.options import Benchmarks, DataDir, MaxSamples, pipeline_command, spoken
 from specdecodes.cli.progress import plain_lines
 from specdecodes.errors import SpecDecodesError
+from specdecodes.notify import Notify
 from specdecodes.tables import ruled
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def measurer(
     command: str,
     *,
     restart: bool,
-    notify: Callable[[str], None],
+    notify: Notify,
 ) -> "Measure":
     """What measures a point of a sweep: what its folder lacks of the benchmarks, in a process of its own."""
     from specdecodes.benchmark.journal import drop

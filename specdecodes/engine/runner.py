@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -123,12 +123,12 @@ class ModelRunner:
         return Scores(self.steps.logits(self.decoder, hidden)[0], hidden[0], states)
 
     @torch.no_grad()
-    def rehearse(self, sizes: Sequence[int], layers: int | None = None) -> None:
-        """Run trees of so many rows, of no consequence, so that no pass is compiled in the middle of an answer; through
-        the first `layers` alone, if those stand for all."""
-        for rows in sizes:
-            tree = TokenTree.rooted(torch.zeros(1, dtype=torch.int64, device=self._device), rows)
-            (hidden,) = self._run([self._tree_rows(tree, None)], layers=layers)
+    def rehearse(self, sizes: Sequence[int], layers: Collection[int]) -> None:
+        """Run trees of so many rows, of no consequence, through `layers`, one of each kind that is compiled: then no
+        answer waits in its middle for a compiler. A model that streams is read once at most."""
+        root = torch.zeros(1, dtype=torch.int64, device=self._device)
+        passes = [self._tree_rows(TokenTree.rooted(root, rows), None) for rows in sizes]
+        for hidden in self._run(passes, layers=layers):
             self.steps.logits(self.decoder, hidden)
 
     def level(self, tree: TokenTree, nodes: Tensor, features: Tensor | None = None) -> Scores:
@@ -218,16 +218,19 @@ class ModelRunner:
         look = self._view.chain(first, positions)
         return Rows(padded, positions[None], self.cache.start + positions, look, features, states)
 
-    def _run(self, passes: list[Rows], kind: str = "layer", layers: int | None = None) -> list[Tensor]:
+    def _run(self, passes: list[Rows], kind: str = "layer", layers: Collection[int] | None = None) -> list[Tensor]:
         """Of each pass the hidden states [B, M, hidden] after the last layer; those before the tapped ones go side by
         side to its `states`. Layers are outermost, so each is fetched once; a profiler sees every layer as its `kind`
-        and number. `layers`: how many, if not all."""
+        and number. `layers`: which, if not all."""
         hidden = [self.decoder.embed(rows.tokens, rows.features) for rows in passes]
         reaches = self.decoder.spec.windows
         sight = lru_cache(len(set(reaches)))(lambda place, reach: passes[place].look(reach))
         turns = [(self._rotary.cos[rows.positions], self._rotary.sin[rows.positions]) for rows in passes]
+        chosen = range(len(reaches)) if layers is None else layers
         with contextlib.closing(self._layers.layers()) as source:
-            for index, layer in enumerate(islice(source, layers)):
+            for index, layer in enumerate(islice(source, max(chosen, default=-1) + 1)):
+                if index not in chosen:
+                    continue
                 self._tap(index, passes, hidden)
                 keys, values = self.cache.keys[index], self.cache.values[index]
                 with span(f"{kind} {index}"):

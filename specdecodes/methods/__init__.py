@@ -8,9 +8,10 @@ from specdecodes.config import Pipeline
 from specdecodes.errors import ConfigError, suggest
 from specdecodes.generator import Generator
 from specdecodes.methods import classic, eagle, hierspec, ngram, qspec, share, subspec, vanilla
-from specdecodes.methods.assembly import Method, Progress, load, plan_on
+from specdecodes.methods.assembly import Method, load, plan_on
 from specdecodes.methods.outcome import learn
 from specdecodes.methods.site import Site
+from specdecodes.notify import Notify
 from specdecodes.offload.plan import Placement
 
 __all__ = ["METHODS", "Method", "build", "learn", "plan_for"]
@@ -19,7 +20,7 @@ UNDRAFTED = ("vanilla", "ngram_sd")
 """Methods without a draft model."""
 
 
-def build(pipeline: Pipeline, placement: Placement | None = None, *, progress: Progress = print) -> Generator:
+def build(pipeline: Pipeline, placement: Placement | None = None, *, progress: Notify = print) -> Generator:
     """Load and wire a pipeline as `placement` says, which `plan_for` made of it; None plans here.
 
     `progress` is told each step. Raises SpecDecodesError with cause and cure.

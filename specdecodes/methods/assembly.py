@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,16 +24,18 @@ from specdecodes.methods.disk import disk_room
 from specdecodes.methods.given import receive
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.placement import place
-from specdecodes.methods.quantized import Progress, load_quantized
+from specdecodes.methods.quantized import load_quantized
 from specdecodes.methods.site import Site
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_layers, load_outer, load_tokenizer
+from specdecodes.notify import Notify
 from specdecodes.offload.candidates import Budgets
 from specdecodes.offload.compressed import READERS, CompressedLayer
 from specdecodes.offload.plan import Placement
 from specdecodes.offload.predict import share_of
 from specdecodes.offload.stream import LayerStream
 from specdecodes.offload.stream_cuda import CudaLayerStream
+from specdecodes.quant import Scheme
 
 STEP = 2  # between the sizes of a pass that a draft may choose from
 FREE = 1e-6  # seconds of a level that no model drafts
@@ -87,7 +89,7 @@ class Method(NamedTuple):
     """
 
     needs: Callable[[Site], tuple[DraftNeeds, ...]]
-    drafter: Callable[[LoadedTarget, Progress], Drafter]
+    drafter: Callable[[LoadedTarget, Notify], Drafter]
 
 
 def plan_on(site: Site, method: Method, budgets: Budgets | None = None) -> Placement:
@@ -100,7 +102,7 @@ def plan_on(site: Site, method: Method, budgets: Budgets | None = None) -> Place
 
 
 def load(
-    site: Site, method: Method, placement: Placement, progress: Progress, *, width: int | None = None
+    site: Site, method: Method, placement: Placement, progress: Notify, *, width: int | None = None
 ) -> tuple[LoadedTarget, Drafter]:
     """A target as planned and what drafts for it, with n-grams grafted onto its trees if the pipeline says so.
 
@@ -140,12 +142,22 @@ def pass_seconds(target: LoadedTarget) -> dict[int, float]:
     return {rows: max(plan.stream_s, plan.compute_s * share_of(times.narrower, rows, nodes)) for rows in sizes}
 
 
-def rehearse_passes(target: LoadedTarget, progress: Progress) -> None:
+def rehearse_passes(target: LoadedTarget, progress: Notify) -> None:
     """Compile the passes that a draft may choose from, where there is more than one: no answer waits for them then."""
     sizes = sorted(pass_seconds(target))
     if len(sizes) > 1 and target.runner.steps.compiled:
         progress(f"compiling passes of {sizes[0]} to {sizes[-1]} rows")
-        target.runner.rehearse(sizes, None if target.stream is None else 1)
+        target.runner.rehearse(sizes, layer_kinds(target.site, set(target.placement.streamed)))
+
+
+def layer_kinds(site: Site, streamed: Collection[int]) -> list[int]:
+    """The first layer of each kind: layers that differ in their linears' schemes, or in how they come, may be compiled
+    apart."""
+    linears, kinds = site.checkpoint.spec.linears(), dict[tuple[bool, tuple[Scheme | None, ...]], int]()
+    for index in range(site.checkpoint.spec.layers):
+        schemes = tuple(site.rules.scheme_of(f"layers.{index}.{path}") for path in linears)
+        kinds.setdefault((index in streamed, schemes), index)
+    return list(kinds.values())
 
 
 def check_tokenizers(site: Site, draft: Site) -> None:
@@ -167,7 +179,7 @@ def _words(tokenizer: Any) -> dict[str, int]:
 def load_target(
     site: Site,
     placement: Placement,
-    progress: Progress,
+    progress: Notify,
     *,
     width: int,
     draft_nodes: int = 0,
@@ -204,7 +216,7 @@ def load_target(
     return LoadedTarget(site, decoder, runner, layers, placement, tokenizer, stream)
 
 
-def load_resident(decoder: Decoder, site: Site, layers: Sequence[int], progress: Progress) -> None:
+def load_resident(decoder: Decoder, site: Site, layers: Sequence[int], progress: Notify) -> None:
     """Load layers to stay, quantized as the site's target says."""
     if site.rules:
         return load_quantized(decoder, site, site.rules, site.execution, layers, progress)
@@ -213,7 +225,7 @@ def load_resident(decoder: Decoder, site: Site, layers: Sequence[int], progress:
 
 
 def _sources(
-    site: Site, decoder: Decoder, placement: Placement, progress: Progress
+    site: Site, decoder: Decoder, placement: Placement, progress: Notify
 ) -> tuple[LayerSource, LayerStream | None]:
     layers = decoder.stack
     if not placement.streamed:
@@ -243,7 +255,7 @@ def _sources(
     return StreamedLayers(layers, placement.streamed, stream), stream
 
 
-def _compressed(site: Site, placement: Placement, progress: Progress) -> dict[int, CompressedLayer] | None:
+def _compressed(site: Site, placement: Placement, progress: Notify) -> dict[int, CompressedLayer] | None:
     """The compressed layers to read from disk, by their place in the stream; None where nothing is compressed."""
     if placement.compression is None:
         return None

@@ -10,11 +10,12 @@ from specdecodes.drafters.level import region_nodes
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
-from specdecodes.methods.assembly import LoadedTarget, Progress, check_tokenizers, load_resident
+from specdecodes.methods.assembly import LoadedTarget, check_tokenizers, load_resident
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_outer
+from specdecodes.notify import Notify
 
 
 def needs(site: Site) -> tuple[DraftNeeds, ...]:
@@ -22,7 +23,7 @@ def needs(site: Site) -> tuple[DraftNeeds, ...]:
     return (DraftNeeds(levels=site.pipeline.tree.depth, model=draft, cache=_draft_cache(site, draft)),)
 
 
-def drafter(target: LoadedTarget, progress: Progress) -> IndependentDrafter:
+def drafter(target: LoadedTarget, progress: Notify) -> IndependentDrafter:
     site = target.site
     draft, tree = _draft_site(site), site.pipeline.tree
     spec = draft.checkpoint.spec

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from specdecodes.errors import BudgetError, CheckpointError, ConfigError
 from specdecodes.models.loading import Checkpoint
 from specdecodes.native import missing_triton
+from specdecodes.notify import Notify
 from specdecodes.offload import codec
 from specdecodes.offload.alternatives import NEARLY, Alternative
 from specdecodes.offload.candidates import Compression
@@ -38,7 +39,6 @@ from specdecodes.quant.cache import checkpoint_identity
 from specdecodes.units import format_bytes
 
 Planner = Callable[[Compression | None], Placement]
-Progress = Callable[[str], None]
 _USUAL = {torch.bfloat16: 0.70, torch.float16: 0.88}  # the share of its bytes that a block of weights takes at most
 _SAMPLE = 32 * 2**20  # weights that an accelerator expands to be timed
 
@@ -112,7 +112,7 @@ def find_layers(checkpoint: Checkpoint, layers: Iterable[int]) -> dict[int, Comp
 
 
 def ensure_layers(
-    checkpoint: Checkpoint, layers: Sequence[int], progress: Progress, *, room: int | None = None
+    checkpoint: Checkpoint, layers: Sequence[int], progress: Notify, *, room: int | None = None
 ) -> dict[int, CompressedLayer]:
     """All of `layers` compressed on disk, the missing and damaged ones written now; tells the size first.
 

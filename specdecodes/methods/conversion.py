@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from specdecodes.errors import CheckpointError
 from specdecodes.models.loading import Checkpoint, load_linear, open_checkpoint
+from specdecodes.notify import Notify
 from specdecodes.offload.store import INDEX, SINGLE, TensorSpan, load_tensor
 from specdecodes.quant import Execution
 from specdecodes.quant.cache import checkpoint_identity
@@ -26,7 +27,6 @@ from specdecodes.quant.kernels import build_linear
 from specdecodes.units import format_bytes
 
 FORM = "1"
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Conversion:
     nbytes: int
 
 
-def convert_checkpoint(source: str, out: Path, device: str, progress: Progress) -> Conversion:
+def convert_checkpoint(source: str, out: Path, device: str, progress: Notify) -> Conversion:
     """Write `source`, a folder or hub id, to the folder `out` for `device`, cpu or cuda.
 
     Shards keep their names and what they hold; those that are there already are not written again. config.json comes

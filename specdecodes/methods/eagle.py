@@ -8,11 +8,12 @@ from specdecodes.drafters.level import region_nodes
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
-from specdecodes.methods.assembly import LoadedTarget, Progress
+from specdecodes.methods.assembly import LoadedTarget
 from specdecodes.methods.needs import DraftNeeds, HeadNeeds
 from specdecodes.methods.site import Site
 from specdecodes.models.eagle import EagleHead, EagleSpec
 from specdecodes.models.eagle_files import HeadFiles, open_head
+from specdecodes.notify import Notify
 
 ACCEPTANCE = 0.8
 """A level, until a run has shown it: SubSpec's authors had 3.9 tokens a round with EAGLE-2 and six levels."""
@@ -25,7 +26,7 @@ def needs(site: Site) -> tuple[DraftNeeds, ...]:
     return (DraftNeeds(tree.depth, head=head, cache=cache, taps=taps, acceptance=ACCEPTANCE),)
 
 
-def drafter(target: LoadedTarget, progress: Progress) -> EagleDrafter:
+def drafter(target: LoadedTarget, progress: Notify) -> EagleDrafter:
     site = target.site
     files, tree = _head_files(site), site.pipeline.tree
     progress(f"loading the head {files.where.name}{', converted from its published form' if files.published else ''}")

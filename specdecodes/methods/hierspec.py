@@ -17,7 +17,6 @@ from specdecodes.errors import ConfigError
 from specdecodes.methods.assembly import (
     LoadedTarget,
     Method,
-    Progress,
     check_tokenizers,
     load,
     pass_seconds,
@@ -25,6 +24,7 @@ from specdecodes.methods.assembly import (
 )
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
+from specdecodes.notify import Notify
 from specdecodes.offload.candidates import Budgets
 
 Find = Callable[[Pipeline], Method]
@@ -46,7 +46,7 @@ def needs(find: Find, site: Site) -> tuple[DraftNeeds, ...]:
     return (DraftNeeds(levels, middle=planned, least=least, acceptance=ACCEPTANCE),)
 
 
-def drafter(find: Find, target: LoadedTarget, progress: Progress) -> HierarchicalDrafter:
+def drafter(find: Find, target: LoadedTarget, progress: Notify) -> HierarchicalDrafter:
     site, planned = target.site, target.placement.middle
     assert planned is not None, "the target was planned with its middle model"
     middle = _middle_site(site)

@@ -19,9 +19,9 @@ from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
 from specdecodes.methods.assembly import LoadedTarget
 from specdecodes.methods.needs import DraftNeeds
-from specdecodes.methods.quantized import Progress
 from specdecodes.methods.site import Site
 from specdecodes.models.decoder import Decoder
+from specdecodes.notify import Notify
 from specdecodes.quant import SCHEMES, Execution, Rules, Scheme, choose_kernels, twin, typical
 
 VERIFIED, DRAFTED = "w4a16", "w4a4"
@@ -44,7 +44,7 @@ def needs(site: Site) -> tuple[DraftNeeds, ...]:
     return (found,)
 
 
-def drafter(target: LoadedTarget, progress: Progress) -> SubstituteDrafter:
+def drafter(target: LoadedTarget, progress: Notify) -> SubstituteDrafter:
     site, tree = target.site, target.site.pipeline.tree
     decoder = draft_of(target.decoder)
     runner = ModelRunner(

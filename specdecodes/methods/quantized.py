@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -12,15 +12,14 @@ from specdecodes.methods.disk import disk_room
 from specdecodes.methods.site import Site
 from specdecodes.models.decoder import JOINED, Decoder
 from specdecodes.models.loading import load_linear, load_tensors
+from specdecodes.notify import Notify
 from specdecodes.offload.candidates import counted
 from specdecodes.offload.pages import side_by_side
 from specdecodes.quant import Execution, LayerDone, Rules, SubstituteCache, assemble, choose_kernels, substitute, tune
 
-Progress = Callable[[str], None]
-
 
 def load_quantized(
-    decoder: Decoder, site: Site, rules: Rules, execution: Execution, layers: Sequence[int], progress: Progress
+    decoder: Decoder, site: Site, rules: Rules, execution: Execution, layers: Sequence[int], progress: Notify
 ) -> None:
     """Fill `layers` of `decoder`: linears as `rules` say, the rest as the checkpoint has it, in the site's dtype.
 
@@ -29,7 +28,7 @@ def load_quantized(
     if site.checkpoint.rules and rules == site.rules:
         return _load_given(decoder, site, execution, layers, progress)
     room = disk_room(site.checkpoint, site.pipeline.memory.disk_bytes)
-    cache = SubstituteCache(site.checkpoint.files, notice=progress, room=room)
+    cache = SubstituteCache(site.checkpoint.files, notify=progress, room=room)
     done: list[LayerDone] = []
     waiting = sum(not cache.path(f"layers.{index}", rules).exists() for index in layers)
     if waiting:
@@ -45,7 +44,7 @@ def load_quantized(
     progress(f"{len(done)} layers in {rules} on {kernel} in {seconds:.1f} s; {origin}")
 
 
-def _load_given(decoder: Decoder, site: Site, execution: Execution, layers: Sequence[int], progress: Progress) -> None:
+def _load_given(decoder: Decoder, site: Site, execution: Execution, layers: Sequence[int], progress: Notify) -> None:
     """Fill `layers` with the checkpoint's own codes."""
     started, checkpoint, rules = time.perf_counter(), site.checkpoint, site.rules
     for index in tqdm(layers, desc=f"layers in {rules.schemes[0]}", unit="layer", leave=False, disable=None):

@@ -9,10 +9,11 @@ from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
 from specdecodes.methods.assembly import LoadedTarget
 from specdecodes.methods.needs import DraftNeeds
-from specdecodes.methods.quantized import Progress, load_quantized
+from specdecodes.methods.quantized import load_quantized
 from specdecodes.methods.site import Site
 from specdecodes.methods.sizes import layers_bytes
 from specdecodes.models.decoder import Decoder
+from specdecodes.notify import Notify
 from specdecodes.quant import Execution, choose_kernels
 
 
@@ -38,7 +39,7 @@ def needs(site: Site, *, substitute_all: bool = False) -> tuple[DraftNeeds, ...]
     return tuple(_needs_on(site, one, substitute_all) for one in ((wide,) if alike else (wide, small)))
 
 
-def drafter(target: LoadedTarget, progress: Progress) -> SubstituteDrafter:
+def drafter(target: LoadedTarget, progress: Notify) -> SubstituteDrafter:
     site, tree = target.site, target.site.pipeline.tree
     decoder = draft_of(target, progress)
     layers = ResidentLayers(decoder.stack)
@@ -48,7 +49,7 @@ def drafter(target: LoadedTarget, progress: Progress) -> SubstituteDrafter:
     return SubstituteDrafter(target.grower(runner))
 
 
-def draft_of(target: LoadedTarget, progress: Progress) -> Decoder:
+def draft_of(target: LoadedTarget, progress: Notify) -> Decoder:
     """The target with quantized linears where the placement says so; everything else is shared, not copied."""
     site, decoder, placement = target.site, target.decoder, target.placement
     draft = Decoder(site.checkpoint.spec, site.dtype)

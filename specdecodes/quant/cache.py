@@ -15,7 +15,7 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,14 +26,13 @@ from torch import Tensor
 
 from specdecodes import __version__
 from specdecodes.folders import cache_folder
+from specdecodes.notify import Notify
 from specdecodes.quant.codes import Codes, Solved
 from specdecodes.quant.spec import Rules
 
 FORMAT = "2"
 SAMPLES = 64  # blocks of a checkpoint file that take part in its identity
 SAMPLE_BYTES = 4096
-
-Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -68,21 +67,21 @@ def checkpoint_identity(files: Sequence[Path], *, times: bool = True) -> str:
 
 
 class SubstituteCache:
-    """The entries of one checkpoint. Trouble with the disk is told through `notice` and never stops a run."""
+    """The entries of one checkpoint. Trouble with the disk is told through `notify` and never stops a run."""
 
     def __init__(
         self,
         files: Sequence[Path],
         *,
         folder: Path | None = None,
-        notice: Notice | None = None,
+        notify: Notify | None = None,
         room: int | None = None,
     ) -> None:
         """`room`: bytes that may still be written; None leaves that to the disk."""
         self.root = _entries_folder(folder)
         self.identity = checkpoint_identity(files)
         self._origin = str(min(files).parent) if files else ""
-        self._notice = notice or logging.getLogger(__name__).warning
+        self._notify = notify or logging.getLogger(__name__).warning
         self._writable, self._room = True, room
 
     def path(self, layer: str, rules: Rules) -> Path:
@@ -101,10 +100,10 @@ class SubstituteCache:
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError) as error:
-            self._notice(f"the cached weights in {path} cannot be read ({error}); they are made anew.")
+            self._notify(f"the cached weights in {path} cannot be read ({error}); they are made anew.")
             return None
         if expected != _digest(tensors):
-            self._notice(f"the cached weights in {path} are damaged; they are made anew.")
+            self._notify(f"the cached weights in {path} are damaged; they are made anew.")
             return None
         return _to_solved(tensors)
 
@@ -126,7 +125,7 @@ class SubstituteCache:
         except OSError as error:
             self._writable = False
             cure = "free some space or set SPECDECODES_CACHE to another folder"
-            self._notice(f"quantized weights are not kept: {path.parent}: {error.strerror}; {cure}.")
+            self._notify(f"quantized weights are not kept: {path.parent}: {error.strerror}; {cure}.")
 
     def _write(self, path: Path, content: bytes) -> None:
         if self._room is not None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from specdecodes.errors import CheckpointError, SpecDecodesError, fail
+from specdecodes.errors import CheckpointError, reported
 from specdecodes.models.eagle import EAGLE3, EagleSpec
 from specdecodes.models.eagle_files import HeadFiles, open_head, save_head
 from specdecodes.models.loading import Checkpoint, open_checkpoint, read_spec
@@ -70,6 +70,7 @@ def describe(spec: EagleSpec) -> str:
     return f"{what} from hidden states {sees}{turned}"
 
 
+@reported()
 def main() -> None:
     """Read the command line and convert."""
     parser = argparse.ArgumentParser(description="Convert an EAGLE head as its authors published it.")
@@ -79,10 +80,7 @@ def main() -> None:
     parser.add_argument("--rotation", metavar="ORIGINAL", help="the model that TARGET is a rotated form of")
     parser.add_argument("--matrix", type=Path, metavar="FILE", help="the rotation matrix, if it is at hand")
     given = parser.parse_args()
-    try:
-        print(describe(convert(given.source, given.out, given.model, given.rotation, given.matrix)))
-    except SpecDecodesError as error:
-        fail(error)
+    print(describe(convert(given.source, given.out, given.model, given.rotation, given.matrix)))
 
 
 if __name__ == "__main__":

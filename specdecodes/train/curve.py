@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-Note = Callable[[str], None]
+from specdecodes.notify import Notify
 
 
 class Board(Protocol):
@@ -21,12 +20,12 @@ class Board(Protocol):
 class Curve:
     """`log.jsonl` and `tensorboard/` in `folder`. Lines behind `step` are dropped: a resumed run writes them again."""
 
-    def __init__(self, folder: Path, step: int, note: Note) -> None:
+    def __init__(self, folder: Path, step: int, notify: Notify) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "log.jsonl"
         kept = [line for line in read_curve(self._path) if line["step"] <= step]
         self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self._board = _board(folder / "tensorboard", step, note)
+        self._board = _board(folder / "tensorboard", step, notify)
 
     def add(self, step: int, **values: Any) -> None:
         """One line, flushed; lists become one TensorBoard scalar for each place."""
@@ -51,10 +50,10 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _board(folder: Path, step: int, note: Note) -> Board | None:
+def _board(folder: Path, step: int, notify: Notify) -> Board | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        note("TensorBoard is not installed, so the run is logged as JSON lines only: pip install tensorboard")
+        notify("TensorBoard is not installed, so the run is logged as JSON lines only: pip install tensorboard")
         return None
     return SummaryWriter(str(folder), purge_step=step + 1)

@@ -9,17 +9,16 @@ same command goes on where it was stopped, with the same losses as if it had not
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from specdecodes.errors import ConfigError, SpecDecodesError, fail
+from specdecodes.errors import ConfigError, reported
 from specdecodes.models.eagle import EAGLE, EagleSpec
 from specdecodes.models.loading import Checkpoint, load_tensors, open_checkpoint
-from specdecodes.train.curve import Note
+from specdecodes.notify import Notify
 from specdecodes.train.data_gen.allocation import DEMO
 from specdecodes.train.data_gen.shards import StoredConversations
 from specdecodes.train.examples import Split, draft_vocabulary
@@ -28,7 +27,7 @@ from specdecodes.train.losses import HeadLoss
 from specdecodes.train.training import HeadReport, HeadRun, HeadTraining
 
 
-def train(plan: HeadTraining, note: Note = print) -> HeadReport:
+def train(plan: HeadTraining, notify: Notify = print) -> HeadReport:
     """Train and write the best head to `plan.out`. Raises NumericsError with the step at NaN or infinity."""
     from accelerate import Accelerator
     from accelerate.utils import set_seed
@@ -44,7 +43,7 @@ def train(plan: HeadTraining, note: Note = print) -> HeadReport:
     optimizer = torch.optim.AdamW(loss.parameters(), lr=plan.rate or 0.0, betas=plan.betas)
     model, optimizer = accelerator.prepare(loss, optimizer)
     run = HeadRun(plan, accelerator, stored, split, model, optimizer, fields, target, started)
-    return run.to_the_end(note)
+    return run.to_the_end(notify)
 
 
 def build_loss(
@@ -98,17 +97,12 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
+@reported("stopped; the same command goes on from the last evaluation")
 def main() -> None:
     """Read the command line and train."""
     given = vars(parser().parse_args())
     given["run"] = given["run"] or Path("results") / f"train-{given['out'].name}"
-    try:
-        train(HeadTraining(**given))
-    except SpecDecodesError as error:
-        fail(error)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last evaluation", file=sys.stderr)
-        sys.exit(130)
+    train(HeadTraining(**given))
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from specdecodes.errors import NumericsError
 from specdecodes.models.eagle import EAGLE
 from specdecodes.models.eagle_files import save_head
 from specdecodes.models.loading import Checkpoint
+from specdecodes.notify import Notify
 from specdecodes.train.acceptance import head_acceptance, ngram_acceptance, spoken
 from specdecodes.train.checkpoints import Checkpoints, Progressed
-from specdecodes.train.curve import Curve, Note, read_curve
+from specdecodes.train.curve import Curve, read_curve
 from specdecodes.train.data_gen.shards import StoredConversations
 from specdecodes.train.examples import Split, epoch_batches, loaded
 from specdecodes.train.losses import HeadBatch, HeadLoss, Losses
@@ -106,12 +107,12 @@ class HeadRun:
     def loss(self) -> HeadLoss:
         return self.accelerator.unwrap_model(self.model)
 
-    def to_the_end(self, note: Note) -> HeadReport:
+    def to_the_end(self, notify: Notify) -> HeadReport:
         plan, main = self.plan, self.accelerator.is_main_process
         resumed = self.checkpoints.load(
             {**asdict(plan), "data": self.stored.settings, "conversations": len(self.stored)}
         )
-        quiet: Note = note if main else lambda text: None
+        quiet: Notify = notify if main else lambda text: None
         curve = Curve(plan.run, self.progress.step, quiet) if main else None
         if resumed:
             quiet(f"going on from step {self.progress.step} in {plan.run}")
@@ -121,7 +122,7 @@ class HeadRun:
             self._learn(curve, quiet)
         return self._finish(quiet)
 
-    def _learn(self, curve: Curve | None, note: Note) -> None:
+    def _learn(self, curve: Curve | None, notify: Notify) -> None:
         share = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
         mine = [batch[share] or batch[:1] for batch in self.batches[self.progress.step :]]
         batches = enumerate(loaded(self.stored, mine, self.plan.workers), self.progress.step + 1)
@@ -134,7 +135,7 @@ class HeadRun:
                     curve.add(step, **losses, rate=self._rate(step))
                     bar.set_postfix(loss=f"{losses['loss']:.4f}")
                 if step % self.every == 0 or step == total:
-                    self._judge(curve, note)
+                    self._judge(curve, notify)
                     if self.progress.ended or self._out_of_time():
                         return
 
@@ -184,13 +185,13 @@ class HeadRun:
         said = torch.tensor(float(over), device=self.accelerator.device)
         return bool(self.accelerator.reduce(said, "sum"))
 
-    def _judge(self, curve: Curve | None, note: Note) -> None:
+    def _judge(self, curve: Curve | None, notify: Notify) -> None:
         """Measure acceptance, keep the head if it is the best so far, and write a checkpoint."""
         rates = head_acceptance(self.loss, self.stored, self._held(), self.plan.depth, self.accelerator)
         tau, step = sum(rates), self.progress.step
         if curve is not None:
             curve.add(step, acceptance=rates, tau=tau)
-        note(f"step {step}: {tau:.3f} of {self.plan.depth} accepted; by depth {spoken(rates)}")
+        notify(f"step {step}: {tau:.3f} of {self.plan.depth} accepted; by depth {spoken(rates)}")
         if self.progress.judged(rates, self.plan.patience) and self.accelerator.is_main_process:
             save_head(self.plan.run / "best", self.fields, self.loss.head.tensors(self.target.dtype), self.target.spec)
         self.progress.ended = self.progress.ended or step == len(self.batches)
@@ -201,7 +202,7 @@ class HeadRun:
         order, size = sorted(self.split.held, key=lambda index: self.stored.lengths[index]), self.plan.batch_size
         return [order[start : start + size] for start in range(0, len(order), size)]
 
-    def _finish(self, note: Note) -> HeadReport:
+    def _finish(self, notify: Notify) -> HeadReport:
         progress, plan = self.progress, self.plan
         log = read_curve(plan.run / "log.jsonl") if self.accelerator.is_main_process else []
         first: list[float] = next((line["acceptance"] for line in log if "acceptance" in line), [])
@@ -218,9 +219,9 @@ class HeadRun:
                 told |= {name: Path(told[name]).name for name in ("target", "data") if name in told}
             told = {**asdict(report), "settings": settings, "data": made}
             (plan.out / "training.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-            note(f"untrained head: {sum(first):.3f} accepted; by depth {spoken(first)}")
-            note(f"n-grams:        {sum(ngram):.3f} accepted; by depth {spoken(ngram)}")
-            note(f"this head:      {sum(report.acceptance):.3f} accepted; by depth {spoken(report.acceptance)}")
-            note(f"{plan.out}: the head of step {progress.best_step}")
+            notify(f"untrained head: {sum(first):.3f} accepted; by depth {spoken(first)}")
+            notify(f"n-grams:        {sum(ngram):.3f} accepted; by depth {spoken(ngram)}")
+            notify(f"this head:      {sum(report.acceptance):.3f} accepted; by depth {spoken(report.acceptance)}")
+            notify(f"{plan.out}: the head of step {progress.best_step}")
         self.accelerator.end_training()
         return report

@@ -95,10 +95,10 @@ def test_every_changed_setting_is_named(tmp_path):
     assert "width" not in message and "--restart" in message
 
 
-def test_samples_of_an_older_format_are_not_added_to(tmp_path):
+def test_samples_of_another_format_are_not_added_to(tmp_path):
     with open_log(tmp_path, {}, print) as log:
         log.append(record("1"))
-    (tmp_path / "settings.json").write_text("{}")
+    (tmp_path / "settings.json").write_text('{"format": 1}')
     with pytest.raises(ResultsError, match="format was 1 and is 2"), open_log(tmp_path, {}, print):
         pass
 

@@ -86,6 +86,7 @@ def tokens(results: Results) -> dict[str, tuple]:
     return {record.id: record.tokens for record in results.records}
 
 
+@pytest.mark.long
 def test_a_run_killed_five_times_says_what_an_uninterrupted_one_says(start: Callable, tmp_path: Path):
     finish(start(tmp_path / "whole"))
     whole = find_results(tmp_path / "whole")["mt-bench"]
@@ -107,6 +108,7 @@ def test_a_run_killed_five_times_says_what_an_uninterrupted_one_says(start: Call
     assert counted(killed) == counted(whole)
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_with_130_and_the_finished_samples(start: Callable, tmp_path: Path):
     process = start(tmp_path / "stopped", "--max-tokens 48")  # long enough to be stopped in time on a busy machine
     wait_for(process, tmp_path / "stopped", 1)

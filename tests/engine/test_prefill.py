@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from specdecodes.cache import CacheShape, KVCache
-from specdecodes.engine.compile import eager_steps
+from specdecodes.engine.compile import eager_steps, layer_step
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.models.decoder import Decoder
@@ -99,3 +101,19 @@ def test_thousands_of_tokens_equal_transformers(family, exact, loaded):
         got.append(runner.score(TokenTree.rooted(token, 8)).logits[0])
         runner.cache.keep(torch.tensor([0]))
     assert (torch.stack(got) - wanted).abs().max() < 1e-4
+
+
+def test_passes_are_rehearsed_in_one_reading_of_the_weights(loaded):
+    """Each size through the layers that stand for their kinds; the cache holds no more than before."""
+    decoder, _ = loaded("llama")
+    runner, layers = runner_for(decoder)
+    place, seen = {layer: number for number, layer in enumerate(decoder.stack)}, []
+
+    def watched(layer, hidden, step):
+        seen.append((place[layer], hidden.shape[1]))
+        return layer_step(layer, hidden, step)
+
+    runner.steps = replace(runner.steps, layer=watched)
+    runner.rehearse([1, 4, 8], [0, 2])
+    assert seen == [(0, 1), (0, 4), (0, 8), (2, 1), (2, 4), (2, 8)]
+    assert (layers.passes, runner.cache.length) == (1, 0)

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from specdecodes.config import Draft, Memory, Target
 from specdecodes.errors import BudgetError, CheckpointError, ConfigError
 from specdecodes.methods import build, placement, plan_for
+from specdecodes.methods.assembly import layer_kinds
+from specdecodes.methods.site import Site
 from specdecodes.offload.store import SINGLE
 from tests.conftest import write_tokenizer
 from tests.test_lossless import GREEDY, OF_THE_FILE, PROMPTS, pipeline_for, smallest_budget
@@ -148,3 +150,11 @@ def test_other_dtype_on_arrival(tiny_checkpoint):
         with build(pipeline, progress=lambda text: None) as made:
             answers.append(made.generate(PROMPTS[0], GREEDY).tokens)
     assert answers[0] == answers[1]
+
+
+def test_layers_of_one_kind_stand_for_each_other(tiny_checkpoint):
+    pipeline = pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=False)
+    mixed = replace(pipeline, target=replace(pipeline.target, quant="int8+layers.2=none+layers.3.mlp.up_proj=int4"))
+    assert layer_kinds(Site.of(pipeline), ()) == [0]
+    assert layer_kinds(Site.of(pipeline), {1, 2}) == [0, 1]
+    assert layer_kinds(Site.of(mixed), ()) == [0, 2, 3]

@@ -33,7 +33,7 @@ def notices() -> list[str]:
 
 @pytest.fixture
 def cache(checkpoint: Path, tmp_path: Path, notices: list[str]) -> SubstituteCache:
-    return SubstituteCache([checkpoint], folder=tmp_path / "cache", notice=notices.append)
+    return SubstituteCache([checkpoint], folder=tmp_path / "cache", notify=notices.append)
 
 
 def solved(seed: int = 0) -> dict[str, Solved]:
@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_nothing_and_is_told_once(cache: SubstituteCache, not
 
 def test_a_folder_that_cannot_be_made_is_told_once(checkpoint: Path, tmp_path: Path, notices: list[str]) -> None:
     (tmp_path / "file").write_text("not a folder")
-    cache = SubstituteCache([checkpoint], folder=tmp_path / "file", notice=notices.append)
+    cache = SubstituteCache([checkpoint], folder=tmp_path / "file", notify=notices.append)
     cache.store("layers.0", HQQ4, solved())
     cache.store("layers.1", HQQ4, solved())
     assert len(notices) == 1
@@ -147,7 +147,7 @@ def write_again_and_again(cache: SubstituteCache, times: int) -> None:
 
 def test_two_writers_and_a_reader(checkpoint: Path, tmp_path: Path) -> None:
     """Readers see a whole entry at every moment while two processes replace it."""
-    cache = SubstituteCache([checkpoint], folder=tmp_path / "cache", notice=pytest.fail)
+    cache = SubstituteCache([checkpoint], folder=tmp_path / "cache", notify=pytest.fail)
     cache.store("layers.0", HQQ4, solved())
     fork = multiprocessing.get_context("fork")
     writers = [fork.Process(target=write_again_and_again, args=(cache, 40)) for _ in range(2)]

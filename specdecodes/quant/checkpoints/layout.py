@@ -73,6 +73,12 @@ class Fields:
             )
         return value
 
+    def four_bits(self, group: int) -> int:
+        """The group of weights of 4 bits: `group`, or 0 for one scale a channel; others are refused."""
+        self.one_of("wbits" if "wbits" in self.values else "bits", (4,))
+        self.one_of("group_size", (-1, None, group))
+        return self.group("group_size")
+
     def section(self, name: str) -> Fields:
         """A field that holds fields."""
         value = self.values.get(name)

@@ -42,9 +42,7 @@ class QoqLayout:
 
     @classmethod
     def of(cls, fields: Fields) -> QoqLayout:
-        fields.one_of("wbits" if "wbits" in fields.values else "bits", (4,))
-        group = {-1: 0, None: 0}.get(fields.one_of("group_size", (-1, None, GROUP)), GROUP)
-        return cls(group, PACKERS[fields.one_of("packer", tuple(PACKERS), "qserve")])
+        return cls(fields.four_bits(GROUP), PACKERS[fields.one_of("packer", tuple(PACKERS), "qserve")])
 
     def scheme(self, dtypes: Mapping[str, torch.dtype]) -> Scheme:
         bits, grid = (8, f"{CENTRED}8") if self.group else (4, STEPS)

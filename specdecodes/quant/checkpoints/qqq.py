@@ -35,9 +35,7 @@ class QqqLayout:
 
     @classmethod
     def of(cls, fields: Fields) -> QqqLayout:
-        bits = "wbits" if "wbits" in fields.values else "bits"
-        fields.one_of(bits, (4,))
-        return cls({-1: 0, None: 0}.get(fields.one_of("group_size", (-1, None, GROUP)), GROUP))
+        return cls(fields.four_bits(GROUP))
 
     def scheme(self, dtypes: Mapping[str, torch.dtype]) -> Scheme:
         return Scheme(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,13 +24,14 @@ import torch
 from tqdm import tqdm
 
 from specdecodes.config import Memory, Pipeline, Target, Tree
-from specdecodes.errors import ConfigError, SpecDecodesError, fail
-from specdecodes.methods.assembly import LoadedTarget, Progress, load_target
+from specdecodes.errors import ConfigError, reported
+from specdecodes.methods.assembly import LoadedTarget, load_target
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.placement import place
 from specdecodes.methods.site import Site
 from specdecodes.models.eagle import ARCHITECTURES, EAGLE, EAGLE3
 from specdecodes.models.loading import Checkpoint, open_checkpoint
+from specdecodes.notify import Notify
 from specdecodes.offload.store import load_tensor
 from specdecodes.train.data_gen.conversations import BadRow, Conversation, read_conversations
 from specdecodes.train.data_gen.features import FeatureReader
@@ -70,7 +70,7 @@ def default_layers(layers: int) -> tuple[int, ...]:
     return published if len(set(published)) == 3 and layers > 5 else (1, layers // 2, layers - 1)
 
 
-def run(plan: Allocation, progress: Progress = print) -> Counter[str]:
+def run(plan: Allocation, progress: Notify = print) -> Counter[str]:
     """Write the features of all rows that are not done yet; returns counts over everything in the process's part."""
     pipeline = Pipeline(
         method="vanilla",
@@ -234,20 +234,15 @@ def own_answers(outdir: Path, target: str, share: Share) -> str:
     return str(plan.out)
 
 
+@reported("stopped; the same command goes on")
 def main() -> None:
     """Read the command line and write the shards."""
     given = vars(parser().parse_args())
-    try:
-        share, device = launched_share(given.pop("shard"))
-        given["target_layers"] = tuple(given["target_layers"])
-        given["data"] = given["data"] or own_answers(given["outdir"], given["target"], share)
-        for name, count in run(Allocation(**given, share=share, device=device)).items():
-            print(f"{count:10,d}  {name}")
-    except SpecDecodesError as error:
-        fail(error)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    share, device = launched_share(given.pop("shard"))
+    given["target_layers"] = tuple(given["target_layers"])
+    given["data"] = given["data"] or own_answers(given["outdir"], given["target"], share)
+    for name, count in run(Allocation(**given, share=share, device=device)).items():
+        print(f"{count:10,d}  {name}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from specdecodes.errors import SpecDecodesError, fail
+from specdecodes.errors import reported
 from specdecodes.models.loading import load_tokenizer, locate
 from specdecodes.train.corpora import Message
 from specdecodes.train.data_gen.allocation import DEMO
@@ -111,6 +110,7 @@ def _whole_lines(path: Path) -> int:
     return whole.count(b"\n")
 
 
+@reported("stopped; the same command goes on")
 def main() -> None:
     """Read the command line and write the chats."""
     parser = argparse.ArgumentParser(
@@ -124,13 +124,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=AnswerPlan.temperature, help="of the half that is sampled")
     parser.add_argument("--repetition-penalty", type=float, default=AnswerPlan.repetition_penalty)
     parser.add_argument("--seed", type=int, default=AnswerPlan.seed, help="of prompts and dice")
-    try:
-        write_answers(AnswerPlan(**vars(parser.parse_args())))
-    except SpecDecodesError as error:
-        fail(error)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    write_answers(AnswerPlan(**vars(parser.parse_args())))
 
 
 if __name__ == "__main__":
