@@ -1,10 +1,11 @@
 """Plain, classic and SubSpec decoding of a 7B-shaped model on one GPU under a memory cap, beside peers; one table.
 
     bash benchmarks/gpu.sh            builds the model, runs the GPU tests, then this
-    python benchmarks/gpu.py --model DIR [--draft-model DIR] [--cap 8GiB] [--dry-run]
+    python benchmarks/gpu.py --model DIR [--draft-model DIR] [--cap 8GiB] [--arms NAME ...] [--dry-run]
 
 Every arm runs in a process of its own whose allocator may hold no more than the cap, on the same prompts, greedily;
-arms alternate, round after round, and what there is no time for is left out. Quoted are medians of the answers. Every
+arms alternate, round after round, and what there is no time for is left out. Receipt and table are written anew after
+every arm, so a run that is cut short leaves what it had measured. Quoted are medians of the answers. Every
 baseline has its fastest setting (no exact mode, no padding), but for the blocking one, which does what the published
 baselines do: it asks for a layer when it is needed and waits for it. `link used` is what arrived over whole rounds, in
 shares of the link's own speed, which is measured apart. `--dry-run` runs all of it on the CPU. Written without a GPU at
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from importlib.util import find_spec
@@ -123,7 +124,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=128, help="tokens an answer of a drafted arm")
     parser.add_argument("--plain-tokens", type=int, default=16, help="tokens an answer of any other arm")
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS, ACCELERATE, LLAMA_CPP], metavar="NAME", help="only these")
     parser.add_argument("--minutes", type=float, default=8.0, help="no arm begins that would not end by then")
+    parser.add_argument("--arm-minutes", type=float, default=4.0, help="an arm that takes longer is stopped")
     parser.add_argument("--out", type=Path, help="folder of the receipt and the table (default: assets/results)")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, with few tokens: all but the kernels")
     parser.add_argument("--arm", help=argparse.SUPPRESS)  # one arm, in this process
@@ -135,43 +138,53 @@ def compare(arguments: argparse.Namespace) -> int:
     if not arguments.dry_run and not torch.cuda.is_available():
         print("error: no CUDA device was found; --dry-run runs all but the kernels on the CPU.", file=sys.stderr)
         return 2
-    started, runs = time.monotonic(), run_in_turn(arguments)
-    receipt = {"cap": arguments.cap, "arms": summary(runs), "runs": runs, "seconds": time.monotonic() - started}
-    receipt |= {"link_gbps": None if arguments.dry_run else link_gbps(torch.device("cuda"))}
-    receipt |= {"command": " ".join(["python", *sys.argv]), "environment": describe(), "dry_run": arguments.dry_run}
-    name = "cpu-dry-run" if arguments.dry_run else torch.cuda.get_device_name().lower().replace(" ", "-")
     out = arguments.out or ROOT / ("results" if arguments.dry_run else "assets/results")
+    name = "cpu-dry-run" if arguments.dry_run else torch.cuda.get_device_name().lower().replace(" ", "-")
+    path, started, runs, text = out / f"{name}-{date.today()}.json", time.monotonic(), [], ""
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{name}-{date.today()}.json"
-    path.write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
-    text = f"# {name}, {date.today()}, cap {arguments.cap}\n\n{table(receipt['arms'])}\n`{receipt['command']}`\n"
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    for run in run_in_turn(arguments):
+        runs.append(run)
+        text = write(path, arguments, runs, time.monotonic() - started)
+    if not runs:
+        print("error: there was no time for any arm; give more --minutes.", file=sys.stderr)
+        return 1
     print(f"\n{text}\nwritten to {path}")
     return int(any("error" in run for run in runs))
 
 
-def run_in_turn(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def write(path: Path, arguments: argparse.Namespace, runs: Sequence[dict[str, Any]], seconds: float) -> str:
+    """The receipt of the runs so far, and beside it the table, whose text is returned."""
+    arms, command = summary(runs), " ".join(["python", *sys.argv])
+    receipt = {"cap": arguments.cap, "arms": arms, "runs": runs, "seconds": seconds, "command": command}
+    receipt |= {"environment": describe(), "dry_run": arguments.dry_run}
+    path.write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
+    text = f"# {path.stem}, cap {arguments.cap}\n\n{table(arms)}\n`{command}`\n"
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    return text
+
+
+def run_in_turn(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every arm in every round, as long as there is time for one as long as the longest so far."""
-    started, longest, runs = time.monotonic(), 0.0, []
+    started, longest = time.monotonic(), 0.0
     for number, arm in product(range(arguments.rounds), arms(arguments)):
         began = time.monotonic()
         left = started + 60 * arguments.minutes - began
-        if left < longest:
+        if left <= longest:
             print(f"no time for {arm} in round {number + 1}, nor for what follows", flush=True)
             break
-        result = in_process(arm, left)
+        result = in_process(arm, min(left, 60 * arguments.arm_minutes))
         seconds = time.monotonic() - began
         longest = max(longest, seconds)
-        runs.append({"arm": arm, "round": number, "seconds": seconds, **result})
         told = f"{result['decode_tokens_per_second']:.2f} tokens/s" if "error" not in result else result["error"]
         print(f"round {number + 1}: {arm}: {told} ({seconds:.0f} s)", flush=True)
-    return runs
+        yield {"arm": arm, "round": number, "seconds": seconds, **result}
 
 
 def arms(arguments: argparse.Namespace) -> list[str]:
-    """Ours, and the peers that are installed."""
+    """Ours, and the peers that are installed; or those that were asked for."""
     peers = [ACCELERATE] if find_spec("accelerate") else []
-    return [*ARMS, *peers, *([LLAMA_CPP] if arguments.gguf and find_spec("llama_cpp") else [])]
+    every = [*ARMS, *peers, *([LLAMA_CPP] if arguments.gguf and find_spec("llama_cpp") else [])]
+    return [arm for arm in every if arm in (arguments.arms or every)]
 
 
 def in_process(arm: str, seconds: float) -> dict[str, Any]:
@@ -179,15 +192,16 @@ def in_process(arm: str, seconds: float) -> dict[str, Any]:
     command = [sys.executable, __file__, *sys.argv[1:], "--arm", arm]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return {"error": f"stopped after {seconds:.0f} s"}
+    except subprocess.TimeoutExpired as error:
+        said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else error.stderr or ""
+        return {"error": f"stopped after {seconds:.0f} s", "stderr": said[-4000:]}
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         return {"error": lines[-1], "stderr": done.stderr[-4000:]}
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def summary(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def summary(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Medians of every arm's figures, and its speed in those of plain decoding and of the published settings."""
     bases = {"times_plain": speeds(runs, "plain"), "times_published": speeds(runs, PUBLISHED_ARM)}
     found: dict[str, dict[str, float]] = {}
@@ -202,7 +216,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return found
 
 
-def speeds(runs: list[dict[str, Any]], arm: str) -> dict[int, float]:
+def speeds(runs: Sequence[dict[str, Any]], arm: str) -> dict[int, float]:
     """Tokens a second of `arm` by round, where it did not fail."""
     good = [run for run in runs if run["arm"] == arm and "error" not in run]
     return {run["round"]: run["decode_tokens_per_second"] for run in good}
@@ -274,7 +288,8 @@ def with_ours(arguments: argparse.Namespace, prompts: list[str]) -> Iterator[dic
         plan = [list(row) for row in generator.placement.rows()]
         for prompt in prompts:
             row = figures([generator.generate([{"role": "user", "content": prompt}], params)])
-            yield row | {"draft_step_ms": 1000 * row["draft_step_s"], "link_used": link_used(row, link), "plan": plan}
+            shares = {"link_bare_gbps": link, "link_used": link_used(row, link)}
+            yield row | {"draft_step_ms": 1000 * row["draft_step_s"], "plan": plan} | shares
 
 
 def link_used(row: Mapping[str, Any], link: float) -> float:

@@ -2,28 +2,40 @@
 # Everything that a GPU is needed for, in one go and under ten minutes: a 7B-shaped model widened from the demo model
 # (nothing is downloaded) while the GPU tests run, and then the table of arms under a memory cap.
 #
-#   bash benchmarks/gpu.sh [--model DIR] [--minutes N] [--dry-run] [OPTIONS OF benchmarks/gpu.py]
+#   bash benchmarks/gpu.sh [--model DIR] [--minutes N] [--only tests|table] [--out DIR] [--dry-run] [OPTIONS OF benchmarks/gpu.py]
 #
 # --model DIR    where the model is built, or found built; a folder that is removed afterwards, if not given
 # --minutes N    for all of it (default: 9.5); what there is no time for is left out of the table
-# --dry-run      on the CPU, with a small model: everything but the kernels; a minute, its figures mean nothing
+# --only PART    the tests or the table alone, which then have all the time
+# --out DIR      where results are written (default: assets/results; a dry run: results)
+# --dry-run      on the CPU, with a small model: everything but the kernels; three minutes, its figures mean nothing
 #
-# Writes assets/results/GPU-DATE.json and .md (a dry run: results/). Needs 16 GB of disk and of free memory. Runs in the
-# active virtual environment if there is one. Not yet run on a GPU.
+# Writes GPU-DATE.json and .md, anew after every arm, and gpu-tests.txt as tests end: cut short, it leaves what there is.
+# Tests that fail do not keep the table from being made. Needs 16 GB of disk (--model /dev/shm/NAME: of memory) and 16 GB
+# of free memory, and no network where the active virtual environment, or the python3 at hand, has a torch that sees the
+# GPU. Not yet run on a GPU.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../scripts/environment.sh"
 
-dry= model= minutes=9.5 options=()
+dry='' model='' minutes=9.5 only='' out='' options=()
 while (($#)); do
     case $1 in
         --dry-run) dry=1 options+=(--dry-run) ;;
         --model) model=${2:?--model needs a folder} && shift ;;
         --minutes) minutes=${2:?--minutes needs a number} && shift ;;
+        --only) only=${2:?--only needs tests or table} && shift ;;
+        --out) out=${2:?--out needs a folder} && shift ;;
         *) options+=("$1") ;;
     esac
     shift
 done
+case $only in '' | tests | table) ;; *) fail "--only is tests or table, not $only." ;; esac
 
+# A machine with a GPU often has an environment of its own that nobody has activated, and no network to make another.
+if [[ -z ${VIRTUAL_ENV:-} ]]; then
+    found=$(python3 -c 'import sys, torch; print(sys.prefix if torch.cuda.is_available() else "")' 2>/dev/null) || found=''
+    if [[ $found && -x $found/bin/python ]]; then export VIRTUAL_ENV=$found; fi
+fi
 # An active environment needs no linters for this; one of our own is made for development.
 use_environment "$([[ -n ${VIRTUAL_ENV:-} ]] && echo run || echo dev)"
 has() { "$PYTHON_BIN" -c "import importlib.util as i, sys; sys.exit(i.find_spec('$1') is None)"; }
@@ -31,34 +43,48 @@ has() { "$PYTHON_BIN" -c "import importlib.util as i, sys; sys.exit(i.find_spec(
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 model=${model:-$scratch/model}
+out=${out:-$ROOT/$([[ $dry ]] && echo results || echo assets/results)}
+mkdir -p "$out"
 size=15GB layers=28
 if [[ $dry ]]; then
     size=60MB layers=8
     options=(--cap 48MiB --rounds 1 --prompts 1 --tokens 12 --plain-tokens 4 ${options[@]+"${options[@]}"})
 fi
 
-started=$SECONDS builder= failed=
-if [[ ! -f $model/config.json ]]; then
-    say "1/3 a model of $size, $layers layers, beside the tests"
-    "$PYTHON_BIN" "$ROOT/benchmarks/widen.py" --source "$ROOT/assets/demo" --out "$model" --size "$size" --layers "$layers" \
-        >"$scratch/widen.log" 2>&1 &
-    builder=$!
-fi
-say "2/3 the GPU tests"
-if has pytest; then
-    workers=()
+started=$SECONDS builder='' failed=''
+build_model() {
+    "$PYTHON_BIN" "$ROOT/benchmarks/widen.py" --source "$ROOT/assets/demo" --out "$model" --size "$size" --layers "$layers"
+}
+run_tests() {
+    local workers=() seconds
     if has xdist; then workers=(-n 4); fi
     # The slowest part to go wrong: past a third of the time the table is worth more.
-    (cd "$ROOT" && timeout "$("$PYTHON_BIN" -c "print(int($minutes * 20))")" \
-        "$PYTHON_BIN" -m pytest -q -m gpu tests/gpu -p no:cacheprovider ${workers[@]+"${workers[@]}"}) || failed=1
-else
-    say "pytest is not installed in $VIRTUAL_ENV: no GPU tests"
+    seconds=$("$PYTHON_BIN" -c "print(int($minutes * 60 * $([[ $only ]] && echo 0.95 || echo 0.33)))")
+    cd "$ROOT"
+    timeout --signal=INT --kill-after=15 "$seconds" "$PYTHON_BIN" -m pytest -v -m gpu tests/gpu -p no:cacheprovider \
+        ${workers[@]+"${workers[@]}"} 2>&1 | tee "$out/gpu-tests.txt" | grep -v --line-buffered -E "PASSED|SKIPPED"
+}
+if [[ $only != tests && ! -f $model/config.json ]]; then
+    say "1/3 a model of $size, $layers layers, beside the tests"
+    build_model >"$scratch/widen.log" 2>&1 &
+    builder=$!
+fi
+if [[ $only != table ]]; then
+    say "2/3 the GPU tests"
+    if has pytest; then
+        (run_tests) || { failed=1 && say "GPU tests failed, or took too long; the whole of it is in $out/gpu-tests.txt"; }
+    else
+        say "pytest is not installed in $VIRTUAL_ENV: no GPU tests"
+    fi
 fi
 if [[ $builder ]]; then
     wait "$builder" || { cat "$scratch/widen.log" >&2 && fail "the model could not be built."; }
 fi
-say "3/3 the table ($((SECONDS - started)) s so far)"
-left=$("$PYTHON_BIN" -c "print($minutes - $((SECONDS - started)) / 60)")
-"$PYTHON_BIN" "$ROOT/benchmarks/gpu.py" --model "$model" --minutes "$left" ${options[@]+"${options[@]}"} || failed=1
+if [[ $only != tests ]]; then
+    say "3/3 the table ($((SECONDS - started)) s so far)"
+    left=$("$PYTHON_BIN" -c "print($minutes - $((SECONDS - started)) / 60)")
+    "$PYTHON_BIN" "$ROOT/benchmarks/gpu.py" --model "$model" --minutes "$left" --out "$out" ${options[@]+"${options[@]}"} ||
+        failed=1
+fi
 say "done in $((SECONDS - started)) s"
 if [[ $failed ]]; then fail "some of it failed; see above."; fi

@@ -109,7 +109,7 @@ def _store(  # type: ignore[no-untyped-def]
     head = tl.program_id(1)
     d = tl.arange(0, D)
     slot = tl.load(slots + token)
-    place = request.to(tl.int64) * cache_b + head * cache_h + slot * cache_s + d
+    place = request.to(tl.int64) * cache_b + head.to(tl.int64) * cache_h + slot * cache_s + d
     tl.store(keys + place, tl.load(key + request * key_b + token * key_m + head * key_h + d, mask=d < width), d < width)
     row = value + request * value_b + token * value_m + head * value_h
     tl.store(values + place, tl.load(row + d, mask=d < width), d < width)
@@ -135,7 +135,8 @@ def _attend(  # type: ignore[no-untyped-def]
     share = tl.cdiv(tl.cdiv(span, SPLITS), SLOTS) * SLOTS
     first = split * share
     last = tl.minimum(first + share, span)
-    cache = request.to(tl.int64) * cache_b + head * cache_h + start * cache_s
+    cache = request.to(tl.int64) * cache_b + head.to(tl.int64) * cache_h + start * cache_s
+    seen_row = mask + request.to(tl.int64) * mask_b + (row // group).to(tl.int64) * mask_m
     top = tl.full((ROWS,), float("-inf"), dtype=tl.float32)
     weight = tl.zeros((ROWS,), dtype=tl.float32)
     total = tl.zeros((ROWS, D), dtype=tl.float32)
@@ -146,7 +147,7 @@ def _attend(  # type: ignore[no-untyped-def]
         here = is_slot[:, None] & is_d[None, :]
         k = tl.load(keys + at, mask=here, other=0.0).to(OPERAND)
         v = tl.load(values + at, mask=here, other=0.0).to(OPERAND)
-        seen_at = mask + request * mask_b + (row // group)[:, None] * mask_m + column[None, :]
+        seen_at = seen_row[:, None] + column[None, :]
         seen = tl.load(seen_at, mask=is_row[:, None] & is_slot[None, :], other=0) != 0
         scores = tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee") * scale, float("-inf"))
         higher = tl.maximum(top, tl.max(scores, 1))

@@ -20,7 +20,7 @@ from specdecodes.offload.store import ALIGNMENT
 
 class KeptLayer:
     """A layer's bytes in host memory. `blocks` start where they are there; what is neither compressed nor refused by
-    the system to be page-locked is one block."""
+    the system to be page-locked is one block for each long read, of which there is nearly always one."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class KeptLayer:
                 self._read(blocks, files)
             undo.pop_all()
         if self.memory.locked and not self.blocks[0].expands_to:
-            self.blocks = (replace(self.blocks[0], start=0, length=nbytes, needed=nbytes, slot_offset=0),)
+            self.blocks = tuple(replace(block, start=block.slot_offset) for block in layout.blocks(nbytes))
 
     def bytes_of(self, block: Block) -> Tensor:
         return self.memory.bytes[block.start :][: block.needed]

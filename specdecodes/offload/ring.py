@@ -31,15 +31,14 @@ class Ring:
         self.layouts: list[LayerLayout] = [lay_out(spans) for spans in layers]
         self.slot_bytes = max(layout.nbytes for layout in self.layouts)
         self.memory: list[memoryview] = []
-        self.shifts = [0] * len(layers)
+        self._shifts: list[list[tuple[int, int]]] = [[] for _ in layers]
         if device is None:
             memory = aligned_memory(max(1, slots * self.slot_bytes))
             self.memory = [memoryview(memory)[at * self.slot_bytes :][: self.slot_bytes] for at in range(slots)]
             self.bytes = torch.frombuffer(memory, dtype=torch.uint8)
         else:
-            # Kernels want aligned weights; a layer's first tensor is put at such an offset, and sizes keep the others.
-            self.shifts = [-min(layout.offsets.values(), default=0) % _ALIGNED for layout in self.layouts]
-            self.slot_bytes += _ALIGNED
+            self._shifts = [_shifts(layout, spans) for layout, spans in zip(self.layouts, layers, strict=True)]
+            self.slot_bytes = max(layout.nbytes + _ALIGNED * len(layout.ranges) for layout in self.layouts)
             self.bytes = torch.empty(slots * self.slot_bytes, dtype=torch.uint8, device=device)
         self._slots = slots
         self._views = [[self._view(slot, layer, spans) for layer, spans in enumerate(layers)] for slot in range(slots)]
@@ -53,6 +52,11 @@ class Ring:
     def converts(self) -> bool:
         return self.converted_bytes > 0
 
+    def offset(self, slot: int, layer: int, place: int) -> int:
+        """Where byte `place` of the layout of `layer` lies in `bytes`, for `slot`."""
+        shift = next((shift for start, shift in reversed(self._shifts[layer]) if start <= place), 0)
+        return slot * self.slot_bytes + place + shift
+
     def tensors(self, slot: int, layer: int) -> dict[str, torch.Tensor]:
         """The tensors of `layer`, whose bytes have arrived in `slot`; views unless they are converted."""
         for move in self.layouts[layer].moves:
@@ -65,11 +69,23 @@ class Ring:
         return self._views[slot][layer] | converted
 
     def _view(self, slot: int, layer: int, spans: Mapping[str, TensorSpan]) -> dict[str, torch.Tensor]:
-        start, offsets = slot * self.slot_bytes + self.shifts[layer], self.layouts[layer].offsets
+        offsets = self.layouts[layer].offsets
         return {
-            name: _tensor(self.bytes, start + offsets[name], span.nbytes, span.dtype, span.shape)
+            name: _tensor(self.bytes, self.offset(slot, layer, offsets[name]), span.nbytes, span.dtype, span.shape)
             for name, span in spans.items()
         }
+
+
+def _shifts(layout: LayerLayout, spans: Mapping[str, TensorSpan]) -> list[tuple[int, int]]:
+    """Of each range: where it starts, and how far it is moved so that its first tensor is aligned, as kernels want
+    weights to be; sizes keep the others. A layer in two files has two, which are at odds. No tensor comes to lie where
+    its dtype cannot be read."""
+    unit, found = max(2, *(span.dtype.itemsize for span in spans.values())), []
+    for number, block in enumerate(layout.ranges):
+        inside = range(block.slot_offset, block.slot_offset + block.length)
+        first = min((offset for offset in layout.offsets.values() if offset in inside), default=0) // unit * unit
+        found.append((block.slot_offset, number * _ALIGNED + -first % _ALIGNED))
+    return found
 
 
 def _conversions(

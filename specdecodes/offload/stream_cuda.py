@@ -1,10 +1,10 @@
 """Streaming into a CUDA device: the same stream, its slots in device memory, filled from host memory or from disk.
 
-A layer in page-locked host memory is one asynchronous copy. All copies go through one CUDA stream, in the order of the
-pass: two at once would both arrive late. A slot is not overwritten before the kernels that read it have ended, and its
-kernels wait for its bytes on the device, so that nobody waits on the host. Compressed bytes are copied to landings
-beside the ring, from where kernels on a second stream restore them into the slot. Written without a CUDA device at hand
-and not yet run on one; the order of things is tested with a simulated device.
+A layer in page-locked host memory is one asynchronous copy (two where it lies in two files). All copies go through one
+CUDA stream, in the order of the pass: two at once would both arrive late. A slot is not overwritten before the kernels
+that read it have ended, and its kernels wait for its bytes on the device, so that nobody waits on the host. Compressed
+bytes are copied to landings beside the ring, from where kernels on a second stream restore them into the slot. Written
+without a CUDA device at hand and not yet run on one; the order of things is tested with a simulated device.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class CudaLayerStream(LayerStream):
             super().close()
             raise CheckpointError("tensors at odd offsets cannot be streamed to a GPU; save the checkpoint again.")
         self._copies = torch.cuda.Stream(device)
+        # Kernels of what had the ring's memory before may still be under way.
+        self._copies.wait_event(mark(torch.cuda.current_stream(device)))
         self._enqueue = Lock()
         self._used: dict[int, torch.cuda.Event] = {}  # by slot: the end of the work that reads it
         self._arrived: dict[int, torch.cuda.Event] = {}  # by slot: the end of a copy that nobody has waited for
@@ -152,7 +154,7 @@ class CudaLayerStream(LayerStream):
     def _fill(self, slot: Slot, block: Block) -> int:
         """Bytes from page-locked memory are on their way when this returns; others are there, or being expanded."""
         layer = slot.turn % len(self._blocks)
-        start = slot.index * self._ring.slot_bytes + self._ring.shifts[layer] + block.slot_offset
+        start = self._ring.offset(slot.index, layer, block.slot_offset)
         target = self._ring.bytes[start : start + (block.expands_to or block.needed)]
         kept = self._host.get(layer)
         if kept is not None and kept.memory.locked:

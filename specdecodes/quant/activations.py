@@ -6,10 +6,12 @@ product of both, which is what the reference multiplies.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
-from specdecodes.quant.grids import E2M1, LARGEST_E2M1, LARGEST_E4M3, nearest, table
+from specdecodes.quant.grids import LARGEST_E2M1, LARGEST_E4M3, POSITIVE_E2M1
 
 TINY = 1e-30  # keeps the step of an all-zero row above zero
 HALVES = 2.0  # of e2m1 a level: all of them are whole multiples of a half
@@ -79,6 +81,9 @@ def e4m3_scale(peak: Tensor, largest: Tensor) -> Tensor:
 
 
 def to_e2m1(values: Tensor) -> Tensor:
-    """The nearest e2m1 number, float32; magnitudes above 6 become 6, ties go to the smaller."""
-    levels = table(E2M1)[:8].to(values.device)
-    return levels[nearest(values.abs(), levels)] * values.sign()
+    """The nearest e2m1 number, float32; magnitudes above 6 become 6, ties go to the smaller. Made of steps between
+    neighbours: a table would have to be brought to the device at every call."""
+    size, found = values.abs(), torch.zeros_like(values)
+    for below, above in pairwise(POSITIVE_E2M1):
+        found += (size > (below + above) / 2) * (above - below)
+    return found * values.sign()

@@ -54,7 +54,7 @@ class FluteLinear(nn.Module):
         self.template, self.processors = tuned.template_id, tuned.num_sms
         workspace = extra("flute.utils", missing).make_workspace_streamk(where)
         held = {"packed": packed, "scale": scale, "levels": levels, "pairs": pairs, "workspace": workspace}
-        for name, tensor in (held | {"bias": bias}).items():
+        for name, tensor in (held | {"bias": None if bias is None else bias.to(where)}).items():
             self.register_buffer(name, tensor)
 
     packed: Tensor

@@ -1,6 +1,7 @@
 """4-bit linears on the gemlite library's Triton kernels, for who asks for them: kernel `gemlite`, an optional extra.
 
-Not yet run on a GPU, and gemlite cannot be imported without one.
+Up to 63 rows its sums are not the same every time they are run, so a draft may run on it and a target may not. Not yet
+run on a GPU, and gemlite cannot be imported without one.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class GemliteLinear(nn.Module):
         helper = gemlite.A16W4_HQQ_INT(device=str(device), dtype=dtype)
         assert codes.zero is not None, "codes in steps have a zero-point"
         scale, zero = codes.scale.to(device), codes.zero.to(device)
-        self.linear = helper.from_weights(codes.codes().to(device), scale, zero, bias=bias)
+        held = None if bias is None else bias.to(device)
+        self.linear = helper.from_weights(codes.codes().to(device), scale, zero, bias=held)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out] in x's dtype."""

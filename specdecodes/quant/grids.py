@@ -16,7 +16,7 @@ CENTRED = "centred"  # with the bits behind it: the code less half of all codes
 
 LARGEST_E2M1 = 6.0
 LARGEST_E4M3 = 448.0
-_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+POSITIVE_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 def levels_of(grid: str, codes: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def levels_of(grid: str, codes: Tensor) -> Tensor:
 def table(grid: str) -> Tensor:
     """The level of every code of a grid other than STEPS, float32 on the CPU. Not to be written to."""
     if grid == E2M1:
-        return torch.tensor([*_E2M1, *(-level for level in _E2M1)])
+        return torch.tensor([*POSITIVE_E2M1, *(-level for level in POSITIVE_E2M1)])
     if grid == E4M3:
         return torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().nan_to_num(0.0)
     if grid.startswith(CENTRED):

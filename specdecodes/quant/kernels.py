@@ -34,6 +34,7 @@ from specdecodes.quant.w4a32 import W4A32Linear
 
 INT4PACK_ROWS = 3  # up to here int4pack is as fast as int8, or close to it at half the bytes
 KERNELS = ("w4a8", "w4a32", "int4pack", "int8", "fp8", "w4a16", "lookup", "gemlite", "flute", "reference")
+_UNORDERED = ("gemlite", "flute")  # programs add to one sum as they end, not in order
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,11 @@ def _asked(scheme: Scheme, draft: bool) -> KernelChoice:
         raise QuantError(f"a quantized checkpoint runs on the kernel that suits it or on @reference, not on {scheme}.")
     if not _runs(scheme.kernel, scheme):
         raise QuantError(f"the {scheme.kernel} kernel does not run {scheme.name}; write {scheme.name} alone.")
-    if scheme.kernel == "flute" and not draft:
-        raise QuantError("flute sums in another order every time, so a target cannot run on it; leave @flute away.")
+    if scheme.kernel in _UNORDERED and not draft:
+        raise QuantError(
+            f"{scheme.kernel} sums in another order every time, so a target cannot run on it; leave @{scheme.kernel} "
+            "away."
+        )
     return KernelChoice(scheme.kernel, "as asked")
 
 

@@ -91,7 +91,7 @@ def test_an_arm_that_would_not_end_in_time_does_not_begin(monkeypatch: pytest.Mo
     monkeypatch.setattr(gpu.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(gpu, "in_process", arm)
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--model", "m", "--dry-run", "--minutes", "2"])
-    runs = gpu.run_in_turn(gpu._arguments())
+    runs = list(gpu.run_in_turn(gpu._arguments()))
     assert [run["arm"] for run in runs] == list(gpu.ARMS)[:2] and allowed == [120.0, 70.0]
 
 

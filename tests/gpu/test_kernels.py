@@ -81,6 +81,24 @@ def test_gemlite_agrees_with_the_reference(rows: int) -> None:
     assert relative_error(GemliteLinear(codes)(x), ReferenceLinear(codes).cuda()(x)) < 2e-2
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [64, 256, 289])
+@pytest.mark.parametrize(("out", "width"), [*SHAPES, (32000, 3584)])
+def test_a_row_of_a_product_depends_on_itself_alone(out: int, width: int, rows: int, dtype: torch.dtype) -> None:
+    """What exact mode asks of the library's product of one width: neither the row's place nor its neighbours, nor where
+    in a ring the weight lies, changes a bit."""
+    x, weight = (
+        torch.randn(rows, width, device="cuda", dtype=dtype),
+        torch.randn(out, width, device="cuda", dtype=dtype),
+    )
+    y, order = F.linear(x, weight), torch.randperm(rows, device="cuda")
+    assert torch.equal(F.linear(x[order], weight), y[order])
+    in_ring = torch.empty(out * width + 128, device="cuda", dtype=dtype)[128:].view(out, width).copy_(weight)
+    assert torch.equal(F.linear(x, in_ring), y)
+    x[1:] = torch.randn_like(x[1:])
+    assert torch.equal(F.linear(x, weight)[0], y[0])
+
+
 def attention(count: int, dtype: torch.dtype, head_dim: int = 128, slots: int = 2600) -> list[Tensor]:
     torch.manual_seed(count)
     device = torch.device("cuda")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -39,3 +41,21 @@ def test_bits_behind_slow_kernels(
     whole = 20 * sum(value.nbytes for layer in layers for value in layer.values())
     assert counters.bytes_read >= whole * (1.0 if compress is None else 0.6)
     assert counters.read_seconds > 0
+
+
+def test_a_few_numbers_arrive_beside_weights_on_their_way() -> None:
+    """An accepted path goes to the device while the next pass's layers do; behind them it would wait for a layer."""
+    host, copies = torch.empty(256 * 2**20, dtype=torch.uint8).pin_memory(), torch.cuda.Stream()
+    device = torch.empty_like(host, device="cuda")
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    with torch.cuda.stream(copies):
+        for _ in range(8):
+            device.copy_(host, non_blocking=True)
+    path = torch.tensor([0, 3, 7], device="cuda")
+    torch.cuda.current_stream().synchronize()
+    few = time.perf_counter() - started
+    torch.cuda.synchronize()
+    whole = time.perf_counter() - started
+    assert path.tolist() == [0, 3, 7]
+    assert few < whole / 4, f"{1e3 * few:.1f} ms of {1e3 * whole:.1f}"

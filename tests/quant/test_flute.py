@@ -50,10 +50,14 @@ def test_flute_is_given_codes_levels_and_scales(monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_target_does_not_run_on_flute() -> None:
-    rules = Rules.parse("higgs4@flute")
-    assert choose_kernels(rules, Execution("cuda")).kernel == "flute"
-    with pytest.raises(QuantError, match="a target cannot run on it"):
+@pytest.mark.parametrize("spelled", ["higgs4@flute", "hqq4@gemlite"])
+def test_a_target_does_not_run_on_sums_of_any_order(spelled: str) -> None:
+    rules, kernel = Rules.parse(spelled), spelled.partition("@")[2]
+    assert choose_kernels(rules, Execution("cuda")).kernel == kernel
+    with pytest.raises(QuantError, match=f"a target cannot run on it; leave @{kernel} away"):
         choose_kernels(rules, Execution("cuda", draft=False))
+
+
+def test_flute_runs_its_own_grids_alone() -> None:
     with pytest.raises(QuantError, match="the flute kernel does not run hqq4"):
         choose_kernels(Rules.parse("hqq4@flute"), Execution("cuda"))
