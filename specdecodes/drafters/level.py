@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from specdecodes.config import Tree
 from specdecodes.drafters.offspring import Offspring
 from specdecodes.drafters.pace import Pace
+from specdecodes.drafters.trust import Trust
 from specdecodes.engine.graphs import GraphPool, Readback, Recorded
 from specdecodes.engine.runner import Scores
 from specdecodes.sampling import Sampler
@@ -37,9 +38,10 @@ class LevelGrower:
     """Grows trees of `tree.width` nodes a level, or fewer if `pace` says so, and proposes the best of all that it saw.
 
     A level's nodes are the likeliest continuations of the level before, by cumulative log-probability at the draft
-    `temperature`. Sampled requests rank by the same dice as the target's choice, so they are accepted nearly as often
-    as greedy ones. A level works on tensors that never move, so a GPU replays it; there the host decides whether to go
-    on one level late, and the device never waits for it.
+    `temperature`; where rounds adapt, as far as that was to be trusted so far. A narrower level has as many children to
+    verify as a wide one: its pass may have rows to spare. Sampled requests rank by the same dice as the target's
+    choice, so they are accepted nearly as often as greedy ones. A level works on tensors that never move, so a GPU
+    replays it; there the host decides whether to go on one level late, and the device never waits for it.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class LevelGrower:
         self._temperature, self._vocab_size = temperature, vocab_size
         self._tree = TokenTree.rooted(torch.zeros(1, dtype=torch.int64, device=device), region_nodes(tree))
         self._offspring = Offspring(region_nodes(tree), tree.width, device)
+        self._trust = Trust(device) if tree.adaptive else None
+        self._proposed = self._tree
         self._nodes: dict[int, Tensor] = {}  # by width: of the level to run next
         self._steps: dict[int, Recorded] = {}  # by width: made with the sampler whose tensors they read
         self._graphs = GraphPool(device, record=graphs)
@@ -94,17 +98,18 @@ class LevelGrower:
                 more = self.pace.more(self._reaches.pop())
         while len(self._reaches):
             self.pace.more(self._reaches.pop())
-        rows = self.pace.verify(self._chances(width))
+        ran = width * self.levels
+        rows = self.pace.verify(self._chances(ran), self._offspring.chain(ran) if self.pace.compares else ())
         spare = min(self._spare, rows // 2)
-        tree, self.slots = self._offspring.best(self._tree, width * self.levels, width, rows - spare, room=spare)
-        return tree
+        self._proposed, self.slots = self._offspring.best(self._tree, ran, rows - spare, room=spare)
+        return self._proposed
 
     def learn(self, verdict: Verdict) -> None:
         """What became of the last tree; nodes that others added to it tell nothing."""
         own = [node for node in verdict.path[1:] if node < self.slots.shape[0]]
-        # One from which the draft did not go on counts as its level's last.
-        places = self.slots[torch.tensor(own, dtype=torch.int64, device=self.slots.device)]
-        self.pace.learn(len(own), (places % self.pace.width).tolist())
+        if self._trust is not None and self.levels:
+            self._trust.learn(self._proposed, self.slots.shape[0], verdict)
+        self.pace.learn(len(own))
 
     def _begin(self, root: int, sampler: Sampler, width: int) -> Recorded:
         """Set the tree to its root; the step of a level of `width`."""
@@ -126,20 +131,21 @@ class LevelGrower:
         tree, nodes = self._tree, self._nodes[width]
         logits = self._fit(self._runner.level(tree, nodes).logits)
         scores = self._sampler.node_scores(logits, tree, nodes, self._runner.position)
-        top = F.log_softmax(scores / self._temperature, dim=-1).topk(width)
-        worth = tree.scores[nodes, None] + top.values
+        top = F.log_softmax(scores / self._temperature, dim=-1).topk(self._shape.width)
+        chances = top.values if self._trust is None else self._trust.correct(top.values)
+        worth = tree.scores[nodes, None] + chances
         best = worth.flatten().topk(width)
-        parents = nodes[best.indices // width]
+        parents = nodes[best.indices // self._shape.width]
         self._offspring.put(nodes, top.indices, worth, best.indices, nodes + width)
         nodes += width
         tree.put(nodes, parents, top.indices.flatten()[best.indices], best.values)
         self._reach.copy_(best.values.exp().sum())
 
-    def _chances(self, width: int) -> list[float]:
-        """Of every node that could be verified, highest first; nothing if nobody asks."""
-        if not self.pace.chooses_rows:
+    def _chances(self, ran: int) -> list[float]:
+        """Of every child of the `ran` nodes, as many as could be verified, highest first; nothing if nobody asks."""
+        if not self.pace.chooses:
             return []
-        seen = self._offspring.scores(width * self.levels, width)
+        seen = self._offspring.scores(ran)
         return seen.exp().sort(descending=True).values[: self._shape.nodes - 1].tolist()
 
     def _fit(self, logits: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from specdecodes.drafters.graft import Branches, graft
 from specdecodes.drafters.pace import Pace
+from specdecodes.drafters.trust import Trust
 from specdecodes.engine.runner import Scores
 from specdecodes.sampling import Sampler
 from specdecodes.tree import TokenTree
@@ -36,6 +37,7 @@ class NgramDrafter:
 
     def __init__(self, capacity: int, depth: int, device: torch.device, pace: Pace | None = None) -> None:
         self._capacity, self._depth, self._pace = capacity, depth, pace
+        self._trust = Trust(device)
         self._text = torch.zeros(0, dtype=torch.int64, device=device)  # prompt and answer, the last root included
 
     def begin(self, prompt: Tensor, kept: int, sampler: Sampler, scores: Scores) -> None:
@@ -67,11 +69,13 @@ class NgramDrafter:
         new = torch.tensor(verdict.tokens[:-1], dtype=torch.int64, device=self._text.device)
         self._text = torch.cat((self._text, new))  # the last token is the next root
         if self._pace is not None:
+            self._trust.learn(tree, tree.size, verdict)
             self._pace.learn(verdict.accepted)
 
     def _cut(self, tree: TokenTree, pace: Pace) -> TokenTree:
         """The part of `tree` that is worth verifying."""
         pace.ready()
+        self._trust.rescore(tree)
         reach = tree.scores[1 : tree.size].exp()
         for level in torch.bincount(tree.depths[1 : tree.size], reach)[1:].tolist():
             pace.more(level)

@@ -1,7 +1,7 @@
 """How much to draft: the levels of a round, their width, and the nodes to verify, or nothing at all.
 
-Each choice is the one of most expected tokens a second, from the seconds that steps take here and from how far past
-drafts were accepted. Where steps have one shape only (a pass in exact mode), there is nothing to choose.
+Each choice is the one of most expected tokens a second, from the seconds that steps take here and the chances
+of what is proposed. Where steps have one shape only (a pass in exact mode), there is nothing to choose.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ MEMORY = 15
 """Figures remembered of each kind. Their median decides: one slow read does not count."""
 
 ENOUGH = 4  # rounds before past ones are believed
-GAIN = 0.1  # by which a round's surprise moves what is learned
 PRIOR = 4  # levels for which the usual one counts
-USUAL = (3.6, 4.0)  # levels accepted, of those tried, before there were any
+USUAL = (3.6, 4.0)  # levels reached, and those before them, until there were any
 FADE = 0.95  # of what is remembered of them, from round to round
 PROBE = 16  # of so many rounds, one verifies a little of a tree however unlikely
+WIDE = 64  # rounds of full width that are remembered: widths differ by less than rounds do
 LOOK = (8, 64)  # rounds until a narrow draft looks around with the full width again: at first, and at most
 LUCK = 1.5  # standard errors by which a width has to be ahead
 PATIENCE = (8, 64)  # plain rounds before drafting is tried again: at first, and at most
@@ -69,12 +69,9 @@ class Seconds:
 class Pace:
     """Decides round by round, and within a round level by level.
 
-    How often a level is accepted that the one before it was is learned online for each width, and half believed; the
-    other half is the draft's own word, raised to a power, `sharpness`, so that predicted and actual accepted tokens
-    agree.
-
     What a level or a row adds is weighed against the rate of the rounds so far, not of its own round: a promising one
-    goes deeper than usual, and a poor one ends early.
+    goes deeper than usual, and a poor one ends early. Chances are the draft's, made trustworthy by whoever asks
+    (`drafters/trust.py`); what lies beyond the levels drafted is taken to go on as levels usually do.
     """
 
     def __init__(self, tree: Tree, costs: Costs) -> None:
@@ -83,19 +80,17 @@ class Pace:
         self._levels = Seconds(costs.levels)
         self._plain = 1 if self._sizes[0] == 1 else _PLAIN
         self._passes = Seconds({self._plain: costs.passes[self._sizes[0]], **costs.passes})
-        self._sharpness = dict.fromkeys(costs.levels, 1.0)
-        self._kept = dict.fromkeys(costs.levels, USUAL)  # by width: levels that were accepted, and that were tried
-        self._wide: deque[tuple[int, dict[int, int]]] = deque(maxlen=MEMORY)  # rounds of full width: levels, accepted
+        self._shares = dict.fromkeys(costs.levels, USUAL)  # by width: chances of levels, and of those before them
+        self._gains: deque[float] = deque(maxlen=WIDE)  # tokens that a chain would have been ahead of a wide round
         self._rounds: deque[tuple[int, int, int, int]] = deque(maxlen=2 * MEMORY)  # tokens, levels, width, rows
         self._ahead: deque[float] = deque(maxlen=MEMORY)  # tokens that a round was ahead of plain decoding
         self._rows: dict[int, int] = {}  # by width: of its last pass
         self._so_far: float | None = None  # tokens a second of `_rounds`
         self._turn = self._look = 0
-        self._misses = 0  # rounds in a row that had less than half of what was expected of them
         self._interval = LOOK[0]
         self._pause = self._patience = 0
         self._reach: list[float] = []
-        self._share = 1.0  # of the tokens expected of the tree, in the part that is verified
+        self._all = 0.0  # chances of all children of the round's nodes together
         self._before = self._mark = 0.0
         self.width, self.rows = tree.width, tree.nodes
 
@@ -106,7 +101,7 @@ class Pace:
 
     def start(self) -> None:
         """A round begins."""
-        self._reach, self._share = [], 1.0
+        self._reach, self._all = [], 0.0
         self._before = 0.0
         self._mark = time.perf_counter()
 
@@ -117,8 +112,7 @@ class Pace:
         return self.width
 
     def more(self, reach: float) -> bool:
-        """A level was drafted that the accepted path reaches with probability `reach`, as the draft sees it: draft
-        another?"""
+        """A level was drafted that the accepted path reaches with chance `reach`: draft another?"""
         now = time.perf_counter()
         self._levels.add(self.width, now - self._mark)
         self._mark = now
@@ -129,27 +123,32 @@ class Pace:
             return True
         if self._patience and not self._ahead:  # drafting is tried again
             return False
-        expected = self._expected()
-        # A further level is reached from the one before about as often as levels were so far, here and lately.
-        share = (expected[-1] * self._usual() ** PRIOR) ** (1.0 / (len(expected) + PRIOR))
-        return self._deeper_pays(expected, share)
+        return self._deeper_pays(self.width, self._reach)
 
     @property
-    def chooses_rows(self) -> bool:
+    def chooses(self) -> bool:
         """Whether `verify` wants to know the nodes' chances."""
-        return self._tree.adaptive and len(self._sizes) > 1
+        return self._tree.adaptive
 
-    def verify(self, chances: Sequence[float]) -> int:
-        """Drafting is done: rows of the pass that follows, root included. `chances`: each node's probability to be
-        reached as the draft sees it, root excluded, highest first; unused unless `chooses_rows`."""
-        if self.chooses_rows:
-            expected, total = sum(self._expected()), sum(chances)
-            rate = self._rate(expected, self._sizes[-1])
+    @property
+    def compares(self) -> bool:
+        """Whether `verify` wants to know what a chain would have proposed."""
+        return self.chooses and self.width > self._widths[0]
+
+    def verify(self, chances: Sequence[float], chain: Sequence[Sequence[float]] = ()) -> int:
+        """Drafting is done: rows of the pass that follows, root included.
+
+        `chances`: each node's to be accepted, root excluded, highest first; unused unless `chooses`. `chain`: those of
+        the root's children, of its best child's and so on, as far as the draft ran them; unused unless `compares`.
+        """
+        if self.chooses:
+            self._all = sum(chances)
             # A tree that is never verified teaches nothing, so a little of it is, once in a while.
-            sizes = self._sizes[self._turn % PROBE == 0 :]
-            shares = {rows: sum(chances[: rows - 1]) / total if total else 0.0 for rows in sizes}
-            self.rows = max(sizes, key=lambda rows: expected * shares[rows] - rate * self._passes.of(rows))
-            self._share = shares[self.rows]
+            sizes = self._sizes[len(self._sizes) > 1 and self._turn % PROBE == 0 :]
+            worth = {rows: self._worth(len(self._reach), self.width, rows, chances) for rows in sizes}
+            self.rows = max(worth, key=lambda rows: worth[rows])
+            if self.compares:
+                self._gains.append(self._worth_of_chain(chain) - worth[self.rows])
         self._rows[self.width] = self.rows
         self._mark = time.perf_counter()
         return self.rows
@@ -158,8 +157,8 @@ class Pace:
         """The round is to be a plain one: rows of its pass."""
         return self._sizes[0]
 
-    def learn(self, accepted: int, ranks: Sequence[int] = ()) -> None:
-        """The round is over and `accepted` draft tokens were kept; `ranks`: each one's place in its level."""
+    def learn(self, accepted: int) -> None:
+        """The round is over and `accepted` draft tokens were kept."""
         seconds = self._before + time.perf_counter() - self._mark
         if not self._reach:
             self._passes.add(self._plain, seconds)
@@ -168,58 +167,57 @@ class Pace:
             self._pause = max(self._pause - 1, 0)
             return
         self._passes.add(self.rows, seconds)
-        predicted = self._share * sum(self._expected())
-        kept, tried = self._kept[self.width]
-        verified = max(self._share * len(self._reach), accepted)
-        self._kept[self.width] = FADE * kept + accepted, FADE * tried + min(accepted + 1.0, verified)
-        power = self._sharpness[self.width] * (1.0 + GAIN * (predicted - accepted) / max(predicted, 1.0))
-        self._sharpness[self.width] = min(max(power, 0.05), 20.0)
-        if self.width == self._tree.width:
-            by_width = {width: _leading(ranks, width) for width in self._widths} | {self.width: accepted}
-            self._wide.append((len(self._reach), by_width))
+        before = 1.0 + sum(self._reach[:-1])
+        self._see(self.width, sum(self._reach), before)
         self._rounds.append((1 + accepted, len(self._reach), self.width, self.rows))
-        self._misses = self._misses + 1 if 2 * accepted < predicted else 0
         if self._tree.adaptive:
             self._turn += 1
             spent = [self._seconds(*steps) for _, *steps in self._rounds]
             self._so_far = sum(tokens for tokens, *_ in self._rounds) / sum(spent)
             self._judge(1 + accepted, spent[-1])
-            self.width = self._next_width()
+            self.width = self._next_width(self._all / before)
 
-    def _expected(self) -> list[float]:
-        """Chances that the accepted path comes to the levels so far."""
-        sharpness, usual = self._sharpness[self.width], self._usual()
-        return [(share**sharpness * usual**depth) ** 0.5 for depth, share in enumerate(self._reach, 1)]
+    def _see(self, width: int, reached: float, before: float) -> None:
+        """Levels of `width` were reached with chances that add up to `reached`, and those before them to `before`."""
+        levels, above = self._shares[width]
+        self._shares[width] = FADE * levels + reached, FADE * above + before
 
-    def _deeper_pays(self, expected: Sequence[float], share: float) -> bool:
-        """Whether any number of further levels, each reached from the one before with probability `share`, brings more
-        tokens than its seconds are worth: a chain's pass may be as long for one row more as for eight."""
-        levels, level = len(expected), self._levels.of(self.width)
-        rate = self._rate(sum(expected), self._rows_of(self.width, levels))
-        reach, gain, now = expected[-1], 0.0, self._pass_after(levels)
+    def _deeper_pays(self, width: int, reaches: Sequence[float]) -> bool:
+        """Whether any number of further levels, each reached from the one before about as often as levels were so far,
+        here and lately, brings more tokens than its seconds are worth: a chain's pass may be as long for one row more
+        as for eight. `reaches`: the chances of the levels so far."""
+        levels, level, (reached, before) = len(reaches), self._levels.of(width), self._shares[width]
+        share = (reaches[-1] * (reached / before) ** PRIOR) ** (1.0 / (levels + PRIOR))
+        rate = self._rate()
+        reach, gain, now = reaches[-1], 0.0, self._pass_after(width, levels)
         for more in range(1, self._tree.depth - levels + 1):
             reach *= share
             gain += reach
-            if gain > rate * (more * level + self._pass_after(levels + more) - now):
+            if gain > rate * (more * level + self._pass_after(width, levels + more) - now):
                 return True
         return False
 
-    def _pass_after(self, levels: int) -> float:
+    def _worth(self, levels: int, width: int, rows: int, chances: Sequence[float]) -> float:
+        """Accepted tokens that a tree with these `chances`, highest first, brings beyond what its seconds are worth."""
+        return sum(chances[: rows - 1]) - self._rate() * self._seconds(levels, width, rows)
+
+    def _worth_of_chain(self, chain: Sequence[Sequence[float]]) -> float:
+        """The same of the chain that would have been drafted in place of a wide tree."""
+        width, firsts = self._widths[0], [max(children) for children in chain]
+        levels = next((n for n in range(1, len(chain)) if not self._deeper_pays(width, firsts[:n])), len(chain))
+        chances = sorted((chance for children in chain[:levels] for chance in children), reverse=True)
+        return self._worth(levels, width, self._rows_of(width, levels), chances)
+
+    def _pass_after(self, width: int, levels: int) -> float:
         """Seconds of the pass that a draft of so many levels needs: a chain's has a row for each, a wider tree's as
         many as its last one."""
-        return self._passes.of(self._holding(levels) if self.width == 1 else self._rows_of(self.width, levels))
+        return self._passes.of(self._holding(levels) if width == 1 else self._rows_of(width, levels))
 
-    def _usual(self) -> float:
-        """The share of levels that are accepted, where the one before was."""
-        kept, tried = self._kept[self.width]
-        return kept / tried
-
-    def _rate(self, expected: float, rows: int) -> float:
-        """Tokens a second of the rounds so far; at first of this one, with `expected` accepted tokens of `rows`. Plain
-        decoding could be had at any time."""
+    def _rate(self) -> float:
+        """Tokens a second of the rounds so far; at first of this one. Plain decoding could be had at any time."""
         rate = self._so_far
         if rate is None:
-            rate = (1.0 + expected) / self._seconds(len(self._reach), self.width, rows)
+            rate = (1.0 + sum(self._reach)) / self._seconds(len(self._reach), self.width, self._sizes[-1])
         return max(rate, 1.0 / self._passes.of(self._plain))
 
     def _seconds(self, levels: int, width: int, rows: int) -> float:
@@ -250,45 +248,33 @@ class Pace:
         elif len(self._ahead) >= ENOUGH:
             self._patience = 0
 
-    def _next_width(self) -> int:
-        """Narrow as long as that does well; after two misses it looks around, and otherwise once in a while. Every
-        width is tried at once, since its first level may compile."""
+    def _next_width(self, promise: float) -> int:
+        """Narrow as long as that does well; once in a while it looks around, if the chances of all children of a level
+        are a `promise` for those of a wide one. Every width is tried at once, since its first level may compile."""
         if untried := self._levels.untried():
             return untried[0]
-        best, full = self._best_width(), self._tree.width
-        if self._misses > 1 and self.width < full:
-            return full
+        narrow, full = self._widths[0], self._tree.width
+        best = narrow if self._chains_pay() else full
         if self.width == full:
             self._interval = min(2 * self._interval, LOOK[1]) if best < full else LOOK[0]
             self._look = self._turn + self._interval
-        return full if self._turn >= self._look else best
+        return full if self._turn >= self._look and self._wide_could_pay(promise) else best
 
-    def _best_width(self) -> int:
-        """By what rounds of full width show, in which a narrower draft would have got as far as its lanes go. Narrow
-        rounds tell nothing of wide ones, so that a width has to be ahead by more than may be luck."""
-        gains = {width: self._gain_of(width) for width in self._widths[:-1]} if len(self._wide) >= ENOUGH else {}
-        best = max(gains, key=lambda width: gains[width], default=self._tree.width)
-        return best if gains.get(best, 0.0) > 0.0 else self._tree.width
+    def _chains_pay(self) -> bool:
+        """By what wide rounds show, in which a chain is ahead by more than may be luck."""
+        return len(self._gains) >= ENOUGH and statistics.mean(self._gains) > LUCK * _error(self._gains)
 
-    def _gain_of(self, width: int) -> float:
-        """Tokens a round that drafts of `width` are ahead, at what a second is worth, less the mean's error."""
-        full, rate = self._tree.width, self._rate(0.0, self._sizes[-1])
-
-        def seconds(levels: int, width: int) -> float:
-            return self._seconds(levels, width, self._rows_of(width, levels))
-
-        gains = [
-            rate * (seconds(levels, full) - seconds(levels, width)) - accepted[full] + accepted[width]
-            for levels, accepted in self._wide
-        ]
-        return statistics.mean(gains) - LUCK * _error(gains)
+    def _wide_could_pay(self, share: float) -> bool:
+        """Whether rounds of full width would be faster, if `share` of their levels were reached from the one before."""
+        reach, tokens, rate = 1.0, 1.0, self._rate()
+        for levels in range(1, self._tree.depth + 1):
+            reach *= min(share, 1.0)
+            tokens += reach
+            if tokens > rate * self._seconds(levels, self._tree.width, self._rows_of(self._tree.width, levels)):
+                return True
+        return False
 
 
 def _error(figures: Sequence[float]) -> float:
     """Of their mean."""
     return statistics.stdev(figures) / math.sqrt(len(figures))
-
-
-def _leading(ranks: Sequence[int], width: int) -> int:
-    """Accepted tokens until one lies outside the first `width` of its level."""
-    return next((place for place, rank in enumerate(ranks) if rank >= width), len(ranks))

@@ -40,7 +40,7 @@ def grown(seed: int) -> tuple[TokenTree, Offspring, list[tuple[tuple[int, ...], 
 @pytest.mark.parametrize("count", [2, 9, 40])
 def test_the_best_of_all_children_hang_together(seed, count):
     tree, offspring, seen = grown(seed)
-    best, nodes = offspring.best(tree, WIDTH * LEVELS, WIDTH, count)
+    best, nodes = offspring.best(tree, WIDTH * LEVELS, count)
     wanted = sorted(seen, key=lambda child: -child[1])[: count - 1]
     assert best.size == len(wanted) + 1 == nodes.shape[0] and best.capacity == count
     found = {}
@@ -55,18 +55,20 @@ def test_the_best_of_all_children_hang_together(seed, count):
 
 def test_a_node_that_was_run_is_known_by_its_place():
     tree, offspring, _ = grown(3)
-    best, nodes = offspring.best(tree, WIDTH * LEVELS, WIDTH, 40)
+    best, nodes = offspring.best(tree, WIDTH * LEVELS, 40)
     ran = nodes >= 0
     assert int(ran.sum()) == 1 + WIDTH * LEVELS, "the root, and what went on or could have"
     assert torch.equal(best.tokens[: best.size][ran], tree.tokens[nodes[ran]])
     assert torch.equal(best.scores[: best.size][ran], tree.scores[nodes[ran]])
 
 
-def test_a_narrow_level_in_wide_buffers():
-    """A draft may go on from fewer nodes than there is room for; what an earlier tree left there is not seen."""
+def test_a_chain_is_verified_with_children_that_it_did_not_go_on_from():
+    """A draft may go on from fewer nodes than it sees children; what an earlier tree left there is not seen."""
     tree, offspring, _ = grown(4)
-    nodes = torch.arange(2)
-    offspring.put(nodes, torch.tensor([[1, 2], [3, 4]]), torch.tensor([[-1.0, -2.0], [-9.0, -9.0]]),
-                  torch.tensor([0, 1]), nodes + 2)  # fmt: skip
-    best, own = offspring.best(tree, 1, 2, 8)
-    assert best.tokens[: best.size].tolist() == [7, 1, 2] and own.tolist() == [0, 2, 3]
+    first, second = torch.tensor([0]), torch.tensor([1])
+    offspring.put(first, torch.tensor([[1, 2, 3, 4]]), torch.tensor([[-1.0, -2.0, -3.0, -4.0]]), first, second)
+    tree.put(second, first, torch.tensor([1]), torch.tensor([-1.0]))
+    offspring.put(second, torch.tensor([[5, 6, 7, 8]]), torch.tensor([[-1.5, -2.5, -9.0, -9.0]]), first, second + 1)
+    best, own = offspring.best(tree, 2, 5)
+    assert best.tokens[: best.size].tolist() == [7, 1, 2, 5, 6] and own.tolist() == [0, 1, -1, 2, -1]
+    assert best.parents[: best.size].tolist() == [0, 0, 0, 1, 1]
