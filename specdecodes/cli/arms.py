@@ -39,8 +39,8 @@ class Arms:
         self._close_all()
 
     def answers(self, shapes: Sequence[Shape], places: range) -> dict[Shape, list[Generation]]:
-        """What each of `shapes` answers to the bundled questions at `places`. One that cannot run here is told and left
-        out."""
+        """What each of `shapes` answers to the bundled questions at `places`, second turns, each by itself, behind the
+        first ones. A shape that cannot run here is told and left out."""
         plans = dict(self._plans(shapes))
         found: dict[Shape, list[Generation]] = {shape: [] for shape in plans}
         for group in self._groups(plans):
@@ -81,7 +81,8 @@ class Arms:
         from specdecodes.benchmark.mt_bench import BUNDLED
         from specdecodes.benchmark.sources import question, read_samples
 
-        questions = [sample.turns[0] for sample in read_samples(BUNDLED, question)]
+        samples = read_samples(BUNDLED, question)
+        questions = [sample.turns[turn] for turn in (0, 1) for sample in samples]
         asked = [{"role": "user", "content": questions[place % len(questions)]}]
         return self._generator(shape, plan).generate(asked, self._pipeline.sampling)
 

@@ -31,12 +31,16 @@ def run_plan(
     placement = plan_for(pipeline)
     console.print(plan_table(placement, pipeline))
     if explain:
-        console.print(_explanation(placement, pipeline))
+        with console.status("planning other settings"):
+            table = _explanation(placement, pipeline)
+        console.print(table)
 
 
 def _explanation(placement: "Placement", pipeline: "Pipeline") -> Table:
+    from specdecodes.methods.choices import others
+
     table = ruled("not chosen", "alternative", "tokens/s", "why not", numbers=("tokens/s",))
-    for other in placement.rejected:
+    for other in (*placement.rejected, *others(pipeline)):
         speed = "" if other.tokens_per_second is None else f"{other.tokens_per_second:.3g}"
         table.add_row(other.what, speed, other.why)
     if pipeline.method != "vanilla":

@@ -56,10 +56,11 @@ def run_tune(
     plain = replace(pipeline, sampling=replace(pipeline.sampling, max_tokens=tokens, ignore_eos=True))
     shapes = _shapes(tried, plain, _widths(widths, pipeline))
     with Arms(plain, console) as arms:
-        probed = arms.answers(shapes, range(prompts))
+        probed = arms.answers(shapes, range(0, 2 * prompts, 2))
         groups = tuning.contenders([tuning.Probe.of(*shape, answers) for shape, answers in probed.items()])
         chosen = tuning.shortlist(groups, check)
-        checked = arms.answers([(one.method, one.tree) for one in chosen], range(prompts, 2 * prompts))
+        # Neighbours ask for things of one kind.
+        checked = arms.answers([(one.method, one.tree) for one in chosen], range(1, 2 * prompts, 2))
     found = [_measured(one, checked[one.method, one.tree]) for one in chosen]
     winner, command = tuning.fastest(found), spoken(sys.argv)
     Console().print(_table(found, winner))

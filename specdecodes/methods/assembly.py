@@ -92,13 +92,14 @@ class Method(NamedTuple):
     drafter: Callable[[LoadedTarget, Notify], Drafter]
 
 
-def plan_on(site: Site, method: Method, budgets: Budgets | None = None) -> Placement:
-    """Plan the memory of a target and its draft, by the site's own budgets if none are given. Raises BudgetError."""
+def plan_on(site: Site, method: Method, budgets: Budgets | None = None, *, learned: bool = True) -> Placement:
+    """Plan the memory of a target and its draft, by the site's own budgets if none are given; `learned`: expecting what
+    past runs have shown. Raises BudgetError."""
     *better, last = method.needs(site)
     for needs in better:
         with contextlib.suppress(BudgetError):
-            return place(site, needs, budgets)
-    return place(site, last, budgets)
+            return place(site, needs, budgets, learned=learned)
+    return place(site, last, budgets, learned=learned)
 
 
 def load(

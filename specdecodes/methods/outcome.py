@@ -38,15 +38,20 @@ def learn(pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any]) 
     figures |= {f"{name}.rest": step.rest for name, step in _steps(times).items()}
     figures |= {name: asdict(times)[name] for name in _FIGURES} | {"new_tokens": summary["new_tokens"]}
     figures |= {_share(rows): share for rows, share in times.narrower} | _run(placement, summary)
-    keep(_key(pipeline, placement.kernel), figures)
+    keep(_key(pipeline, made_of(placement.kernel, placement.draft_rules)), figures)
     if placement.streamed and summary["link_gbps"] and placement.compression is None:
         files = open_checkpoint(pipeline.target.model, pipeline.target.revision).files
         remember_stream(placement.tier, files, summary["link_gbps"])
 
 
-def known_times(pipeline: Pipeline, kernel: str) -> StepTimes | None:
+def made_of(kernel: str, rules: object) -> str:
+    """What the plan chose of a draft, by which runs are told apart."""
+    return f"{kernel} {rules}"
+
+
+def known_times(pipeline: Pipeline, draft: str) -> StepTimes | None:
     """The step times of the last runs of this setting on this machine."""
-    key, rows = _key(pipeline, kernel), narrower(pipeline.tree.nodes)
+    key, rows = _key(pipeline, draft), narrower(pipeline.tree.nodes)
     kept, shares = recall(key, (*_NAMES, "new_tokens")), recall(key, map(_share, rows))
     if kept is None:
         return None
@@ -56,9 +61,9 @@ def known_times(pipeline: Pipeline, kernel: str) -> StepTimes | None:
     return StepTimes(**known, source=_last_runs(kept))
 
 
-def known_rounds(pipeline: Pipeline, kernel: str) -> tuple[Seen, str] | None:
+def known_rounds(pipeline: Pipeline, draft: str) -> tuple[Seen, str] | None:
     """The rounds of those runs, and the words for it."""
-    kept = every(_key(pipeline, kernel), (*_RUN, "new_tokens"))
+    kept = every(_key(pipeline, draft), (*_RUN, "new_tokens"))
     if not kept:
         return None
     runs = [Run(**{name: figures[name] for name in _RUN}, missed=figures.get("missed")) for figures in kept]
@@ -101,8 +106,8 @@ def _steps(times: StepTimes) -> dict[str, Step]:
     return {"streamed_pass": times.streamed_pass, "resident_pass": times.resident_pass, "level": times.level}
 
 
-def _key(pipeline: Pipeline, kernel: str) -> str:
+def _key(pipeline: Pipeline, draft: str) -> str:
     """All that decides speed and acceptance; not the seed, nor the budgets, for which the plan accounts."""
     middle = (pipeline.middle,) if pipeline.middle.model else ()
     parts = (pipeline.method, pipeline.target, pipeline.draft, pipeline.tree, *middle, pipeline.exact, pipeline.compile)
-    return key_of("outcome", *parts, kernel, replace(pipeline.sampling, seed=0, max_tokens=1))
+    return key_of("outcome", *parts, draft, replace(pipeline.sampling, seed=0, max_tokens=1))

@@ -13,7 +13,7 @@ from specdecodes.methods.compression import choose
 from specdecodes.methods.disk import disk_room, disk_rows
 from specdecodes.methods.machine import free_bytes, measure, shortages
 from specdecodes.methods.needs import DraftNeeds
-from specdecodes.methods.outcome import known_rounds, known_times
+from specdecodes.methods.outcome import known_rounds, known_times, made_of
 from specdecodes.methods.site import Site
 from specdecodes.methods.sizes import layers_bytes, model_shape
 from specdecodes.methods.timed_steps import timed_steps
@@ -26,22 +26,23 @@ from specdecodes.quant import Rules, choose_kernels
 from specdecodes.units import format_bytes
 
 
-def place(site: Site, draft: DraftNeeds, budgets: Budgets | None = None) -> Placement:
-    """Plan the memory of a target and its draft, by the pipeline's budgets if none are given. Raises BudgetError when
-    they cannot work.
+def place(site: Site, draft: DraftNeeds, budgets: Budgets | None = None, *, learned: bool = True) -> Placement:
+    """Plan the memory of a target and its draft, by the pipeline's budgets if none are given; `learned`: expecting what
+    past runs have shown. Raises BudgetError when they cannot work.
 
     Budgets are for the model: weights, ring, caches, working memory. Python and torch come on top.
     """
     checkpoint, budgets = site.checkpoint, budgets or _budgets(site)
     cache = site.cache_shape(checkpoint.spec, draft_nodes=draft.nodes, target_nodes=site.chunk)
     machine = measure(checkpoint.files, site.device)
-    workload = _workload(site, draft, cache.slots, budgets)
+    workload = _workload(site, draft, cache.slots, budgets, learned)
     rows = [
         *shortages(site.device),
         *_kernel_row("target kernel", site),
         *(_kernel_row("draft model's kernel", draft.model) if draft.model else ()),
         *(_middle_rows(site.pipeline.middle, draft.middle) if draft.middle else ()),
         *disk_rows(checkpoint, site.pipeline.memory.disk_bytes),
+        *_bits_row(site.pipeline.draft.spelled, draft),
     ]
 
     def attempt(stretch: int, compression: Compression | None) -> Placement:
@@ -56,7 +57,7 @@ def place(site: Site, draft: DraftNeeds, budgets: Budgets | None = None) -> Plac
             kernel_note=draft.kernel_note,
             notes=[*rows, prompts],
         )
-        return replace(found, stretch=stretch, middle=draft.middle)
+        return replace(found, stretch=stretch, middle=draft.middle, draft_rules=str(draft.rules))
 
     why = site.resident_alone
     *longer, shortest = _stretches(site, draft, workload.times, machine, budgets)
@@ -76,25 +77,28 @@ def place(site: Site, draft: DraftNeeds, budgets: Budgets | None = None) -> Plac
     return choose(checkpoint, site.device, memory.compress, planned, room=disk_room(checkpoint, memory.disk_bytes))
 
 
-def _workload(site: Site, draft: DraftNeeds, cache_rows: int, budgets: Budgets) -> Workload:
+def _workload(site: Site, draft: DraftNeeds, cache_rows: int, budgets: Budgets, learned: bool) -> Workload:
     """What a round does, by the last runs of this setting where there are any."""
+    tree, made = site.pipeline.tree, made_of(draft.kernel, draft.rules)
+    times = known_times(site.pipeline, made) if learned else None
     workload = Workload(
         cache_rows=cache_rows,
-        times=known_times(site.pipeline, draft.kernel) or timed_steps(site, draft, budgets),
+        times=times or timed_steps(site, draft, budgets),
         levels=draft.levels,
         least=draft.least,
         acceptance=draft.acceptance,
-        adaptive=site.pipeline.tree.adaptive,
+        adaptive=tree.adaptive,
+        tree=(tree.width, tree.nodes) if draft.nodes else None,
         draft_cache_rows=draft.cache.slots if draft.cache else 0,
         ahead=site.pipeline.memory.ahead,
         ring=site.pipeline.memory.ring,
     )
-    known = known_rounds(site.pipeline, draft.kernel)
+    known = known_rounds(site.pipeline, made) if learned else None
     if known is None:
         return workload
     seen, source = known
     acceptance = acceptance_of(seen.tokens, seen.levels or draft.levels)
-    return replace(workload, seen=seen, acceptance=acceptance, acceptance_source=source)
+    return replace(workload, seen=seen, acceptance=acceptance, acceptance_source=source, tree=None)
 
 
 def _stretches(site: Site, draft: DraftNeeds, times: StepTimes, machine: Machine, budgets: Budgets) -> tuple[int, ...]:
@@ -112,6 +116,11 @@ def _stretches(site: Site, draft: DraftNeeds, times: StepTimes, machine: Machine
 def _kernel_row(what: str, site: Site) -> list[tuple[str, str, str]]:
     choice = choose_kernels(site.rules, site.execution)
     return [(what, choice.note, f"{site.rules}: {choice.kernel}")] if site.rules else []
+
+
+def _bits_row(asked: str, draft: DraftNeeds) -> list[tuple[str, str, str]]:
+    fewer = draft.substitute_bytes and draft.rules and str(draft.rules) != asked
+    return [("draft's bits", f"{asked} does not fit", str(draft.rules))] if fewer else []
 
 
 def _middle_rows(middle: Middle, planned: Placement) -> list[tuple[str, str, str]]:

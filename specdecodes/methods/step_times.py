@@ -5,6 +5,7 @@ What is timed is what will run (the same runner, drafter and kernels, uncompiled
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -167,7 +168,7 @@ def _feed_forward(runner: ModelRunner, rows: int) -> float:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The best of a few runs, after one that fills caches and pools."""
+    """The median of a few runs, after one that fills caches and pools: what the machine is like as a rule."""
     runs: list[float] = []
     while len(runs) <= _REPEATS and sum(runs[1:]) < _PATIENCE:
         started = time.perf_counter()
@@ -175,4 +176,4 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         runs.append(time.perf_counter() - started)
-    return min(runs[1:])
+    return statistics.median(runs[1:])

@@ -14,14 +14,33 @@ from specdecodes.methods.site import Site
 from specdecodes.methods.sizes import layers_bytes
 from specdecodes.models.decoder import Decoder
 from specdecodes.notify import Notify
-from specdecodes.quant import Execution, choose_kernels
+from specdecodes.quant import Execution, Rules, choose_kernels
+
+FEWER = ("hqq3", "hqq2")
+"""What draft.quant=auto comes down to where 4 bits do not fit."""
+
+ACCEPTANCES = ((8, 0.97), (4, 0.9), (3, 0.8), (2, 0.5))
+"""Assumed of a level until a run has shown it, by the draft's fewest bits: a little less than the share of tokens of
+which such weights think as the full ones do (`assets/results/precision.json`)."""
 
 
 def needs(site: Site, *, substitute_all: bool = False) -> tuple[DraftNeeds, ...]:
-    """On the kernels that suit a level's width, and on smaller ones for where those are too big for the budget."""
+    """On the kernels that suit a level's width, and on smaller ones for where those are too big for the budget; last,
+    if the pipeline leaves it open, in fewer bits."""
+    rules = site.pipeline.draft.rules
+    _check(site, rules)
+    fewer = [Rules.parse(scheme) for scheme in FEWER] if site.pipeline.draft.quant == "auto" else []
+    return tuple(need for one in (rules, *fewer) for need in _needs_of(site, one, substitute_all))
+
+
+def _needs_of(site: Site, rules: Rules, substitute_all: bool) -> list[DraftNeeds]:
     wide = Execution(str(site.device), site.pipeline.tree.width)
     small = Execution(wide.device, wide.rows, compact=True)
-    rules = site.pipeline.draft.rules
+    alike = choose_kernels(rules, wide) == choose_kernels(rules, small)
+    return [_needs_on(site, rules, one, substitute_all) for one in ((wide,) if alike else (wide, small))]
+
+
+def _check(site: Site, rules: Rules) -> None:
     rules.check(site.checkpoint.linears)
     if not rules:
         raise ConfigError(
@@ -35,8 +54,6 @@ def needs(site: Site, *, substitute_all: bool = False) -> tuple[DraftNeeds, ...]
             f"draft.quant is {rules}, but a quantized checkpoint has no full-precision linears to draft with; name a "
             "scheme for all of them."
         )
-    alike = choose_kernels(rules, wide) == choose_kernels(rules, small)
-    return tuple(_needs_on(site, one, substitute_all) for one in ((wide,) if alike else (wide, small)))
 
 
 def drafter(target: LoadedTarget, progress: Notify) -> SubstituteDrafter:
@@ -56,17 +73,17 @@ def draft_of(target: LoadedTarget, progress: Notify) -> Decoder:
     draft.embedding, draft.norm, draft.head = decoder.embedding, decoder.norm, decoder.head
     for index in set(range(len(decoder.layers))) - set(placement.substituted):
         draft.layers[index] = decoder.layers[index]
-    rules, wide = site.pipeline.draft.rules, Execution(str(site.device), site.pipeline.tree.width)
-    # The plan has made its choice; it names the kernels that it counted.
+    # The plan has made its choice: of bits, and of the kernels that it counted.
+    rules, wide = Rules.parse(placement.draft_rules), Execution(str(site.device), site.pipeline.tree.width)
     compact = choose_kernels(rules, wide).kernel != placement.kernel
     execution = Execution(wide.device, wide.rows, compact=compact)
     load_quantized(draft, site, rules, execution, placement.substituted, progress)
     return draft
 
 
-def _needs_on(site: Site, execution: Execution, substitute_all: bool) -> DraftNeeds:
-    tree, rules = site.pipeline.tree, site.pipeline.draft.rules
-    choice = choose_kernels(rules, execution)
+def _needs_on(site: Site, rules: Rules, execution: Execution, substitute_all: bool) -> DraftNeeds:
+    tree, choice = site.pipeline.tree, choose_kernels(rules, execution)
+    fewest = min(scheme.bits for scheme in rules.schemes)
     return DraftNeeds(
         tree.depth,
         region_nodes(tree),
@@ -76,4 +93,5 @@ def _needs_on(site: Site, execution: Execution, substitute_all: bool) -> DraftNe
         execution,
         choice.kernel,
         choice.note,
+        acceptance=next(share for bits, share in ACCEPTANCES if fewest >= bits),
     )

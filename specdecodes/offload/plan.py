@@ -52,6 +52,7 @@ class Placement:
     storage: str
     times: StepTimes = StepTimes(Step(0.0), Step(0.0))  # that the prediction rests on
     kernel: str = ""  # what substitutes run on; empty where the method has none
+    draft_rules: str = ""  # how they are quantized
     notes: tuple[tuple[str, str, str], ...] = ()  # further rows of the table: what runs, what is measured or assumed
     rejected: tuple[Alternative, ...] = ()
     stretch: int = 0  # rows of a prompt that a pass of the weights takes along

@@ -21,6 +21,7 @@ FOUR_OF_FIVE = 1.2816
 UNTRIED = (
     0.25  # of the logarithm of a speed: how far steps that were timed on a few layers may be from the whole model's
 )
+USUAL_LANES = 4.0  # alternatives of a level for which an acceptance is assumed
 LUCK = 3.5  # by which the odds of an acceptance that is assumed may be better or worse
 
 
@@ -135,6 +136,7 @@ class Workload:
     ahead: bool = True
     ring: int | None = None
     least: int = 1
+    tree: tuple[int, int] | None = None  # width and nodes, which bound the alternatives of a level; None: no such bound
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,8 @@ class Prediction:
         likeliest = f"{self.tokens_per_second:.3g}"
         if not self.high:
             return f"{likeliest} tokens/s"
-        return f"{self.low:.2g} to {self.high:.2g} tokens/s, most likely {likeliest}"
+        low, high = (f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}" for speed in (self.low, self.high))
+        return f"{low} to {high} tokens/s, most likely {likeliest}"
 
 
 def predict(work: Work, machine: Machine, workload: Workload) -> Prediction:
@@ -216,7 +219,7 @@ def at_depth(work: Work, machine: Machine, workload: Workload, levels: float) ->
     wait = max(stream - ahead - compute, 0.0)
     busy = levels * draft_step + compute
     seconds = max(busy + wait + machine.round_seconds, busy)
-    tokens = tokens_per_round(workload.acceptance, levels)
+    tokens = tokens_per_round(_held(workload, levels), levels)
     return Prediction(
         link_gbps=work.link_bytes / stream / 1e9 if stream else 0.0,
         draft_step_s=draft_step,
@@ -241,6 +244,16 @@ def _as_seen(prediction: Prediction, tokens: float) -> Prediction:
         tokens_per_second=tokens / prediction.round_s,
         bound_tokens_per_second=bound,
     )
+
+
+def _held(workload: Workload, levels: float) -> float:
+    """The acceptance of a level of that many, when a tree has fewer or more alternatives for it than usual: misses
+    fall with the square root of how many more there are."""
+    if workload.tree is None or not levels:
+        return workload.acceptance
+    width, nodes = workload.tree
+    lanes = min(float(width), (nodes - 1) / levels)
+    return max(0.0, 1.0 - (1.0 - workload.acceptance) * math.sqrt(USUAL_LANES / lanes))
 
 
 def tokens_per_round(acceptance: float, levels: float) -> float:

@@ -18,6 +18,7 @@ from specdecodes.offload import codec
 from specdecodes.offload.compressed import layer_path
 from specdecodes.offload.plan import Placement
 from specdecodes.sampling import SamplingParams
+from specdecodes.units import format_bytes
 
 pytestmark = pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler")
 LARGER = {"num_hidden_layers": 10, "hidden_size": 128, "intermediate_size": 512}  # than the buffers are
@@ -164,6 +165,24 @@ def test_no_room_is_told_before_anything_is_written(pipeline: Pipeline, monkeypa
     monkeypatch.setattr(compression.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(CheckpointError, match=r"no room to write .*: 10 B are free"):
         build(compressing(pipeline, "on"), progress=lambda text: None)
+    assert not files_of(pipeline)
+
+
+def test_a_budget_of_disk_is_kept_to(pipeline: Pipeline) -> None:
+    asked = compressing(pipeline, "on")
+    whole = answer(asked, [])[0]
+    written = sum(file.stat().st_size for file in files_of(pipeline))
+    roomy = replace(asked, memory=replace(asked.memory, disk=2 * written))
+    rows = {part: size for part, _, size in plan_for(roomy).notes}
+    assert rows["compressed layers"] == rows[f"room for copies of a budget of {format_bytes(2 * written)}"]
+    assert answer(roomy, [])[0] == whole
+    for file in files_of(pipeline):
+        file.unlink()
+    tight = replace(asked, memory=replace(asked.memory, disk=written // 2))
+    with pytest.raises(BudgetError, match=r"compressed copies would take .* of disk, and memory.disk leaves"):
+        plan_for(tight)
+    with pytest.raises(BudgetError):
+        compression.ensure_layers(open_checkpoint(pipeline.target.model), range(10), lambda text: None, room=10)
     assert not files_of(pipeline)
 
 

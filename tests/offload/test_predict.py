@@ -151,6 +151,8 @@ def test_what_is_assumed_gives_a_range_and_what_was_seen_a_narrower_one() -> Non
     assert seen.high / seen.tokens_per_second == pytest.approx(seen.tokens_per_second / seen.low)
     assert seen.high / seen.low == pytest.approx(1.292, abs=1e-3)
     assert seen.speed == f"{seen.low:.2g} to {seen.high:.2g} tokens/s, most likely {seen.tokens_per_second:.3g}"
+    fast = replace(seen, low=93.4, high=301.0, tokens_per_second=172.4)
+    assert fast.speed == "93 to 301 tokens/s, most likely 172"
     assert predict(WORK, MACHINE, PLAIN).speed == "0.244 tokens/s"
 
 

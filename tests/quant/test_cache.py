@@ -179,3 +179,17 @@ def test_sizes_and_clearing(cache: SubstituteCache, tmp_path: Path) -> None:
     assert clear(folder) == sum(entry.nbytes for entry in listed) + len(b"left behind")
     assert entries(folder) == []
     assert cache.load("layers.0", HQQ4) is None
+
+
+def test_a_budget_of_disk_is_kept_to_with_a_notice(checkpoint: Path, tmp_path: Path, notices: list[str]) -> None:
+    folder = tmp_path / "cache"
+    free = SubstituteCache([checkpoint], folder=folder, notify=notices.append)
+    free.store("layers.0", HQQ4, solved())
+    size = free.kept_bytes
+    assert size > 0
+    tight = SubstituteCache([checkpoint], folder=folder, notify=notices.append, room=size + 100)
+    tight.store("layers.1", HQQ4, solved())
+    assert not notices and tight.kept_bytes > size
+    tight.store("layers.2", HQQ4, solved())
+    assert tight.load("layers.2", HQQ4) is None
+    assert len(notices) == 1 and "memory.disk" in notices[0]
