@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ if (
     not torch.cuda.is_available()
 ):  # without a GPU, kernels in Triton run under its interpreter; read when it is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # helpers that import torch would wait for a core
+gc.disable()  # until everything is imported: passes over half a million new objects take seconds
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,
@@ -51,6 +54,12 @@ FAMILY_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long comes first, so that no worker is left alone with it at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays, and is not looked at again and again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

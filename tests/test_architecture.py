@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,9 +37,14 @@ CALLED_LATE = {("generator", "methods")}
 APART = ("drafters", "quant", "offload")
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
 def trees(paths: list[Path]) -> Iterator[tuple[Path, ast.Module]]:
     for path in paths:
-        yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"), str(path))
+        yield path.relative_to(ROOT), parsed(path)
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[str, ...]]:
@@ -136,7 +142,7 @@ def test_files_and_functions_stay_short(path: Path):
     assert len(code) <= 300, "look for the name of the part that should move out"
     long = [
         f"{node.name}, line {node.lineno}"
-        for node in ast.walk(ast.parse(text))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.FunctionDef) and body_lines(node) > 50
     ]
     assert not long

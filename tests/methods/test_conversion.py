@@ -189,7 +189,7 @@ def streaming(pipeline):
 )
 def test_a_converted_target_streams_and_its_own_weights_in_fewer_bits_draft(form, draft, tiny_checkpoint, tmp_path):
     """Or a middle model does, which is resident, and drafted by the text."""
-    wide = tiny_checkpoint("llama", num_hidden_layers=12, hidden_size=128, intermediate_size=512, num_attention_heads=4)
+    wide = tiny_checkpoint("llama", num_hidden_layers=8, hidden_size=128, intermediate_size=512, num_attention_heads=4)
     made = write_checkpoint(wide, tmp_path / "source", *FORMATS[form])
     convert_checkpoint(str(made.folder), tmp_path / "out", "cpu", quiet)
     plain = replace(pipeline_for("vanilla", tmp_path / "out", None, exact=True), max_length=96)

@@ -227,7 +227,7 @@ def test_compressed_layers_bring_their_bits(
 ) -> None:
     """Compressed while they load, or from files of theirs, beside others that are not; copies and kernels late."""
     cuda = simulate(delay=0.001, lockable=float(lockable))
-    layers, spans = make_layers(rows=2000)
+    layers, spans = make_layers(rows=900)
     kept = {place: write_layer(tmp_path / f"{place}", lay_out(spans[place]), torch.bfloat16) for place in (0, 1, 2)}
     with CudaLayerStream(
         spans,
