@@ -24,8 +24,9 @@ USUAL = (3.6, 4.0)  # levels reached, and those before them, until there were an
 FADE = 0.95  # of what is remembered of them, from round to round
 PROBE = 16  # of so many rounds, one verifies a little of a tree however unlikely
 WIDE = 64  # rounds of full width that are remembered: widths differ by less than rounds do
-LOOK = (8, 64)  # rounds until a narrow draft looks around with the full width again: at first, and at most
-LUCK = 1.5  # standard errors by which a width has to be ahead
+LOOK = 0.01  # of the tokens: what chains may spend on looking whether wide rounds would do better now
+SELDOM = 32  # rounds between two such looks at least
+LUCK = 2.0  # standard errors by which chains have to be ahead
 PATIENCE = (8, 64)  # plain rounds before drafting is tried again: at first, and at most
 _PLAIN = 0  # the size of a pass that verifies nothing, where even that has more rows than one
 
@@ -87,10 +88,8 @@ class Pace:
         self._rows: dict[int, int] = {}  # by width: of its last pass
         self._so_far: float | None = None  # tokens a second of `_rounds`
         self._turn = self._look = 0
-        self._interval = LOOK[0]
         self._pause = self._patience = 0
         self._reach: list[float] = []
-        self._all = 0.0  # chances of all children of the round's nodes together
         self._before = self._mark = 0.0
         self.width, self.rows = tree.width, tree.nodes
 
@@ -101,7 +100,7 @@ class Pace:
 
     def start(self) -> None:
         """A round begins."""
-        self._reach, self._all = [], 0.0
+        self._reach = []
         self._before = 0.0
         self._mark = time.perf_counter()
 
@@ -142,7 +141,6 @@ class Pace:
         the root's children, of its best child's and so on, as far as the draft ran them; unused unless `compares`.
         """
         if self.chooses:
-            self._all = sum(chances)
             # A tree that is never verified teaches nothing, so a little of it is, once in a while.
             sizes = self._sizes[len(self._sizes) > 1 and self._turn % PROBE == 0 :]
             worth = {rows: self._worth(len(self._reach), self.width, rows, chances) for rows in sizes}
@@ -167,20 +165,15 @@ class Pace:
             self._pause = max(self._pause - 1, 0)
             return
         self._passes.add(self.rows, seconds)
-        before = 1.0 + sum(self._reach[:-1])
-        self._see(self.width, sum(self._reach), before)
+        reached, before = self._shares[self.width]
+        self._shares[self.width] = FADE * reached + sum(self._reach), FADE * before + 1.0 + sum(self._reach[:-1])
         self._rounds.append((1 + accepted, len(self._reach), self.width, self.rows))
         if self._tree.adaptive:
             self._turn += 1
             spent = [self._seconds(*steps) for _, *steps in self._rounds]
             self._so_far = sum(tokens for tokens, *_ in self._rounds) / sum(spent)
             self._judge(1 + accepted, spent[-1])
-            self.width = self._next_width(self._all / before)
-
-    def _see(self, width: int, reached: float, before: float) -> None:
-        """Levels of `width` were reached with chances that add up to `reached`, and those before them to `before`."""
-        levels, above = self._shares[width]
-        self._shares[width] = FADE * levels + reached, FADE * above + before
+            self.width = self._next_width()
 
     def _deeper_pays(self, width: int, reaches: Sequence[float]) -> bool:
         """Whether any number of further levels, each reached from the one before about as often as levels were so far,
@@ -206,7 +199,7 @@ class Pace:
         width, firsts = self._widths[0], [max(children) for children in chain]
         levels = next((n for n in range(1, len(chain)) if not self._deeper_pays(width, firsts[:n])), len(chain))
         chances = sorted((chance for children in chain[:levels] for chance in children), reverse=True)
-        return self._worth(levels, width, self._rows_of(width, levels), chances)
+        return max(self._worth(levels, width, rows, chances) for rows in self._sizes)
 
     def _pass_after(self, width: int, levels: int) -> float:
         """Seconds of the pass that a draft of so many levels needs: a chain's has a row for each, a wider tree's as
@@ -248,31 +241,22 @@ class Pace:
         elif len(self._ahead) >= ENOUGH:
             self._patience = 0
 
-    def _next_width(self, promise: float) -> int:
-        """Narrow as long as that does well; once in a while it looks around, if the chances of all children of a level
-        are a `promise` for those of a wide one. Every width is tried at once, since its first level may compile."""
+    def _next_width(self) -> int:
+        """Chains where they do well, but for a wide round once in a while, the rarer the more it costs. Every width is
+        tried at once, since its first level may compile."""
         if untried := self._levels.untried():
             return untried[0]
         narrow, full = self._widths[0], self._tree.width
-        best = narrow if self._chains_pay() else full
+        if not self._chains_pay():
+            return full
         if self.width == full:
-            self._interval = min(2 * self._interval, LOOK[1]) if best < full else LOOK[0]
-            self._look = self._turn + self._interval
-        return full if self._turn >= self._look and self._wide_could_pay(promise) else best
+            tokens = statistics.mean(tokens for tokens, *_ in self._rounds)
+            self._look = self._turn + max(SELDOM, int(statistics.mean(self._gains) / (LOOK * tokens)))
+        return full if self._turn >= self._look else narrow
 
     def _chains_pay(self) -> bool:
         """By what wide rounds show, in which a chain is ahead by more than may be luck."""
-        return len(self._gains) >= ENOUGH and statistics.mean(self._gains) > LUCK * _error(self._gains)
-
-    def _wide_could_pay(self, share: float) -> bool:
-        """Whether rounds of full width would be faster, if `share` of their levels were reached from the one before."""
-        reach, tokens, rate = 1.0, 1.0, self._rate()
-        for levels in range(1, self._tree.depth + 1):
-            reach *= min(share, 1.0)
-            tokens += reach
-            if tokens > rate * self._seconds(levels, self._tree.width, self._rows_of(self._tree.width, levels)):
-                return True
-        return False
+        return len(self._gains) >= 2 * ENOUGH and statistics.mean(self._gains) > LUCK * _error(self._gains)
 
 
 def _error(figures: Sequence[float]) -> float:
