@@ -185,10 +185,14 @@ INLINE void accumulate_all(int64_t queries, const A* factors, int64_t factors_ap
                   sums_apart);
 }
 
-// A stripe's scores to weights, the invisible ones zero; what was summed up before fades to their scale.
+// A stripe's scores to weights, the invisible ones zero; what was summed up before fades to their scale. Weights are
+// summed in double, and whole blocks at a time, so that the sum does not depend on where among invisible slots they lie.
 template <typename A>
 INLINE void weigh(A* row, const uint8_t* visible, int64_t count, A* top, A* total, A* sums, int64_t dims) {
-  A peak = *top, added = 0;
+  A peak = *top;
+  double added = 0;
+  const int64_t whole = (count + BLOCK - 1) / BLOCK * BLOCK;
+  std::fill(row + count, row + whole, A(-INFINITY));
 #pragma omp simd reduction(max : peak)
   for (int64_t slot = 0; slot < count; ++slot) {
     row[slot] = visible[slot] ? row[slot] : A(-INFINITY);
@@ -196,12 +200,12 @@ INLINE void weigh(A* row, const uint8_t* visible, int64_t count, A* top, A* tota
   }
   const A base = peak == A(-INFINITY) ? A(0) : peak;  // nothing seen yet: -inf minus -inf would be no number
 #pragma omp simd reduction(+ : added)
-  for (int64_t slot = 0; slot < count; ++slot) {
+  for (int64_t slot = 0; slot < whole; ++slot) {
     row[slot] = exponential(row[slot] - base);
     added += row[slot];
   }
   const A fade = exponential(*top - base);
-  *total = *total * fade + added;
+  *total = *total * fade + A(added);
   if (peak != *top)
     for (int64_t d = 0; d < dims; ++d) sums[d] *= fade;
   *top = peak;
