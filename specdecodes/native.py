@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -28,15 +29,16 @@ def find_compiler() -> str | None:
 
 def build(source: Path, folder: Path | None = None) -> Path:
     """The library of `source` under `folder` (None: the cache's), compiled on first use and whole or absent at any
-    moment. Headers beside it whose names begin like its own belong to it.
+    moment. Headers beside it that it includes belong to it.
 
     Raises CompileError naming the compiler and its first complaint, OSError when the folder cannot be written.
     """
     compiler, folder = find_compiler(), folder or cache_folder() / "kernels"
     if compiler is None:
         raise CompileError("no C++ compiler was found: install g++, or point CXX to one.")
-    texts = [path.read_text() for path in (source, *sorted(source.parent.glob(f"{source.stem}*.h")))]
-    key = "\0".join([compiler, platform.machine(), *FLAGS, *texts])
+    text = source.read_text()
+    headers = [(source.parent / name).read_text() for name in re.findall(r'^#include "(.+)"', text, re.MULTILINE)]
+    key = "\0".join([compiler, platform.machine(), *FLAGS, text, *headers])
     library = folder / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
     if library.exists():
         return library

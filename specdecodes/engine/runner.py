@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 
 import torch
@@ -19,7 +19,8 @@ from specdecodes.engine.layers import LayerSource, Traffic
 from specdecodes.engine.recorded_pass import RecordedPass
 from specdecodes.engine.sight import Look, Sight, View
 from specdecodes.models.attention import reads_there
-from specdecodes.models.decoder import Decoder, LayerStep, Rotary
+from specdecodes.models.cpu_layer import LayerCall, fuse
+from specdecodes.models.decoder import Decoder, DecoderLayer, LayerStep, Rotary
 from specdecodes.spans import span
 from specdecodes.tree import TokenTree
 
@@ -85,6 +86,7 @@ class ModelRunner:
         records = steps.graphs and (self._device.type != "cuda" or reads_there(exact, cache.shape.slots))
         self._graphs = GraphPool(self._device, record=records)
         self._recorded: dict[int, RecordedPass] = {}  # by width
+        self._fused: dict[int, LayerCall | None] = {}  # of a draft, by layer
 
     @property
     def device(self) -> torch.device:
@@ -151,7 +153,7 @@ class ModelRunner:
 
         given = None if features is None else features[None]
         step = Rows(tree.tokens[None, nodes], positions[None, nodes], nodes, look, given)
-        (hidden,) = self._run([step], "draft layer")
+        (hidden,) = self._run([step], "draft layer", fused=True)
         return Scores(self.steps.logits(self.decoder, hidden)[0], hidden[0])
 
     def branches(self, tokens: Tensor, depths: Tensor, ends: Tensor) -> Iterator[Scores]:
@@ -218,10 +220,12 @@ class ModelRunner:
         look = self._view.chain(first, positions)
         return Rows(padded, positions[None], self.cache.start + positions, look, features, states)
 
-    def _run(self, passes: list[Rows], kind: str = "layer", layers: Collection[int] | None = None) -> list[Tensor]:
+    def _run(
+        self, passes: list[Rows], kind: str = "layer", layers: Collection[int] | None = None, *, fused: bool = False
+    ) -> list[Tensor]:
         """Of each pass the hidden states [B, M, hidden] after the last layer; those before the tapped ones go side by
         side to its `states`. Layers are outermost, so each is fetched once; a profiler sees every layer as its `kind`
-        and number. `layers`: which, if not all."""
+        and number. `layers`: which, if not all. `fused`: each in one call if it can be, in a draft's arithmetic."""
         hidden = [self.decoder.embed(rows.tokens, rows.features) for rows in passes]
         reaches = self.decoder.spec.windows
         sight = lru_cache(len(set(reaches)))(lambda place, reach: passes[place].look(reach))
@@ -233,13 +237,19 @@ class ModelRunner:
                     continue
                 self._tap(index, passes, hidden)
                 keys, values = self.cache.keys[index], self.cache.values[index]
+                run = (self._fused_layer(index, layer) if fused else None) or partial(self.steps.layer, layer)
                 with span(f"{kind} {index}"):
                     for place, rows in enumerate(passes):
                         seen = sight(place, reaches[index])
                         step = LayerStep(*turns[place], keys, values, rows.slots, seen.mask, seen.window, self.exact)
-                        hidden[place] = self.steps.layer(layer, hidden[place], step)
+                        hidden[place] = run(hidden[place], step)
         self._tap(len(reaches), passes, hidden)
         return hidden
+
+    def _fused_layer(self, index: int, layer: DecoderLayer) -> LayerCall | None:
+        if index not in self._fused:
+            self._fused[index] = None if self.exact else fuse(layer, self.cache.keys[index])
+        return self._fused[index]
 
     def _tap(self, index: int, passes: list[Rows], hidden: list[Tensor]) -> None:
         """Keep what enters layer `index`, if it is tapped."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +48,17 @@ def is_built() -> bool:
     return _library() is not None
 
 
+def function(dtype: torch.dtype) -> int:
+    """Where the kernel's function for `dtype` lies, for kernels that call it; 0 where it is not built."""
+    library = _library()
+    return 0 if library is None else ctypes.cast(_function(library, dtype), ctypes.c_void_p).value or 0
+
+
+def _function(library: ctypes.CDLL, dtype: torch.dtype) -> Any:
+    halves = {torch.bfloat16: library.attend_bfloat16, torch.float16: library.attend_float16}
+    return halves.get(dtype, library.attend_float)
+
+
 def scratch_bytes(head_dim: int, exact: bool) -> int:
     """Working memory of all threads together."""
     dims = -(-head_dim // BLOCK) * BLOCK
@@ -76,9 +88,7 @@ def attend(
     rows, heads, dim = query.shape[1:]
     out = torch.empty_like(query)
     numbers = (rows, heads, keys.shape[1], dim, keys.shape[2], start, stop, mask.stride(1), key.stride(1))
-    halves = {torch.bfloat16: library.attend_bfloat16, torch.float16: library.attend_float16}
-    function = halves.get(query.dtype, library.attend_float)
-    outside = function(
+    outside = _function(library, query.dtype)(
         query.data_ptr(),
         key.data_ptr(),
         value.data_ptr(),

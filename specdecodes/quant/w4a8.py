@@ -49,9 +49,14 @@ def _library() -> ctypes.CDLL:
     return library
 
 
+def product() -> int:
+    """Where the kernel's function lies, for kernels that call it."""
+    return ctypes.cast(_library().w4a8, ctypes.c_void_p).value or 0
+
+
 @functools.cache
 def support() -> Support:
-    """Whether the kernel builds and is fast here. The first call on a machine compiles for about two seconds."""
+    """Whether the kernel builds and is fast here. The first call on a machine compiles for some seconds."""
     try:
         variant = _library().w4a8_best()
     except CompileError as error:

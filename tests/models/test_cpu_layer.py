@@ -1,0 +1,163 @@
+"""A draft's layer as one call against the layer itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from specdecodes.models.cpu_layer import fuse
+from specdecodes.models.decoder import DecoderLayer, LayerStep, joined
+from specdecodes.models.families import FAMILIES, ModelSpec
+from specdecodes.quant import Execution, specimen
+from specdecodes.quant.codes import Codes
+from specdecodes.quant.solving import solve
+from specdecodes.quant.spec import find_scheme
+from specdecodes.quant.w4a8 import W4A8Linear, support
+
+BUILT = pytest.mark.skipif(not support().variant, reason=support().note)
+SPEC = ModelSpec(
+    architecture="LlamaForCausalLM",
+    vocab_size=64,
+    hidden_size=128,
+    intermediate_size=192,
+    layers=1,
+    heads=6,
+    kv_heads=2,
+    head_dim=32,
+    norm_eps=1e-5,
+    qkv_bias=False,
+    o_bias=False,
+    mlp_bias=False,
+    qk_norm=False,
+    tied=True,
+    windows=(None,),
+    max_positions=512,
+    rope_scale=1.0,
+    inv_freq=(1.0,) * 16,
+)
+BOUND = {torch.float32: 2e-2, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+"""Of what the layer adds: inputs of linears are rounded to 8 bits, now and then on the other side of a tie."""
+
+
+def spec_like(family: str) -> ModelSpec:
+    """The small shape with that family's options, biases wherever it may have them."""
+    options = FAMILIES[family]
+    biased = [bias is not False for bias in (options.qkv_bias, options.o_bias, options.mlp_bias)]
+    return replace(SPEC, qkv_bias=biased[0], o_bias=biased[1], mlp_bias=biased[2], qk_norm=options.qk_norm)
+
+
+def codes(out: int, width: int, scheme: str) -> Codes:
+    found = find_scheme(scheme)
+    assert found is not None
+    return solve(torch.randn(out, width) * 0.1, found)
+
+
+def quantized(spec: ModelSpec, dtype: torch.dtype, scheme: str = "hqq4:g32") -> DecoderLayer:
+    """A layer of random weights on the integer kernel, its linears joined as they are when it drafts."""
+    torch.manual_seed(0)
+    layer = DecoderLayer(spec, dtype)
+    for name, shape in spec.layer_tensors().items():
+        layer.put({name: (1.0 + 0.1 * torch.randn(shape)).to(dtype)})
+    made = {}
+    for path, (out, width) in joined(spec.linears()).items():
+        part = path.replace("qkv_proj", "q_proj").replace("gate_up_proj", "up_proj")
+        bias = torch.randn(out).to(dtype) * 0.1 if spec.has_bias(part) else None
+        made[path] = W4A8Linear(codes(out, width, scheme), bias)
+    layer.substitute(made)
+    return layer
+
+
+def inputs(spec: ModelSpec, rows: int, dtype: torch.dtype, seen: int = 70) -> tuple[torch.Tensor, LayerStep]:
+    torch.manual_seed(1)
+    slots, dim = seen + 20, spec.head_dim
+    keys, values = torch.randn(2, 1, spec.kv_heads, slots, dim).to(dtype)
+    mask = torch.rand(1, rows, slots) < 0.6
+    written = 5 + torch.randperm(seen)[:rows]
+    mask[0, torch.arange(rows), written - 5] = True
+    angles = torch.rand(1, rows, 1, dim // 2).repeat(1, 1, 1, 2) * 6
+    step = LayerStep(
+        angles.cos().to(dtype), angles.sin().to(dtype), keys, values, written, mask, torch.tensor([5, 5 + seen]), False
+    )
+    return torch.randn(1, rows, spec.hidden_size).to(dtype), step
+
+
+@BUILT
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_call_is_the_layer(family: str, dtype: torch.dtype) -> None:
+    spec = spec_like(family)
+    layer = quantized(spec, dtype)
+    for rows in (1, 4, 9):
+        hidden, ours = inputs(spec, rows, dtype)
+        _, theirs = inputs(spec, rows, dtype)
+        fused = fuse(layer, ours.keys)
+        assert fused is not None
+        got, wanted = fused(hidden, ours), layer(hidden, theirs)
+        assert got.dtype == dtype and got.shape == wanted.shape
+        added = (wanted - hidden).float().norm()
+        assert (got - wanted).float().norm() < BOUND[dtype] * added
+        for mine, reference in ((ours.keys, theirs.keys), (ours.values, theirs.values)):
+            assert (mine - reference).float().norm() < BOUND[dtype] * reference[:, :, ours.slots].float().norm()
+            untouched = torch.ones(mine.shape[2], dtype=torch.bool)
+            untouched[ours.slots] = False
+            assert mine[:, :, untouched].equal(reference[:, :, untouched])
+
+
+@BUILT
+@pytest.mark.parametrize(
+    ("scheme", "hidden_size", "intermediate_size", "head_dim"), [("hqq4:g8", 104, 168, 24), ("mxfp4", 160, 96, 32)]
+)
+def test_shapes_that_fill_no_unit_and_values_from_a_table(
+    scheme: str, hidden_size: int, intermediate_size: int, head_dim: int
+) -> None:
+    sizes = {"hidden_size": hidden_size, "intermediate_size": intermediate_size, "head_dim": head_dim}
+    spec = replace(SPEC, qkv_bias=True, heads=5, kv_heads=1, **sizes)
+    layer = quantized(spec, torch.float32, scheme)
+    hidden, ours = inputs(spec, 3, torch.float32)
+    fused = fuse(layer, ours.keys)
+    assert fused is not None
+    got, wanted = fused(hidden, ours), layer(hidden, inputs(spec, 3, torch.float32)[1])
+    assert (got - wanted).norm() < 2e-2 * (wanted - hidden).norm()
+
+
+@BUILT
+def test_a_slot_outside_the_cache_is_refused() -> None:
+    hidden, step = inputs(SPEC, 2, torch.float32)
+    fused = fuse(quantized(SPEC, torch.float32), step.keys)
+    assert fused is not None
+    with pytest.raises(IndexError, match="of 90"):
+        fused(hidden, step._replace(slots=torch.tensor([3, 90])))
+
+
+@BUILT
+def test_other_layers_run_as_they_are() -> None:
+    keys = torch.zeros(1, 2, 8, 32)
+    plain = DecoderLayer(SPEC, torch.float32)
+    assert fuse(plain, keys) is None
+    layer = quantized(SPEC, torch.float32)
+    assert fuse(layer, keys) is not None
+    assert fuse(layer, torch.zeros(2, 2, 8, 32)) is None
+    assert fuse(layer, keys.double()) is None
+    layer.mlp.down_proj.activations = "int4"  # type: ignore[assignment]
+    assert fuse(layer, keys) is None
+    scheme = find_scheme("hqq4@w4a32")
+    assert scheme is not None
+    layer = quantized(SPEC, torch.float32)
+    layer.substitute({"mlp.down_proj": specimen(128, 192, scheme, Execution())})
+    assert fuse(layer, keys) is None
+
+
+@BUILT
+def test_threads_do_not_change_it() -> None:
+    layer = quantized(SPEC, torch.float32)
+    hidden, step = inputs(SPEC, 4, torch.float32)
+    fused = fuse(layer, step.keys)
+    assert fused is not None
+    alone = fused(hidden, step)
+    torch.set_num_threads(2)
+    try:
+        assert fused(hidden, inputs(SPEC, 4, torch.float32)[1]).equal(alone)
+    finally:
+        torch.set_num_threads(1)
