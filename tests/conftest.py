@@ -9,18 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-
-from specdecodes.folders import cache_folder
-from specdecodes.methods import placement, step_times
-from specdecodes.offload.predict import Step, StepTimes
-
-if (
-    not torch.cuda.is_available()
-):  # without a GPU, kernels in Triton run under its interpreter; read when it is imported
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # helpers that import torch would wait for a core
-gc.disable()  # until everything is imported: passes over half a million new objects take seconds
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,
@@ -51,6 +39,17 @@ FAMILY_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def pytest_collectstart() -> None:
+    """Before the first module of tests is imported. The process that hands tests to workers imports none, and with all
+    imports in here and in fixtures starts them at once."""
+    import torch
+
+    gc.disable()  # until all is imported: its passes over half a million new objects take seconds
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # helpers that import torch would wait for a core
+    if not torch.cuda.is_available():  # kernels in Triton run under its interpreter, if it is told before its import
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long comes first, so that no worker is left alone with it at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
@@ -65,12 +64,16 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """Tiny models run over 20 times faster on one thread than on two that meet at barriers."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing is read from or written to the user's own cache, but for what takes long to compile."""
+    from specdecodes.folders import cache_folder
+
     users, folder = cache_folder(), tmp_path_factory.mktemp("cache")
     for name in ("kernels", "inductor"):
         (users / name).mkdir(parents=True, exist_ok=True)
@@ -83,6 +86,8 @@ def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 @pytest.fixture(autouse=True, scope="session")
 def brief_timing() -> Iterator[None]:
     """Plans time each step once, not twenty times: no test asks how fast this machine is."""
+    from specdecodes.methods import step_times
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step_times, "_REPEATS", 1)
         yield
@@ -104,6 +109,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 
 
 def write_tiny(folder: Path, family: str, dtype: str, seed: int, options: dict[str, Any]) -> Path:
+    import torch
     import transformers
 
     name, extra = FAMILY_OPTIONS[family]
@@ -141,5 +147,8 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans without timing steps: what is compared does not depend on how long they take."""
+    from specdecodes.methods import placement
+    from specdecodes.offload.predict import Step, StepTimes
+
     step = Step(1e-4)
     monkeypatch.setattr(placement, "timed_steps", lambda *needs: StepTimes(step, step, step, 5e-5, 1e-4))
