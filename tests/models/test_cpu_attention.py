@@ -60,6 +60,24 @@ def test_rows_equal_attention_in_fp64(shape, dtype, by_torch):
     assert ours[3].equal(theirs[3]) and ours[4].equal(theirs[4])
 
 
+def test_a_row_s_bits_do_not_depend_on_what_it_does_not_see():
+    """The same keys in the same order, side by side and among rows of other branches, in windows of any length."""
+    torch.manual_seed(3)
+    query, key = torch.randn(1, 1, 4, 32), torch.randn(1, 1, 2, 32)
+    for seen in (1, 40, 56, 61, 130):
+        own = torch.randn(2, 1, 2, seen, 32)
+        found = []
+        for slots in (seen, seen + 7, seen + 90):
+            places = torch.randperm(slots)[:seen].sort().values
+            cache = torch.randn(2, 1, 2, slots + 1, 32)  # the row itself comes last
+            cache[:, :, :, places] = own
+            mask = torch.zeros(1, 1, slots + 1, dtype=torch.bool)
+            mask[0, 0, places] = mask[0, 0, slots] = True
+            arguments = (*cache, torch.tensor([slots]), mask, torch.tensor([0, slots + 1]))
+            found.append(attend(query, key, key, *arguments, 32**-0.5, False))
+        assert all(one.equal(found[0]) for one in found)
+
+
 @pytest.mark.parametrize("dtype", BOUND)
 @pytest.mark.parametrize("shape", [*SHAPES, (64, 14, 2, 64, 700), (512, 4, 2, 16, 900)], ids=str)
 def test_exact_attention_is_torchs_in_every_bit(shape, dtype, by_torch):
