@@ -174,7 +174,8 @@ def run_in_turn(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             break
         result = in_process(arm, min(left, 60 * arguments.arm_minutes))
         seconds = time.monotonic() - began
-        longest = max(longest, seconds)
+        if "error" not in result:  # one that got stuck says nothing of the others
+            longest = max(longest, seconds)
         told = f"{result['decode_tokens_per_second']:.2f} tokens/s" if "error" not in result else result["error"]
         print(f"round {number + 1}: {arm}: {told} ({seconds:.0f} s)", flush=True)
         yield {"arm": arm, "round": number, "seconds": seconds, **result}
