@@ -40,7 +40,7 @@ def _explanation(placement: "Placement", pipeline: "Pipeline") -> Table:
     from specdecodes.methods.choices import others
 
     table = ruled("not chosen", "alternative", "tokens/s", "why not", numbers=("tokens/s",))
-    for other in (*placement.rejected, *others(pipeline)):
+    for other in (*placement.rejected, *others(pipeline, placement)):
         speed = "" if other.tokens_per_second is None else f"{other.tokens_per_second:.3g}"
         table.add_row(other.what, speed, other.why)
     if pipeline.method != "vanilla":

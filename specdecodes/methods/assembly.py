@@ -32,7 +32,7 @@ from specdecodes.notify import Notify
 from specdecodes.offload.candidates import Budgets
 from specdecodes.offload.compressed import READERS, CompressedLayer
 from specdecodes.offload.plan import Placement
-from specdecodes.offload.predict import share_of
+from specdecodes.offload.predict import StepTimes, share_of
 from specdecodes.offload.stream import LayerStream
 from specdecodes.offload.stream_cuda import CudaLayerStream
 from specdecodes.quant import Scheme
@@ -92,14 +92,14 @@ class Method(NamedTuple):
     drafter: Callable[[LoadedTarget, Notify], Drafter]
 
 
-def plan_on(site: Site, method: Method, budgets: Budgets | None = None, *, learned: bool = True) -> Placement:
-    """Plan the memory of a target and its draft, by the site's own budgets if none are given; `learned`: expecting what
-    past runs have shown. Raises BudgetError."""
+def plan_on(site: Site, method: Method, budgets: Budgets | None = None, *, times: StepTimes | None = None) -> Placement:
+    """Plan the memory of a target and its draft, by the site's own budgets if none are given; `times`: of its
+    steps, where neither those nor what past runs have shown are to be asked for. Raises BudgetError."""
     *better, last = method.needs(site)
     for needs in better:
         with contextlib.suppress(BudgetError):
-            return place(site, needs, budgets, learned=learned)
-    return place(site, last, budgets, learned=learned)
+            return place(site, needs, budgets, times=times)
+    return place(site, last, budgets, times=times)
 
 
 def load(

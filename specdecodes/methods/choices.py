@@ -1,14 +1,14 @@
 """What other settings would give: each is planned whole, so that what shares the memory is weighed together.
 
 Bits of the draft, the size of the tree and the context take memory from resident layers, and resident layers take bytes
-from the stream. So that the plans can be compared, all of them rest on timed steps and on one assumption of how well a
-draft of 4 bits does, even where runs have shown more of the pipeline as it is.
+from the stream. All of them rest on the steps of the pipeline as it is, scaled, and on assumptions of how often drafts
+are accepted, even where runs have shown more: so they can be compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from specdecodes.config import Pipeline, apply_overrides
@@ -18,6 +18,7 @@ from specdecodes.methods.assembly import plan_on
 from specdecodes.methods.site import Site
 from specdecodes.offload.alternatives import NEARLY, Alternative
 from specdecodes.offload.plan import Placement
+from specdecodes.offload.predict import StepTimes
 
 BITS = ("hqq8", "hqq4", "hqq3", "hqq2")
 OWN_DRAFT = ("subspec_sd", "share_sd")
@@ -37,15 +38,15 @@ class Choice:
         return self.plan.predicted.tokens_per_second if self.plan else 0.0
 
 
-def others(pipeline: Pipeline) -> list[Alternative]:
-    """One setting changed at a time, then the fastest of bits and trees together."""
-    here = planned(pipeline, ())
-    drafts, sizes = list(bits(pipeline)), list(trees(pipeline))
-    lengths = [planned(pipeline, settings) for settings in contexts(pipeline)]
-    single = [planned(pipeline, settings) for settings in (*drafts, *sizes)]
+def others(pipeline: Pipeline, placement: Placement) -> list[Alternative]:
+    """One setting changed at a time, then the fastest of bits and trees together, beside a pipeline's `placement`."""
+    times, drafts, sizes = placement.times, list(bits(pipeline)), list(trees(pipeline))
+    here = planned(pipeline, (), times)
+    lengths = [planned(pipeline, settings, times) for settings in contexts(pipeline)]
+    single = [planned(pipeline, settings, times) for settings in (*drafts, *sizes)]
     start = Alternative("the settings as they are, by assumptions", here.speed or None, here.why)
     told = [start, *(_told(choice, here) for choice in (*single, *lengths))]
-    both = [planned(pipeline, one + other) for one, other in product(drafts, sizes)]
+    both = [planned(pipeline, one + other, times) for one, other in product(drafts, sizes)]
     best = max((*single, *both), key=lambda choice: choice.speed, default=here)
     if best.speed <= here.speed * (1 + NEARLY):
         return told
@@ -53,13 +54,34 @@ def others(pipeline: Pipeline) -> list[Alternative]:
     return [*told, fastest]
 
 
-def planned(pipeline: Pipeline, settings: tuple[str, ...]) -> Choice:
-    """The plan of a pipeline with `settings`, from timed steps and assumptions alone."""
+def planned(pipeline: Pipeline, settings: tuple[str, ...], times: StepTimes) -> Choice:
+    """The plan of a pipeline with `settings`, from the `times` of the pipeline as it is, and assumptions."""
     try:
         changed = apply_overrides(pipeline, settings)
-        return Choice(settings, plan_on(Site.of(changed), method_of(changed), learned=False))
+        steps = scaled(times, pipeline, changed)
+        return Choice(settings, plan_on(Site.of(changed), method_of(changed), times=steps))
     except SpecDecodesError as error:
         return Choice(settings, None, str(error).partition(". ")[0])
+
+
+def scaled(times: StepTimes, base: Pipeline, other: Pipeline) -> StepTimes:
+    """Steps of `other`, from those of `base`: substitutes take as long as their bits, a level as its lanes on the line
+    through one and all, a pass as its rows on the line through the widest two that were timed."""
+    rows, share = times.narrower[-1] if times.narrower else (0, 0.0)
+    passes = _on_line(rows, share, base.tree.nodes, other.tree.nodes)
+    lanes = _on_line(1, times.one_lane, base.tree.width, other.tree.width) if base.tree.width > 1 else 1.0
+    changed = times.scaled(lanes, passes)
+    weights = _bits(other) / _bits(base) if times.substitute else 1.0
+    return replace(changed, substitute=changed.substitute * weights)
+
+
+def _on_line(low: int, share: float, whole: int, size: int) -> float:
+    """What `size` takes of `whole`, if `low` takes `share` of it."""
+    return share + (1.0 - share) * (size - low) / (whole - low)
+
+
+def _bits(pipeline: Pipeline) -> float:
+    return min(scheme.bits_per_weight(4096) for scheme in pipeline.draft.rules.schemes)
 
 
 def bits(pipeline: Pipeline) -> Iterator[tuple[str, ...]]:

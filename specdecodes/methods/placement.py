@@ -26,16 +26,18 @@ from specdecodes.quant import Rules, choose_kernels
 from specdecodes.units import format_bytes
 
 
-def place(site: Site, draft: DraftNeeds, budgets: Budgets | None = None, *, learned: bool = True) -> Placement:
-    """Plan the memory of a target and its draft, by the pipeline's budgets if none are given; `learned`: expecting what
-    past runs have shown. Raises BudgetError when they cannot work.
+def place(
+    site: Site, draft: DraftNeeds, budgets: Budgets | None = None, *, times: StepTimes | None = None
+) -> Placement:
+    """Plan the memory of a target and its draft, by the pipeline's budgets if none are given; `times` as in
+    `plan_on`. Raises BudgetError when they cannot work.
 
     Budgets are for the model: weights, ring, caches, working memory. Python and torch come on top.
     """
     checkpoint, budgets = site.checkpoint, budgets or _budgets(site)
     cache = site.cache_shape(checkpoint.spec, draft_nodes=draft.nodes, target_nodes=site.chunk)
     machine = measure(checkpoint.files, site.device)
-    workload = _workload(site, draft, cache.slots, budgets, learned)
+    workload = _workload(site, draft, cache.slots, budgets, times)
     rows = [
         *shortages(site.device),
         *_kernel_row("target kernel", site),
@@ -77,13 +79,12 @@ def place(site: Site, draft: DraftNeeds, budgets: Budgets | None = None, *, lear
     return choose(checkpoint, site.device, memory.compress, planned, room=disk_room(checkpoint, memory.disk_bytes))
 
 
-def _workload(site: Site, draft: DraftNeeds, cache_rows: int, budgets: Budgets, learned: bool) -> Workload:
+def _workload(site: Site, draft: DraftNeeds, cache_rows: int, budgets: Budgets, times: StepTimes | None) -> Workload:
     """What a round does, by the last runs of this setting where there are any."""
     tree, made = site.pipeline.tree, made_of(draft.kernel, draft.rules)
-    times = known_times(site.pipeline, made) if learned else None
     workload = Workload(
         cache_rows=cache_rows,
-        times=times or timed_steps(site, draft, budgets),
+        times=times or known_times(site.pipeline, made) or timed_steps(site, draft, budgets),
         levels=draft.levels,
         least=draft.least,
         acceptance=draft.acceptance,
@@ -93,7 +94,7 @@ def _workload(site: Site, draft: DraftNeeds, cache_rows: int, budgets: Budgets, 
         ahead=site.pipeline.memory.ahead,
         ring=site.pipeline.memory.ring,
     )
-    known = known_rounds(site.pipeline, made) if learned else None
+    known = None if times else known_rounds(site.pipeline, made)
     if known is None:
         return workload
     seen, source = known
