@@ -38,7 +38,7 @@ from specdecodes.sampling import SamplingParams
 from specdecodes.stats import summarize
 
 SPEED = "decode_tokens_per_second"
-WARM_TOKENS = 16
+WARM_TOKENS = 6
 
 
 @reported()
