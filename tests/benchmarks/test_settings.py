@@ -57,13 +57,11 @@ def test_arms_answer_the_same_prompts_and_the_first_is_held_against_the_best_oth
     assert "the fastest other" in capsys.readouterr().out
 
 
-def test_a_plan_is_held_against_its_run_and_learns_from_it(run):
-    options = ["--methods", "vanilla,subspec_sd", "--prompts", "2", "--tokens", "20", "--plain-tokens", "20"]
-    receipt = run(predicted, *options, "--forget")
-    kinds = [(one["method"], one["run"]) for one in receipt["runs"]]
-    assert kinds[:3] == [("vanilla", "first"), ("subspec_sd", "first"), ("vanilla", "again")] and len(kinds) == 6
-    first, again = receipt["runs"][1], receipt["runs"][3]
-    assert again["terms"]["tokens_per_round"]["predicted"] == pytest.approx(
-        first["terms"]["tokens_per_round"]["measured"]
-    )
-    assert receipt["largest_learned_error"] >= 0
+def test_plans_are_held_against_their_runs_block_by_block(run):
+    options = ["--methods", "vanilla,subspec_sd", "--blocks", "2", "--prompts", "1", "--tokens", "16", "--forget"]
+    receipt = run(predicted, *options)
+    assert sorted((row["method"], row["block"]) for row in receipt["blocks"]) == [
+        (method, block) for method in ("subspec_sd", "vanilla") for block in (0, 1)
+    ]
+    largest = max(abs(row["error"]) for row in receipt["methods"].values())
+    assert receipt["largest_error"] == largest
