@@ -10,6 +10,7 @@ usage: bash run.sh PIPELINE COMMAND [OPTIONS]
   bash run.sh run.exp_offloading.subspec_sd_demo run-chat
   bash run.sh run.exp_offloading.subspec_sd_demo run-benchmark --benchmarks mt-bench --max-samples 4
   bash run.sh run.exp_offloading.subspec_sd_qwen_7b run-plan --device-memory 8GiB
+  bash run.sh run-chat --model FOLDER --device-memory 8GiB                    any model
   bash run.sh run.exp_offloading.subspec_sd_demo --help      the commands
   bash run.sh run.exp_offloading.subspec_sd_demo run-benchmark --help
 
