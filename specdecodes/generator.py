@@ -230,7 +230,7 @@ class Generator:
         if len(ids) >= self.context_length:
             raise ContextOverflowError(
                 f"the prompt has {len(ids)} tokens and the context holds {self.context_length}; "
-                "shorten it or raise max_length."
+                "shorten it or raise max_length (--max-length)."
             )
         return list(ids)
 

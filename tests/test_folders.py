@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from specdecodes.errors import ConfigError
 from specdecodes.folders import cache_folder
 
 
@@ -16,3 +17,18 @@ def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "specdecodes"
+
+
+@pytest.mark.parametrize("own", [None, "~/cache"])
+def test_a_user_without_a_home_is_told_what_to_set(own: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(path: object = None) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("SPECDECODES_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if own is not None:
+        monkeypatch.setenv("SPECDECODES_CACHE", own)
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.raises(ConfigError, match="set SPECDECODES_CACHE"):
+        cache_folder()

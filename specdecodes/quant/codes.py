@@ -200,7 +200,7 @@ def check_weight(weight: Tensor, *, name: str = "weight") -> None:
             "model's unquantized checkpoint."
         )
     if not bool(weight.abs().amax().isfinite()):
-        raise QuantError(f"{name}: it holds NaN or infinite weights; the checkpoint is damaged.")
+        raise QuantError(f"{name}: it holds NaN or infinite weights; the checkpoint is damaged, download it again.")
 
 
 def check_group(width: int, group: int, *, name: str = "weight") -> None:

@@ -127,7 +127,9 @@ def test_what_is_finished_is_known_without_a_model(fake, pipeline, tmp_path):
 
 def test_the_warm_up_is_not_counted(fake, pipeline, tmp_path):
     generator = fake()
-    summary = run(generator, QUESTIONS, replace(pipeline, warmup=2), tmp_path, max_samples=1)
+    seen = []
+    summary = run(generator, QUESTIONS, replace(pipeline, warmup=2), tmp_path, max_samples=1, watch=seen.append)
+    assert [str(one) for one in seen[:2]] == ["warm-up [1/2], turn 1", "warm-up [2/2], turn 1"]
     assert len(generator.asked) == 4
     assert summary["requests"] == 2
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from run.main import run
-from specdecodes.cli import main
+from specdecodes import pipelines
+from specdecodes.cli import main, run_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("run-test", "run-chat", "run-benchmark", "run-plan", "run-compress", "run-verify", "run-doctor")
@@ -57,7 +60,8 @@ def test_every_command_takes_the_common_options(command: str, capsys: pytest.Cap
         ([DEMO, "run-plan", "--set", "draft.quant=hqq4+dwn_proj=none"], ("unknown linear", "did you mean 'down_proj'")),
         ([DEMO, "run-plan", "--set", "draft.quant=hqq4@gemlit"], ("unknown kernel", "did you mean 'gemlite'")),
         (["run.exp_offloading.subspec_sd_dem", "run-test"], ("unknown pipeline", f"did you mean '{DEMO}'")),
-        (["run-test"], ("'run-test' stands where a pipeline belongs", f"{DEMO} run-test")),
+        (["run-test"], ("'run-test' stands where a pipeline belongs", f"{DEMO} run-test", "--model FOLDER")),
+        (["run-plan", "--model", "./nowhere"], ("there is no folder ./nowhere",)),
         ([DEMO, "run-plan", "--set", "tree.dpth=4"], ("unknown setting", "did you mean 'tree.depth'")),
         ([DEMO, "run-plan", "--dtype", "float16"], ("target.dtype", "did you mean 'fp16'")),
         ([DEMO, "run-plan", "--device-memory", "8GX"], ("'8GX' is not a size", "8GiB")),
@@ -90,6 +94,37 @@ def test_a_mistyped_command_or_option_names_the_near_ones(
     code, _, err = outcome(run, arguments, capsys)
     assert code == 2
     assert word in err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_disk_that_refuses_is_one_line(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def refuse(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(run_cache, "kept", refuse)
+    code, out, err = outcome(main, ["run-cache"], capsys)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1 and os.strerror(number) in err
+
+
+def test_other_errors_of_the_system_are_not_hidden(monkeypatch: pytest.MonkeyPatch):
+    def fail(path: Path) -> None:
+        raise OSError(errno.EINVAL, "a mistake of ours")
+
+    monkeypatch.setattr(run_cache, "kept", fail)
+    with pytest.raises(OSError, match="a mistake of ours"):
+        main(["run-cache"])
+
+
+def test_outside_a_clone_a_pipeline_s_name_leads_to_the_clone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(pipelines, "clone_root", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = outcome(main, ["run-test", "--pipeline", DEMO], capsys)
+    assert code == 2 and "pipelines come with a clone" in err and "--model" in err
 
 
 def test_help_loads_no_torch():

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from specdecodes.benchmark.progress import Progress, spoken
-from specdecodes.cli.progress import followed
+from specdecodes.cli.progress import followed, working
 
 ASKING = Progress("gsm8k", "asking", "17", "math", 3, 20, 1, 40, 12.5, 6.25, 95.0)
 DONE = Progress("gsm8k", "done", "17", "math", 3, 20, 1, 80, 12.5, 6.25, 95.0)
@@ -33,6 +33,13 @@ def test_elsewhere_only_finished_samples_are_lines():
         "gsm8k [3/20] math 17: 80 tokens, 12.50 tokens/s, tau 6.25, about 2 min left",
         "gsm8k [4/20] math 18: FAILED, StreamError: gone",
     ]
+
+
+def test_a_step_of_seconds_is_told_on_a_terminal_and_in_a_log():
+    for console in (Console(file=io.StringIO(), force_terminal=True), Console(file=io.StringIO())):
+        with working(console, "compiling"):
+            pass
+        assert "compiling" in console.file.getvalue()
 
 
 def test_json_is_one_object_a_line_on_standard_output(capsys: pytest.CaptureFixture[str]):
