@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
@@ -13,7 +14,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from specdecodes.errors import CompileError
+from specdecodes.errors import UNWRITABLE, CompileError, DiskError
 from specdecodes.folders import cache_folder
 
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
@@ -31,7 +32,7 @@ def build(source: Path, folder: Path | None = None) -> Path:
     """The library of `source` under `folder` (None: the cache's), compiled on first use and whole or absent at any
     moment. Headers beside it that it includes belong to it.
 
-    Raises CompileError naming the compiler and its first complaint, OSError when the folder cannot be written.
+    Raises CompileError naming the compiler and its first complaint, DiskError when the folder cannot be written.
     """
     compiler, folder = find_compiler(), folder or cache_folder() / "kernels"
     if compiler is None:
@@ -42,11 +43,16 @@ def build(source: Path, folder: Path | None = None) -> Path:
     library = folder / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
     if library.exists():
         return library
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as workplace:
-        made = Path(workplace) / library.name
-        _compile(compiler, source, made)
-        os.replace(made, library)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as workplace:
+            made = Path(workplace) / library.name
+            _compile(compiler, source, made)
+            os.replace(made, library)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise DiskError(error) from error
     return library
 
 
@@ -57,6 +63,8 @@ def _compile(compiler: str, source: Path, library: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise CompileError(f"{compiler} took over {SECONDS} s for {source.name}.") from error
     if result.returncode:
+        if os.strerror(errno.ENOSPC) in result.stderr:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(library.parent.parent))
         complaints = [line for line in result.stderr.splitlines() if "error" in line] or result.stderr.splitlines()
         raise CompileError(f"{compiler} could not build {source.name}: {complaints[0] if complaints else 'no message'}")
 

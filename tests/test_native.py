@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
 import shutil
 import stat
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from specdecodes import native
-from specdecodes.errors import CompileError
+from specdecodes.errors import CompileError, DiskError
 from specdecodes.quant import w4a8
 
 HAS_COMPILER = pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler")
@@ -84,3 +86,24 @@ def test_what_triton_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "install gcc" in why()
     monkeypatch.setenv("CC", sys.executable)
     assert why() == ""
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_folder_that_cannot_be_written_is_named(
+    number: int, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(compiler: str, source: Path, library: Path) -> None:
+        raise OSError(number, os.strerror(number), str(library))
+
+    monkeypatch.setattr(native, "find_compiler", lambda: "a compiler")
+    monkeypatch.setattr(native, "_compile", refuse)
+    with pytest.raises(DiskError, match=f"{tmp_path}.*{os.strerror(number)}.*SPECDECODES_CACHE"):
+        native.build(source, tmp_path / "made")
+
+
+def test_a_disk_that_is_full_while_compiling_is_no_fault_of_the_source(source: Path, tmp_path: Path) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f"#!/bin/sh\necho 'error: {os.strerror(errno.ENOSPC)}' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        native._compile(str(compiler), source, tmp_path / "made.so")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdecodes.errors import CompileError
+from specdecodes.errors import UNWRITABLE, CompileError
 from specdecodes.folders import cache_folder
 from specdecodes.models.decoder import Decoder, DecoderLayer, LayerStep
 from specdecodes.native import missing_triton
@@ -120,4 +120,6 @@ def _clear_errors() -> Iterator[None]:
     except (TorchDynamoException, FailOnRecompileLimitHit, InductorError, CppCompileError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
-        raise CompileError(f"torch.compile could not build a step ({reason}). Run again with --eager.") from error
+        full = any(os.strerror(number) in str(error) for number in UNWRITABLE)
+        cure = "Set SPECDECODES_CACHE to a folder with room" if full else "Run again with --eager"
+        raise CompileError(f"torch.compile could not build a step ({reason}). {cure}.") from error
