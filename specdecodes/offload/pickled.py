@@ -43,5 +43,5 @@ def _span(path: Path, name: str, tensor: Tensor) -> TensorSpan:
             f"{name} does not lie in one piece in {path}; load the file with torch, and save its tensors, contiguous, "
             "with safetensors.torch.save_file as model.safetensors beside it."
         )
-    offset = start + tensor.storage_offset() * tensor.element_size()
+    offset = int(start + tensor.storage_offset() * tensor.element_size())
     return TensorSpan(name, tensor.dtype, tuple(tensor.shape), path, offset, int(tensor.nbytes))
