@@ -43,7 +43,11 @@ def test_at_first_a_draft_is_taken_at_its_word():
     assert believed(Trust(CPU)) == pytest.approx(SAID, abs=1e-5)
 
 
-@pytest.mark.parametrize("truth", [lambda p: p, lambda p: p**0.4, lambda p: p**3, lambda p: 0.5], ids=str)
+@pytest.mark.parametrize(
+    "truth",
+    [lambda p: p, lambda p: p**0.4, lambda p: p**3, lambda p: 0.5],
+    ids=["right", "doubting", "too sure", "says nothing"],
+)
 def test_learned_near_what_the_target_takes(truth):
     """A draft that is right, one that doubts, one that is too sure, and one whose word says nothing."""
     found = believed(taught(truth))
