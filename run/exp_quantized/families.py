@@ -8,6 +8,9 @@ of such measurements (SpecMQuant's): greedy, 2048 tokens; a head's trees of six 
 three and 24 for the 70B one; a small model in 4 bits drafts chains of six. All methods of a model verify at one width,
 since in exact mode that decides the arithmetic.
 
+QQQ's checkpoints on the hub are of Llama 3 8B before it was taught to chat; the head and the small model here were made
+for Instruct.
+
 QoQ's checkpoints are rotated (and say too little in config.json, see `quant.checkpoints.qoq`), QQQ's if its tool was
 asked for it. A head for such a target is converted once, by `run-convert-eagle HEAD OUT --rotation
 meta-llama/Meta-Llama-3-8B-Instruct` with the pipeline's own target; here OUT is the folder `heads/llama3_8b_w4a8_qoq`

@@ -70,7 +70,7 @@ def acceptance(arms: Sequence[Measured], width: float, height: float = 240) -> D
     lines = [
         (arm, [(float(depth), share) for depth, share in enumerate(arm.figures["accepted_by_depth"], start=1)])
         for arm in arms
-        if arm.drafts
+        if arm.drafts and arm.figures["accepted_by_depth"]  # empty where no draft was worth verifying
     ]
     deepest = max((points[-1][0] for _, points in lines), default=1.0)
     drawing = Drawing(width, height, "Share of rounds accepted, by depth")

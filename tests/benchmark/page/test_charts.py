@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -50,6 +51,16 @@ def test_every_depth_has_its_dot_and_every_curve_its_name(arms):
     drawing = charts.acceptance(arms, 400)
     assert len(shapes(drawing, "circle", "dot")) == 4
     assert {"vanilla", "subspec_sd", "100%"} <= set(texts(drawing))
+
+
+def test_drafts_that_were_never_verified_have_no_curve(arms, answered):
+    answer = answered()
+    rounds = tuple(replace(r, proposed=0, accepted=0, proposed_by_depth=(), levels=1) for r in answer.rounds)
+    unverified = Measured("classic_sd", ((replace(answer, rounds=rounds),),))
+    assert unverified.drafts
+    drawing = charts.acceptance([unverified, arms[1]], 400)
+    assert len(shapes(drawing, "path", "curve")) == 1 and "classic_sd" not in texts(drawing)
+    assert not shapes(charts.acceptance([unverified], 400), "path", "curve")
 
 
 def test_names_of_curves_that_end_together_do_not_touch(arms):
