@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import functools
 import hashlib
@@ -54,6 +55,20 @@ def build(source: Path, folder: Path | None = None) -> Path:
             raise
         raise DiskError(error) from error
     return library
+
+
+def load(source: Path) -> ctypes.CDLL:
+    """The library of `source`, built on first use. Raises what `build` does, and OSError when it cannot be loaded."""
+    return ctypes.CDLL(str(build(source)))
+
+
+def load_if_built(source: Path) -> ctypes.CDLL | None:
+    """The same for a kernel that torch stands in for; None where there is none. The low-bit kernels need the same
+    compiler, and the plan says why they are missing."""
+    try:
+        return load(source)
+    except (CompileError, OSError):
+        return None
 
 
 def _compile(compiler: str, source: Path, library: Path) -> None:

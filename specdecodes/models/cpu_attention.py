@@ -15,17 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdecodes.errors import CompileError
-from specdecodes.native import build
+from specdecodes.native import load_if_built
 
 TILE, STRIPE, BLOCK = 64, 512, 32  # queries, slots and dims that a thread holds at a time, as in the source
 
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    try:
-        library = ctypes.CDLL(str(build(Path(__file__).with_suffix(".cpp"))))
-    except (CompileError, OSError):  # the low-bit kernel needs the same compiler, and the plan says why it has none
+    library = load_if_built(Path(__file__).with_suffix(".cpp"))
+    if library is None:
         return None
     for function in (library.attend_bfloat16, library.attend_float16, library.attend_float):
         function.argtypes = [*[ctypes.c_void_p] * 8, ctypes.c_double, ctypes.c_void_p, ctypes.c_int]

@@ -16,10 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from specdecodes.errors import CompileError
 from specdecodes.models import cpu_attention
 from specdecodes.models.decoder import DecoderLayer, LayerStep, RMSNorm
-from specdecodes.native import build
+from specdecodes.native import load_if_built
 from specdecodes.quant.w4a8 import W4A8Linear, product
 
 _WIDEST_HEAD = 1024  # in the source
@@ -145,9 +144,8 @@ def _plain(linear: W4A8Linear) -> bool:
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    try:
-        library = ctypes.CDLL(str(build(Path(__file__).with_suffix(".cpp"))))
-    except (CompileError, OSError):  # the low-bit kernel needs the same compiler, and the plan says why it has none
+    library = load_if_built(Path(__file__).with_suffix(".cpp"))
+    if library is None:
         return None
     layer = ctypes.POINTER(_Layer)
     for function in (library.layer_bfloat16, library.layer_float16, library.layer_float):

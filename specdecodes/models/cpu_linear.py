@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from specdecodes.errors import CompileError
-from specdecodes.native import build
+from specdecodes.native import load_if_built
 
 ROWS = 64
 
@@ -25,9 +24,8 @@ torch.library.define("specdecodes::few_rows_linear", "(Tensor x, Tensor weight, 
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    try:
-        library = ctypes.CDLL(str(build(Path(__file__).with_suffix(".cpp"))))
-    except (CompileError, OSError):  # the low-bit kernel needs the same compiler, and the plan says why it has none
+    library = load_if_built(Path(__file__).with_suffix(".cpp"))
+    if library is None:
         return None
     library.cpu_linear.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
     library.cpu_linear.restype = None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.errors import CompileError
-from specdecodes.native import build
+from specdecodes.native import load
 
 KINDS = {torch.bfloat16: 0, torch.float16: 1}
 """The number of each type that can be compressed, as the format has it."""
@@ -28,7 +28,7 @@ _SAMPLE = 4 * 2**20  # weights: more than a core's own cache holds
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(build(Path(__file__).with_suffix(".cpp"))))
+    library = load(Path(__file__).with_suffix(".cpp"))
     pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     library.codec_bound.argtypes, library.codec_bound.restype = [count, number], count
     library.codec_compress.argtypes, library.codec_compress.restype = [pointer, count, number, pointer], count

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.errors import QuantError
-from specdecodes.native import build
+from specdecodes.native import load
 from specdecodes.quant.codes import Codes
 from specdecodes.quant.lanes import LANES, LanesLinear
 from specdecodes.quant.w4a8 import support
@@ -30,7 +30,7 @@ torch.library.define(
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(build(Path(__file__).with_suffix(".cpp"))))
+    library = load(Path(__file__).with_suffix(".cpp"))
     for function in (library.w4a32, library.w4a32_short):
         function.argtypes = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 4 + [ctypes.c_int] * 2
         function.restype = None

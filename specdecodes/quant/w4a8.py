@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.errors import CompileError, QuantError
-from specdecodes.native import build
+from specdecodes.native import load
 from specdecodes.quant.activations import levels_and_steps
 from specdecodes.quant.codes import Codes
 from specdecodes.quant.lanes import LANES, LanesLinear
@@ -43,7 +43,7 @@ class Support:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(build(Path(__file__).with_suffix(".cpp"))))
+    library = load(Path(__file__).with_suffix(".cpp"))
     library.w4a8.argtypes = [ctypes.c_void_p] * 8 + [ctypes.c_int64] * 4 + [ctypes.c_int] * 2
     library.w4a8.restype = None
     return library

@@ -109,7 +109,7 @@ def test_without_a_compiler_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     def refuse(source: object) -> None:
         raise CompileError("no C++ compiler was found: install g++.")
 
-    monkeypatch.setattr(codec, "build", refuse)
+    monkeypatch.setattr(codec, "load", refuse)
     codec._library.cache_clear()
     assert "install g++" in codec.missing()
     monkeypatch.undo()
