@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from specdecodes.benchmark.mt_bench import BUNDLED
-from specdecodes.benchmark.sources import question, read_samples
+from specdecodes.benchmark.questions.mt_bench import BUNDLED
+from specdecodes.benchmark.questions.sources import question, read_samples
 from specdecodes.generator import Generator
 from specdecodes.sampling import SamplingParams
 from specdecodes.stats import PHASES, Generation, summarize

@@ -37,8 +37,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is 
 
 from benchmarks.alternating import figures
 from specdecodes.benchmark.environment import describe
-from specdecodes.benchmark.mt_bench import BUNDLED
-from specdecodes.benchmark.sources import question, read_samples
+from specdecodes.benchmark.questions.mt_bench import BUNDLED
+from specdecodes.benchmark.questions.sources import question, read_samples
 from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
 from specdecodes.errors import SpecDecodesError
 from specdecodes.methods import build

@@ -52,8 +52,8 @@ from benchmarks.peer_table import (
     tree_of,
 )
 from specdecodes.benchmark.environment import describe
-from specdecodes.benchmark.mt_bench import BUNDLED
-from specdecodes.benchmark.sources import question, read_samples
+from specdecodes.benchmark.questions.mt_bench import BUNDLED
+from specdecodes.benchmark.questions.sources import question, read_samples
 from specdecodes.offload.store import measure_read, probe, read_index
 from specdecodes.units import parse_bytes
 

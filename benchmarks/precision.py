@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is 
 import torch
 
 from benchmarks.receipt import write_receipt
-from specdecodes.benchmark.grid import Point, Row
 from specdecodes.benchmark.perplexity import read_text
-from specdecodes.benchmark.precision import fidelities, markdown, precision_points, table_rows
+from specdecodes.benchmark.sweeps.grid import Point, Row
+from specdecodes.benchmark.sweeps.precision import fidelities, markdown, precision_points, table_rows
 from specdecodes.config import Pipeline, Target, Tree
 from specdecodes.errors import SpecDecodesError
 from specdecodes.methods import build

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is 
 import torch
 
 from benchmarks.receipt import write_receipt
-from specdecodes.benchmark.mt_bench import BUNDLED
-from specdecodes.benchmark.sources import question, read_samples
+from specdecodes.benchmark.questions.mt_bench import BUNDLED
+from specdecodes.benchmark.questions.sources import question, read_samples
 from specdecodes.cli.run_cache import cleared
 from specdecodes.config import Draft, Memory, Pipeline, Target, apply_overrides
 from specdecodes.errors import reported

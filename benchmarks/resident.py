@@ -27,8 +27,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.receipt import write_receipt
-from specdecodes.benchmark.mt_bench import BUNDLED
-from specdecodes.benchmark.sources import question, read_samples
+from specdecodes.benchmark.questions.mt_bench import BUNDLED
+from specdecodes.benchmark.questions.sources import question, read_samples
 from specdecodes.config import Draft, Pipeline, Target, Tree
 from specdecodes.errors import SpecDecodesError
 from specdecodes.generator import Generator

@@ -15,7 +15,7 @@ GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 COPIED = ("specdecodes", "run", "tests", "pyproject.toml")
 # The tests that each page says to run, and how many must have passed.
 PAGES = {
-    "A benchmark": ("tests/benchmark/test_proverbs.py", "proverbs", 1),
+    "A benchmark": ("tests/benchmark/questions/test_proverbs.py", "proverbs", 1),
     "A drafter": ("tests/test_lossless.py", "echo and llama3 and fast", 4),
     "A family": ("tests/models/test_families.py", "seed-oss", 2),
 }

@@ -11,9 +11,9 @@ from specdecodes.errors import BudgetError, ConfigError
 from specdecodes.methods import build, plan_for, qspec
 from specdecodes.methods.assembly import load_target
 from specdecodes.methods.site import Site
-from specdecodes.quant.reference import ReferenceLinear
-from specdecodes.quant.w4a8 import W4A8Linear
-from specdecodes.quant.w4a32 import W4A32Linear
+from specdecodes.quant.kernels.cpu.w4a8 import W4A8Linear
+from specdecodes.quant.kernels.cpu.w4a32 import W4A32Linear
+from specdecodes.quant.kernels.reference import ReferenceLinear
 from tests.test_lossless import GREEDY, SAMPLED, answers, differing_bits, pipeline_for
 
 PROMPTS = ((5, 9, 11), tuple(3 + 7 * i % 90 for i in range(70)))

@@ -12,7 +12,7 @@ import pytest
 
 from specdecodes import native
 from specdecodes.errors import CompileError, DiskError
-from specdecodes.quant import w4a8
+from specdecodes.quant.kernels.cpu import w4a8
 
 HAS_COMPILER = pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler")
 

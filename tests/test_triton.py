@@ -18,8 +18,8 @@ from triton.compiler import ASTSource
 from specdecodes.models import tree_attention
 from specdecodes.models.tree_attention import choose_cut
 from specdecodes.offload import codec_kernel
-from specdecodes.quant import lookup_kernel, w4a16_kernel
-from specdecodes.quant.tiling import choose_splits, choose_tiling
+from specdecodes.quant.kernels.cuda import lookup_kernel, w4a16_kernel
+from specdecodes.quant.kernels.cuda.tiling import choose_splits, choose_tiling
 
 def build(capability, kernel, pointers, constants, warps, stages):
     kinds = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in kernel.arg_names}

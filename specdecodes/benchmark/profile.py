@@ -14,7 +14,7 @@ import torch
 from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile
 
-from specdecodes.benchmark.journal import write_json
+from specdecodes.benchmark.results.journal import write_json
 from specdecodes.benchmark.trace import PHASES, Timeline, named_spans, timelines, total_by_range, typical
 from specdecodes.errors import ConfigError
 from specdecodes.sampling import SamplingParams

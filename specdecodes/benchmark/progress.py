@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from specdecodes.benchmark.samples import Sample
+from specdecodes.benchmark.questions.samples import Sample
 from specdecodes.generator import Chunk
 
 ASKING, DONE, FAILED = "asking", "done", "failed"

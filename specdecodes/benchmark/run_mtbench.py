@@ -21,12 +21,12 @@ from typing import Any
 
 from rich.console import Console
 
-from specdecodes.benchmark import mt_bench
-from specdecodes.benchmark.journal import SAMPLES, drop, parse
-from specdecodes.benchmark.page import write_report
-from specdecodes.benchmark.records import SampleRecord
+from specdecodes.benchmark.questions import mt_bench
+from specdecodes.benchmark.report import write_report
+from specdecodes.benchmark.results.journal import SAMPLES, drop, parse
+from specdecodes.benchmark.results.records import SampleRecord
+from specdecodes.benchmark.results.table import category_table, figures_table
 from specdecodes.benchmark.runner import finished, run
-from specdecodes.benchmark.table import category_table, figures_table
 from specdecodes.config import Draft, Memory, Middle, Pipeline, Target, Tree
 from specdecodes.errors import ConfigError, reported
 from specdecodes.methods import build, learn, plan_for

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from specdecodes.benchmark import environment
-from specdecodes.benchmark.journal import RUN, SUMMARY, SampleLog, open_log, read_json, write_json
 from specdecodes.benchmark.progress import ASKING, Progress, Tally
-from specdecodes.benchmark.records import DONE, FAILED, FORMAT, SampleRecord
-from specdecodes.benchmark.samples import Benchmark, Sample, Scorer
-from specdecodes.benchmark.summary import summarize_run
+from specdecodes.benchmark.questions.samples import Benchmark, Sample, Scorer
+from specdecodes.benchmark.results.journal import RUN, SUMMARY, SampleLog, open_log, read_json, write_json
+from specdecodes.benchmark.results.records import DONE, FAILED, FORMAT, SampleRecord
+from specdecodes.benchmark.results.summary import summarize_run
 from specdecodes.config import Pipeline, to_dict
 from specdecodes.errors import SpecDecodesError
 from specdecodes.notify import Notify

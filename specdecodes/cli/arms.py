@@ -78,8 +78,8 @@ class Arms:
             yield [shape]
 
     def _ask(self, shape: Shape, plan: Placement, place: int) -> Generation:
-        from specdecodes.benchmark.mt_bench import BUNDLED
-        from specdecodes.benchmark.sources import question, read_samples
+        from specdecodes.benchmark.questions.mt_bench import BUNDLED
+        from specdecodes.benchmark.questions.sources import question, read_samples
 
         samples = read_samples(BUNDLED, question)
         questions = [sample.turns[turn] for turn in (0, 1) for sample in samples]

@@ -41,7 +41,7 @@ def plan_table(placement: Placement, pipeline: Pipeline) -> Table:
 
 def metrics_table(generations: Sequence[Generation], title: str) -> Table:
     """Every figure of `generations`."""
-    from specdecodes.benchmark.table import figures_table
+    from specdecodes.benchmark.results.table import figures_table
 
     return figures_table(measured(generations), title)
 

@@ -15,7 +15,7 @@ from specdecodes.cli.session import opened
 from specdecodes.notify import Notify
 
 if TYPE_CHECKING:
-    from specdecodes.benchmark import Benchmark
+    from specdecodes.benchmark.questions import Benchmark
     from specdecodes.config import Pipeline
     from specdecodes.offload.plan import Placement
 
@@ -49,8 +49,8 @@ def run_benchmark(
     The same command goes on where a run was stopped; what is already answered is not asked again, unless with
     --restart.
     """
-    from specdecodes.benchmark import load_all
-    from specdecodes.benchmark.journal import drop
+    from specdecodes.benchmark.questions import load_all
+    from specdecodes.benchmark.results.journal import drop
     from specdecodes.benchmark.runner import finished
 
     console = Console(stderr=True)
@@ -113,8 +113,8 @@ def _ask(
 
 def _report(folder: Path, notify: Notify) -> None:
     """Write the page of all results in `folder`, unless nothing was answered."""
-    from specdecodes.benchmark.page import write_report
-    from specdecodes.benchmark.results import find_results
+    from specdecodes.benchmark.report import write_report
+    from specdecodes.benchmark.results.reading import find_results
 
     if any(results.done for results in find_results(folder).values()):
         notify(f"Report: {write_report([folder], folder / 'report.html')}")
@@ -129,7 +129,7 @@ def _can_score(benchmark: "Benchmark", allow_code_execution: bool, notify: Notif
         notify(f"{benchmark.name}: not scored, that runs code the model wrote; --allow-code-execution lets it")
         return False
     if benchmark.runs_code:
-        from specdecodes.benchmark.execution import warning
+        from specdecodes.benchmark.questions.execution import warning
 
         notify(f"{benchmark.name}: WARNING, {warning()}")
     benchmark.check_scoring()
@@ -138,7 +138,7 @@ def _can_score(benchmark: "Benchmark", allow_code_execution: bool, notify: Notif
 
 def _show(summary: dict[str, Any], placement: "Placement | None", *, as_json: bool) -> None:
     """The figures of one benchmark, on standard output."""
-    from specdecodes.benchmark.table import category_table, figures_table
+    from specdecodes.benchmark.results.table import category_table, figures_table
 
     if as_json:
         write_line("summary", summary)

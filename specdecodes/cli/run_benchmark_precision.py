@@ -39,11 +39,12 @@ def run_benchmark_precision(
     Plain decoding is the first row. The same command goes on where it was stopped. Writes precision.json, precision.md
     and a folder of results a scheme. A draft's KL and perplexity are its scheme's own, whatever kernel drafts.
     """
-    from specdecodes.benchmark import environment, load_all
-    from specdecodes.benchmark.grid import sweep
-    from specdecodes.benchmark.journal import write_json
+    from specdecodes.benchmark import environment
     from specdecodes.benchmark.perplexity import read_text
-    from specdecodes.benchmark.precision import PAGE, TABLE, fidelities, markdown, precision_points, table_rows
+    from specdecodes.benchmark.questions import load_all
+    from specdecodes.benchmark.results.journal import write_json
+    from specdecodes.benchmark.sweeps.grid import sweep
+    from specdecodes.benchmark.sweeps.precision import PAGE, TABLE, fidelities, markdown, precision_points, table_rows
     from specdecodes.cli.run_grid_search import measurer
 
     chosen = precision_points(pipeline, [name.strip() for name in schemes.split(",") if name.strip()])
@@ -70,7 +71,7 @@ def run_benchmark_precision(
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    from specdecodes.benchmark.precision import HEAD, cells
+    from specdecodes.benchmark.sweeps.precision import HEAD, cells
 
     numbers = [title for title in HEAD if title not in ("draft", "kernel")]
     table = ruled("draft precisions, the most bits first", *HEAD, numbers=numbers)

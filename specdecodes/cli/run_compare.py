@@ -15,8 +15,8 @@ from specdecodes.tables import ruled
 from specdecodes.units import format_bytes
 
 if TYPE_CHECKING:
-    from specdecodes.benchmark.compare import Identity, Parting, SideBySide, Standing
-    from specdecodes.benchmark.results import Results
+    from specdecodes.benchmark.results.compare import Identity, Parting, SideBySide, Standing
+    from specdecodes.benchmark.results.reading import Results
 
 COLUMNS = ("method", "tok/s", "ratio", "95%", "tau", "a round", "link", "bound", "memory", "score")
 LEGEND = (
@@ -52,8 +52,8 @@ def run_compare(
 
     A folder is an --out-dir or one benchmark in it. Only samples that all runs answered are compared.
     """
-    from specdecodes.benchmark.compare import compare, pooled
-    from specdecodes.benchmark.results import find_results
+    from specdecodes.benchmark.results.compare import compare, pooled
+    from specdecodes.benchmark.results.reading import find_results
 
     if len(folders) < 2:
         raise ConfigError("one folder alone cannot be compared; give two or more result folders.")

@@ -19,8 +19,8 @@ from specdecodes.notify import Notify
 from specdecodes.tables import ruled
 
 if TYPE_CHECKING:
-    from specdecodes.benchmark.grid import Measure, Point, Row
-    from specdecodes.benchmark.samples import Benchmark
+    from specdecodes.benchmark.questions.samples import Benchmark
+    from specdecodes.benchmark.sweeps.grid import Measure, Point, Row
     from specdecodes.config import Pipeline
 
 
@@ -44,9 +44,9 @@ def run_grid_search(
 
     Writes a folder of results a point, grid.csv with a row a point, and report.html with a heat map.
     """
-    from specdecodes.benchmark import load_all
-    from specdecodes.benchmark.grid import TABLE, best, parse_axes, points, sweep
-    from specdecodes.benchmark.page import write_grid_report
+    from specdecodes.benchmark.questions import load_all
+    from specdecodes.benchmark.report import write_grid_report
+    from specdecodes.benchmark.sweeps.grid import TABLE, best, parse_axes, points, sweep
 
     axes = parse_axes(grid)
     chosen = points(pipeline, axes)
@@ -73,7 +73,7 @@ def measurer(
     notify: Notify,
 ) -> "Measure":
     """What measures a point of a sweep: what its folder lacks of the benchmarks, in a process of its own."""
-    from specdecodes.benchmark.journal import drop
+    from specdecodes.benchmark.results.journal import drop
     from specdecodes.benchmark.runner import finished
 
     def measure(point: "Point", where: Path) -> str:
@@ -103,8 +103,8 @@ def measure_here(
 ) -> str:
     """Run what `folder` lacks of the benchmarks. Returns an error of ours as text, which crosses processes. Raises
     ResultsError."""
-    from specdecodes.benchmark import load_all
-    from specdecodes.benchmark.records import ResultsError
+    from specdecodes.benchmark.questions import load_all
+    from specdecodes.benchmark.results.records import ResultsError
     from specdecodes.benchmark.runner import run
     from specdecodes.cli.session import opened
 

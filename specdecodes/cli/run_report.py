@@ -17,7 +17,7 @@ def run_report(
     ] = None,
 ) -> None:
     """Write one self-contained HTML page that shows which method is faster, and why."""
-    from specdecodes.benchmark.page import write_plates, write_report
+    from specdecodes.benchmark.report import write_plates, write_report
 
     console = Console()
     console.print(f"Report: {write_report(folders, out or folders[0] / 'report.html')}", highlight=False)

@@ -17,7 +17,7 @@ from specdecodes.errors import ConfigError
 from specdecodes.tables import ruled
 
 if TYPE_CHECKING:
-    from specdecodes.benchmark.tuning import Contender
+    from specdecodes.benchmark.sweeps.tuning import Contender
     from specdecodes.config import Pipeline, Tree
     from specdecodes.generator import Generation
 
@@ -46,8 +46,8 @@ def run_tune(
     `tree.depth` is the deepest draft that is probed. What is compared answers in turns, question by question, where
     memory holds it all at once. Says so when plain decoding wins.
     """
-    from specdecodes.benchmark import tuning
     from specdecodes.benchmark.environment import describe, machine_name
+    from specdecodes.benchmark.sweeps import tuning
 
     if out.suffix != ".py":
         raise ConfigError(f"{out} is no pipeline module; write --out NAME.py.")
@@ -91,7 +91,7 @@ def _widths(text: str | None, pipeline: "Pipeline") -> list[int]:
 
 def _shapes(methods: "Sequence[str]", pipeline: "Pipeline", widths: list[int]) -> "list[tuple[str, Tree]]":
     """What to probe. Trees keep their nodes where exact mode makes all passes alike, plain decoding's too."""
-    from specdecodes.benchmark.tuning import PLAIN, shapes
+    from specdecodes.benchmark.sweeps.tuning import PLAIN, shapes
     from specdecodes.methods import UNDRAFTED, plan_for
     from specdecodes.methods.site import Site
 
@@ -106,7 +106,7 @@ def _shapes(methods: "Sequence[str]", pipeline: "Pipeline", widths: list[int]) -
 
 def _measured(candidate: "Contender", answers: "list[Generation]") -> "Contender":
     """`candidate` with its speed as measured, on other questions than it was predicted from."""
-    from specdecodes.benchmark.tuning import steady
+    from specdecodes.benchmark.sweeps.tuning import steady
 
     rounds = steady(answers)
     seconds = sum(sum(r.seconds.values()) for r in rounds)
@@ -114,7 +114,7 @@ def _measured(candidate: "Contender", answers: "list[Generation]") -> "Contender
 
 
 def _table(candidates: "list[Contender]", winner: "Contender") -> Table:
-    from specdecodes.benchmark.tuning import PLAIN, speed_up
+    from specdecodes.benchmark.sweeps.tuning import PLAIN, speed_up
 
     heads = ("tree", "tokens", "ms", "tokens/s", "", "over plain", "", "error")
     title = "the fastest expected first: width x depth x nodes, a round's tokens and ms, then predicted and measured"

@@ -23,7 +23,7 @@ from specdecodes.quant import Execution
 from specdecodes.quant.cache import checkpoint_identity
 from specdecodes.quant.checkpoints import PackedLayout
 from specdecodes.quant.checkpoints.packed import KERNELS
-from specdecodes.quant.kernels import build_linear
+from specdecodes.quant.kernels.choice import build_linear
 from specdecodes.units import format_bytes
 
 FORM = "1"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from specdecodes.models import cpu_attention
 from specdecodes.models.decoder import DecoderLayer, LayerStep, RMSNorm
 from specdecodes.native import load_if_built
-from specdecodes.quant.w4a8 import W4A8Linear, product
+from specdecodes.quant.kernels.cpu.w4a8 import W4A8Linear, product
 
 _WIDEST_HEAD = 1024  # in the source
 _ADDRESS, _NUMBER = ctypes.c_void_p, ctypes.c_int64

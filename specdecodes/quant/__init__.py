@@ -1,7 +1,7 @@
 """Linears of few bits: `substitute` makes those of one layer, `packed_bytes` tells the planner their size.
 
-Knows nothing of models, streams or methods. `spec.py` names the schemes and says which linear gets which; `solving.py`
-goes from a weight to `codes.py`, the form that all share; one file a kernel, and `kernels.py` chooses among them.
+Knows nothing of models, streams or methods. `spec.py` names the schemes and says which linear gets which; `solvers` go
+from a weight to `codes.py`, the form that all share; `kernels` run that, and `checkpoints` reads it from foreign files.
 """
 
 from specdecodes.quant.apply import (
@@ -14,10 +14,10 @@ from specdecodes.quant.apply import (
     typical,
 )
 from specdecodes.quant.cache import SubstituteCache
-from specdecodes.quant.kernels import Execution, KernelChoice
+from specdecodes.quant.kernels.choice import Execution, KernelChoice
+from specdecodes.quant.kernels.cuda.tuning import tune
+from specdecodes.quant.kernels.twins import twin
 from specdecodes.quant.spec import FULL, SCHEMES, Rules, Scheme, fitted
-from specdecodes.quant.tuning import tune
-from specdecodes.quant.twins import twin
 
 __all__ = [
     "FULL",

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from specdecodes.quant.cache import SubstituteCache
 from specdecodes.quant.codes import Solved, can_join, check_group, join
-from specdecodes.quant.kernels import Execution, KernelChoice, build_linear, kernel_bytes
-from specdecodes.quant.solving import solve, specimen_codes
+from specdecodes.quant.kernels.choice import Execution, KernelChoice, build_linear, kernel_bytes
+from specdecodes.quant.solvers import solve, specimen_codes
 from specdecodes.quant.spec import Rules, Scheme
 
 Linears = Mapping[str, tuple[Tensor, Tensor | None]]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from specdecodes.benchmark.results import read_results
+from specdecodes.benchmark.questions.samples import Benchmark, Sample
+from specdecodes.benchmark.results.reading import read_results
 from specdecodes.benchmark.runner import run
-from specdecodes.benchmark.samples import Benchmark, Sample
 from specdecodes.generator import Chunk, Generator
 from specdecodes.methods import build
 from tests.test_lossless import GREEDY, pipeline_for

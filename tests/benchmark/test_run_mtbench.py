@@ -7,7 +7,7 @@ import json
 import pytest
 
 from specdecodes.benchmark import run_mtbench
-from specdecodes.benchmark.results import find_results
+from specdecodes.benchmark.results.reading import find_results
 from specdecodes.benchmark.run_mtbench import main, parser, pipeline_of
 from specdecodes.errors import ConfigError
 from specdecodes.methods import plan_for

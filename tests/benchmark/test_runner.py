@@ -10,10 +10,10 @@ import torch
 
 from specdecodes.benchmark import runner
 from specdecodes.benchmark.progress import Progress
-from specdecodes.benchmark.records import ResultsError
-from specdecodes.benchmark.results import find_results
+from specdecodes.benchmark.questions.samples import Benchmark, Sample, Score
+from specdecodes.benchmark.results.reading import find_results
+from specdecodes.benchmark.results.records import ResultsError
 from specdecodes.benchmark.runner import finished, run
-from specdecodes.benchmark.samples import Benchmark, Sample, Score
 
 QUESTIONS = Benchmark(
     "tiny", "made by the test", tuple(Sample(str(n), "math", (f"q{n}", f"and {n}?")) for n in range(6))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from run.main import run as front
-from specdecodes.benchmark.journal import open_log, write_json
-from specdecodes.benchmark.records import SampleRecord
+from specdecodes.benchmark.results.journal import open_log, write_json
+from specdecodes.benchmark.results.records import SampleRecord
 from specdecodes.cli import main
 from specdecodes.stats import Generation, Round
 

@@ -14,7 +14,7 @@ from random import Random
 
 import pytest
 
-from specdecodes.benchmark.results import Results, find_results
+from specdecodes.benchmark.results.reading import Results, find_results
 from specdecodes.cli import main
 
 OPTIONS = (

@@ -24,10 +24,10 @@ from specdecodes.models.decoder import Decoder, LayerStep
 from specdecodes.models.eagle import EagleHead, EagleSpec
 from specdecodes.models.families import ModelSpec
 from specdecodes.quant.codes import Solved
-from specdecodes.quant.kernels import build_linear
-from specdecodes.quant.solving import specimen_codes
+from specdecodes.quant.kernels.choice import build_linear
+from specdecodes.quant.kernels.twins import twin
+from specdecodes.quant.solvers import specimen_codes
 from specdecodes.quant.spec import find_scheme
-from specdecodes.quant.twins import twin
 from specdecodes.sampling import Sampler, SamplingParams
 from specdecodes.tree import TokenTree
 

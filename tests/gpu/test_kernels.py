@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from specdecodes.models.attention import attend
 from specdecodes.quant.codes import Codes
-from specdecodes.quant.gemlite import GemliteLinear
-from specdecodes.quant.reference import ReferenceLinear
-from specdecodes.quant.w4a16 import W4A16Linear
+from specdecodes.quant.kernels.cuda.gemlite import GemliteLinear
+from specdecodes.quant.kernels.cuda.w4a16 import W4A16Linear
+from specdecodes.quant.kernels.reference import ReferenceLinear
 
 SHAPES = [(3584, 3584), (18944, 3584), (3584, 18944), (512, 3584)]
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]

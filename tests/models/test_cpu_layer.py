@@ -12,9 +12,9 @@ from specdecodes.models.decoder import DecoderLayer, LayerStep, joined
 from specdecodes.models.families import FAMILIES, ModelSpec
 from specdecodes.quant import Execution, specimen
 from specdecodes.quant.codes import Codes
-from specdecodes.quant.solving import solve
+from specdecodes.quant.kernels.cpu.w4a8 import W4A8Linear, support
+from specdecodes.quant.solvers import solve
 from specdecodes.quant.spec import find_scheme
-from specdecodes.quant.w4a8 import W4A8Linear, support
 
 BUILT = pytest.mark.skipif(not support().variant, reason=support().note)
 SPEC = ModelSpec(

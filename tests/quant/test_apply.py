@@ -19,9 +19,9 @@ from specdecodes.quant import (
     packed_bytes,
     substitute,
 )
-from specdecodes.quant.int4 import Int4Linear
-from specdecodes.quant.int8 import Int8Linear
-from specdecodes.quant.w4a8 import Support, support
+from specdecodes.quant.kernels.cpu.int4 import Int4Linear
+from specdecodes.quant.kernels.cpu.int8 import Int8Linear
+from specdecodes.quant.kernels.cpu.w4a8 import Support, support
 
 LayerLinears = dict[str, tuple[Tensor, Tensor | None]]
 SIZES = {"q": 64, "k": 32, "v": 32}
@@ -45,7 +45,7 @@ def linears() -> LayerLinears:
 
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specdecodes.quant.kernels.support", lambda: Support(0, "no C++ compiler"))
+    monkeypatch.setattr("specdecodes.quant.kernels.choice.support", lambda: Support(0, "no C++ compiler"))
 
 
 def chosen(scheme: str, execution: Execution) -> KernelChoice:
@@ -66,13 +66,15 @@ def test_without_a_compiler_the_rows_choose(linears: LayerLinears, rows: int, ki
 
 @pytest.mark.parametrize("rows", [1, 4, 64])
 def test_the_own_kernel_is_taken_where_it_builds(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specdecodes.quant.kernels.support", lambda: Support(2, "built for AVX2"))
+    monkeypatch.setattr("specdecodes.quant.kernels.choice.support", lambda: Support(2, "built for AVX2"))
     assert chosen("hqq4", Execution(rows=rows)) == KernelChoice("w4a8", "built for AVX2")
 
 
 @pytest.mark.parametrize(("found", "kernel"), [(True, "w4a16"), (False, "reference")])
 def test_on_cuda_triton_decides(monkeypatch: pytest.MonkeyPatch, found: bool, kernel: str) -> None:
-    monkeypatch.setattr("specdecodes.quant.kernels.missing_triton", lambda: "" if found else "there is no triton")
+    monkeypatch.setattr(
+        "specdecodes.quant.kernels.choice.missing_triton", lambda: "" if found else "there is no triton"
+    )
     assert chosen("hqq4", Execution("cuda", 8)).kernel == kernel
     assert chosen("hqq4", Execution("xpu", 8)).kernel == "reference"
 

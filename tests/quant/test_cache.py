@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from specdecodes.quant.cache import SubstituteCache, checkpoint_identity, clear, entries
 from specdecodes.quant.codes import Solved
-from specdecodes.quant.hqq import solve
+from specdecodes.quant.solvers.hqq import solve
 from specdecodes.quant.spec import Rules
 
 HQQ4 = Rules.parse("hqq4")

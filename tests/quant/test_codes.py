@@ -5,7 +5,7 @@ import torch
 
 from specdecodes.errors import QuantError
 from specdecodes.quant.codes import Codes, check_group, pack, row_blocks, unpack
-from specdecodes.quant.hqq import solve
+from specdecodes.quant.solvers.hqq import solve
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

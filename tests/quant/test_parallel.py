@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from specdecodes.quant.hqq import solve
 from specdecodes.quant.parallel import workers
+from specdecodes.quant.solvers.hqq import solve
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_the_setting_is_put_back_after_an_error() -> None:
 
 
 def test_threads_do_not_change_the_solution(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specdecodes.quant.hqq.CHUNK_WEIGHTS", 4096)
+    monkeypatch.setattr("specdecodes.quant.solvers.hqq.CHUNK_WEIGHTS", 4096)
     monkeypatch.setattr("specdecodes.quant.codes.BLOCK_WEIGHTS", 8192)
     weight = torch.randn(300, 128) * 0.02
     together = solve(weight)

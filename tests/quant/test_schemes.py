@@ -15,9 +15,9 @@ from specdecodes.quant.activations import levels_and_steps, rounded
 from specdecodes.quant.codes import Codes, Solved
 from specdecodes.quant.grids import E2M1, LARGEST_E4M3, lloyd_max, nearest, table
 from specdecodes.quant.hadamard import rotate, rotation_of
-from specdecodes.quant.kernels import build_linear
-from specdecodes.quant.reference import ReferenceLinear
-from specdecodes.quant.solving import grid_of, solve, specimen_codes
+from specdecodes.quant.kernels.choice import build_linear
+from specdecodes.quant.kernels.reference import ReferenceLinear
+from specdecodes.quant.solvers import grid_of, solve, specimen_codes
 
 MODELS = Path(__file__).resolve().parents[3] / "shared" / "data" / "models"
 GPT2 = MODELS / "gpt2-small-attention-sample" / "gpt2_small_attn_layers_0_5_11.safetensors"

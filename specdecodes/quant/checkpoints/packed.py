@@ -15,7 +15,7 @@ from torch import Tensor
 from specdecodes.quant.checkpoints.layout import Fields, StoredPart, groups_of
 from specdecodes.quant.codes import Codes, pack
 from specdecodes.quant.grids import CENTRED, E4M3, STEPS, table
-from specdecodes.quant.lanes import LANES, unpack_lanes
+from specdecodes.quant.kernels.cpu.lanes import LANES, unpack_lanes
 from specdecodes.quant.spec import Scheme
 
 METHOD = "specdecodes"

@@ -13,7 +13,7 @@ from specdecodes.errors import CheckpointError, QuantError
 from specdecodes.quant import Execution, Rules, assemble
 from specdecodes.quant.checkpoints import find_layout
 from specdecodes.quant.codes import Solved
-from specdecodes.quant.w4a16 import W4A16Linear, w4a16_bytes
+from specdecodes.quant.kernels.cuda.w4a16 import W4A16Linear, w4a16_bytes
 from tests.quantized_linears import awq, ct_packed, ct_plain, gptq, qoq, qqq, smoothquant
 
 OUT, IN = 64, 256
