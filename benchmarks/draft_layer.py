@@ -23,12 +23,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from transformers import LlamaConfig
 
 from benchmarks.receipt import write_receipt
 from specdecodes.engine.compile import compiled_steps
 from specdecodes.models.cpu_layer import fuse
 from specdecodes.models.decoder import DecoderLayer, LayerStep, joined
-from specdecodes.models.families import ModelSpec
+from specdecodes.models.families import ModelSpec, spec_of
 from specdecodes.offload.pages import side_by_side
 from specdecodes.quant import Execution, specimen
 from specdecodes.quant.spec import find_scheme
@@ -48,7 +49,7 @@ def main() -> None:
     results = []
     numbers = side_by_side({"numbers": torch.ones(64 * 2**20)})["numbers"]
     for name, sizes in SIZES.items():
-        spec = spec_of(*sizes[:5])
+        spec = llama(*sizes[:5])
         layers = [layer_of(spec) for _ in range(sizes[5])]
         for rows in map(int, given.rows.split(",")):
             found = {"shape": name, "rows": rows, **measure(spec, layers, rows, numbers, given.rounds)}
@@ -62,28 +63,17 @@ def main() -> None:
         write_receipt(given.out, {"context": CONTEXT, "results": results})
 
 
-def spec_of(hidden: int, ffn: int, heads: int, kv_heads: int, dim: int) -> ModelSpec:
+def llama(hidden: int, ffn: int, heads: int, kv_heads: int, dim: int) -> ModelSpec:
     """A Llama of one layer."""
-    return ModelSpec(
-        architecture="LlamaForCausalLM",
-        vocab_size=1,
+    config = LlamaConfig(
         hidden_size=hidden,
         intermediate_size=ffn,
-        layers=1,
-        heads=heads,
-        kv_heads=kv_heads,
+        num_hidden_layers=1,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
         head_dim=dim,
-        norm_eps=1e-5,
-        qkv_bias=False,
-        o_bias=False,
-        mlp_bias=False,
-        qk_norm=False,
-        tied=True,
-        windows=(None,),
-        max_positions=CONTEXT,
-        rope_scale=1.0,
-        inv_freq=(1.0,) * (dim // 2),
     )
+    return spec_of(config)
 
 
 def layer_of(spec: ModelSpec) -> DecoderLayer:

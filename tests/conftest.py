@@ -6,9 +6,12 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from specdecodes.models.families import ModelSpec
 
 TINY: dict[str, Any] = {
     "vocab_size": 97,
@@ -108,15 +111,28 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
     return make
 
 
+def tiny_config(family: str, options: dict[str, Any]) -> Any:
+    import transformers
+
+    name, extra = FAMILY_OPTIONS[family]
+    return getattr(transformers, f"{name}Config")(**{**TINY, **extra, **options})
+
+
+def tiny_spec(family: str = "llama", **options: Any) -> ModelSpec:
+    """What the decoder would be told of such a checkpoint."""
+    from specdecodes.models.families import spec_of
+
+    return spec_of(tiny_config(family, options))
+
+
 def write_tiny(folder: Path, family: str, dtype: str, seed: int, options: dict[str, Any]) -> Path:
     import torch
     import transformers
 
-    name, extra = FAMILY_OPTIONS[family]
     shards = options.pop("max_shard_size", "1GB")
-    config = getattr(transformers, f"{name}Config")(**{**TINY, **extra, **options})
+    config = tiny_config(family, options)
     torch.manual_seed(seed)
-    model = getattr(transformers, f"{name}ForCausalLM")(config)
+    model = getattr(transformers, f"{FAMILY_OPTIONS[family][0]}ForCausalLM")(config)
     with torch.no_grad():
         for parameter in model.parameters():  # Large enough that argmax has an opinion, biases and norms included.
             parameter.copy_(

@@ -22,7 +22,6 @@ from specdecodes.engine.runner import ModelRunner
 from specdecodes.models.attention import _attend_everywhere
 from specdecodes.models.decoder import Decoder, LayerStep
 from specdecodes.models.eagle import EagleHead, EagleSpec
-from specdecodes.models.families import ModelSpec
 from specdecodes.quant.codes import Solved
 from specdecodes.quant.kernels.choice import build_linear
 from specdecodes.quant.kernels.twins import twin
@@ -30,31 +29,13 @@ from specdecodes.quant.solvers import specimen_codes
 from specdecodes.quant.spec import find_scheme
 from specdecodes.sampling import Sampler, SamplingParams
 from specdecodes.tree import TokenTree
+from tests.conftest import tiny_spec
 
 DEVICE = torch.device("meta")
 TREE = Tree(width=3, depth=2, nodes=8)
 GREEDY = SamplingParams()
 SAMPLED = SamplingParams(temperature=0.8, top_k=20, top_p=0.9, min_p=0.05, repetition_penalty=1.2)
-SPEC = ModelSpec(
-    architecture="Llama",
-    vocab_size=97,
-    hidden_size=128,
-    intermediate_size=256,
-    layers=2,
-    heads=4,
-    kv_heads=2,
-    head_dim=32,
-    norm_eps=1e-5,
-    qkv_bias=True,
-    o_bias=False,
-    mlp_bias=False,
-    qk_norm=False,
-    tied=False,
-    windows=(None, 12),
-    max_positions=512,
-    rope_scale=1.0,
-    inv_freq=tuple(0.5**place for place in range(16)),
-)
+SPEC = tiny_spec("qwen2-sliding", hidden_size=128, num_hidden_layers=2)
 LENGTH, CHUNK = 40, 16
 
 

@@ -15,28 +15,10 @@ from specdecodes.quant.codes import Codes
 from specdecodes.quant.kernels.cpu.w4a8 import W4A8Linear, support
 from specdecodes.quant.solvers import solve
 from specdecodes.quant.spec import find_scheme
+from tests.conftest import tiny_spec
 
 BUILT = pytest.mark.skipif(not support().variant, reason=support().note)
-SPEC = ModelSpec(
-    architecture="LlamaForCausalLM",
-    vocab_size=64,
-    hidden_size=128,
-    intermediate_size=192,
-    layers=1,
-    heads=6,
-    kv_heads=2,
-    head_dim=32,
-    norm_eps=1e-5,
-    qkv_bias=False,
-    o_bias=False,
-    mlp_bias=False,
-    qk_norm=False,
-    tied=True,
-    windows=(None,),
-    max_positions=512,
-    rope_scale=1.0,
-    inv_freq=(1.0,) * 16,
-)
+SPEC = tiny_spec(hidden_size=128, intermediate_size=192, num_hidden_layers=1, num_attention_heads=6, head_dim=32)
 BOUND = {torch.float32: 2e-2, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Of what the layer adds: inputs of linears are rounded to 8 bits, now and then on the other side of a tie."""
 
