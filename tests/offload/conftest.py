@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from specdecodes.offload.store import SINGLE, TensorSpan, read_index
+from specdecodes.offload import files, store
+from specdecodes.offload.store import ALIGNMENT, SINGLE, Storage, TensorSpan, read_index
 from tests.offload.device import SimulatedCuda
 
 Layers = list[dict[str, torch.Tensor]]
@@ -59,3 +60,15 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulate]:
     yield make
     for cuda in made:
         cuda.end()
+
+
+@pytest.fixture(params=["direct", "cached"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of reading; the direct one where the disk has it."""
+    if request.param == "cached":
+        monkeypatch.setattr(files, "probe", lambda path: Storage(False, ALIGNMENT, "as the test says"))
+    else:
+        (tmp_path / "probed").write_bytes(bytes(8192))
+        if not store.probe(tmp_path / "probed").direct:
+            pytest.skip("this disk has no O_DIRECT")
+    return request.param

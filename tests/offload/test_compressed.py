@@ -18,7 +18,7 @@ from specdecodes.offload.layout import lay_out
 from specdecodes.offload.store import ALIGNMENT, TensorSpan
 from specdecodes.offload.stream import LayerStream
 from tests.offload.conftest import MakeLayers
-from tests.offload.test_stream import check_pass, intercept, same
+from tests.offload.streamed import check_pass, intercept, same
 
 pytestmark = pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler")
 
