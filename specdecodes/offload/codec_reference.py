@@ -22,7 +22,6 @@ class Planes:
     codes: int
     mantissas: int
     signs: int
-    tails: int
 
     @classmethod
     def of(cls, weights: int, dtype: torch.dtype) -> Planes:
@@ -32,7 +31,7 @@ class Planes:
         codes = low + groups * GROUP
         mantissas = codes + groups * GROUP // 4
         signs = mantissas + half * groups * GROUP // 4
-        return cls(groups, low, codes, mantissas, signs, signs + half * groups * GROUP // 8)
+        return cls(groups, low, codes, mantissas, signs)
 
 
 def expand(block: Tensor, out: Tensor, dtype: torch.dtype) -> None:
