@@ -54,6 +54,7 @@ from benchmarks.peer_table import (
 from specdecodes.benchmark.environment import describe
 from specdecodes.benchmark.questions.mt_bench import BUNDLED
 from specdecodes.benchmark.questions.sources import question, read_samples
+from specdecodes.folders import replacing
 from specdecodes.offload.store import measure_read, probe, read_index
 from specdecodes.units import parse_bytes
 
@@ -160,15 +161,11 @@ class Receipt:
         receipt = {"cap": self._cap, "arms": summary(self._runs), "left_out": self._left_out, "notes": self._notes}
         receipt |= {"seconds": time.monotonic() - self._started, "runs": self._runs}
         receipt |= {"command": self._command, "environment": self._environment}
-        self._replace(self._path, json.dumps(receipt) + "\n")
-        self._replace(self._path.with_suffix(".md"), f"{text}\n`{self._command}`\n")
+        table = f"{text}\n`{self._command}`\n"
+        for path, content in ((self._path, f"{json.dumps(receipt)}\n"), (self._path.with_suffix(".md"), table)):
+            with replacing(path) as file:
+                file.write(content.encode())
         return text
-
-    @staticmethod
-    def _replace(path: Path, content: str) -> None:
-        partial = path.with_name(f"{path.name}.part")
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(path)
 
 
 def in_words(result: dict[str, Any]) -> str:

@@ -1,15 +1,20 @@
-"""Where the project keeps what it made on this machine: kernels, compiled steps, quantized weights, measurements."""
+"""Where the project keeps what it made on this machine, and how a file is written that others may be reading."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
 
 from specdecodes.errors import ConfigError
 
 
 def cache_folder() -> Path:
-    """$SPECDECODES_CACHE, else $XDG_CACHE_HOME/specdecodes, else ~/.cache/specdecodes.
+    """Where kernels, compiled steps, quantized weights and measurements are kept:
+    $SPECDECODES_CACHE, else $XDG_CACHE_HOME/specdecodes, else ~/.cache/specdecodes.
 
     Raises ConfigError for a user without a home.
     """
@@ -22,3 +27,19 @@ def cache_folder() -> Path:
         raise ConfigError(
             "this user has no home folder to keep quantized weights and kernels in; set SPECDECODES_CACHE to a folder."
         ) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` when the block ends: readers see the old one or all of the new, after a
+    crash too, and a failure leaves nothing behind. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{uuid4().hex}.part")
+    try:
+        with partial.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -38,8 +38,11 @@ def build(source: Path, folder: Path | None = None) -> Path:
     compiler, folder = find_compiler(), folder or cache_folder() / "kernels"
     if compiler is None:
         raise CompileError("no C++ compiler was found: install g++, or point CXX to one.")
-    text = source.read_text()
-    headers = [(source.parent / name).read_text() for name in re.findall(r'^#include "(.+)"', text, re.MULTILINE)]
+    text = source.read_text(encoding="utf-8")
+    headers = [
+        (source.parent / name).read_text(encoding="utf-8")
+        for name in re.findall(r'^#include "(.+)"', text, re.MULTILINE)
+    ]
     key = "\0".join([compiler, platform.machine(), *FLAGS, text, *headers])
     library = folder / f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.so"
     if library.exists():

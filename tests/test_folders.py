@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from specdecodes.errors import ConfigError
-from specdecodes.folders import cache_folder
+from specdecodes.folders import cache_folder, replacing
 
 
 def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -32,3 +32,14 @@ def test_a_user_without_a_home_is_told_what_to_set(own: str | None, monkeypatch:
     monkeypatch.setattr(Path, "expanduser", homeless)
     with pytest.raises(ConfigError, match="set SPECDECODES_CACHE"):
         cache_folder()
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "kept.json"
+    with replacing(path) as file:
+        file.write(b"old")
+        assert not path.exists()
+    with pytest.raises(ZeroDivisionError), replacing(path) as file:
+        file.write(b"half of the new")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from specdecodes.folders import cache_folder
+from specdecodes.folders import cache_folder, replacing
 
 Figures = dict[str, float]
 
@@ -48,14 +47,10 @@ def every(key: str, names: Iterable[str]) -> list[Figures]:
 
 def keep(key: str, figures: Figures) -> None:
     """Keep `figures` under `key`. Where the folder cannot be written they are measured anew next time."""
-    path = _path()
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        entries = _read()
-        entries[key] = [*entries.get(key, []), figures | {"at": time.time()}][-REMEMBERED:]
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write(json.dumps(entries))
-        os.replace(file.name, path)
+    entries = _read()
+    entries[key] = [*entries.get(key, []), figures | {"at": time.time()}][-REMEMBERED:]
+    with suppress(OSError), replacing(_path()) as file:
+        file.write(json.dumps(entries).encode())
 
 
 def _path() -> Path:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.errors import CheckpointError
-from specdecodes.folders import cache_folder
+from specdecodes.folders import cache_folder, replacing
 from specdecodes.offload import codec
 from specdecodes.offload.files import WeightFiles
 from specdecodes.offload.layout import Block, LayerLayout
@@ -98,24 +97,16 @@ def write_layer(path: Path, layout: LayerLayout, dtype: torch.dtype) -> Compress
     at = _up(_HEAD.size + len(blocks) * _ENTRY.size)
     table = b""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".part", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                for block, content in zip(blocks, compress_blocks(blocks, dtype), strict=True):
-                    file.seek(at)
-                    file.write(content.numpy().data)
-                    table += _ENTRY.pack(at, content.numel(), block.slot_offset, _even(block.needed))
-                    at = _up(at + content.numel())
-                file.truncate(at)
-                file.seek(0)
-                check = zlib.crc32(struct.pack("<QI", at, len(blocks)) + table)
-                file.write(_HEAD.pack(_MAGIC, at, check, len(blocks)) + table)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        with replacing(path) as file:
+            for block, content in zip(blocks, compress_blocks(blocks, dtype), strict=True):
+                file.seek(at)
+                file.write(content.numpy().data)
+                table += _ENTRY.pack(at, content.numel(), block.slot_offset, _even(block.needed))
+                at = _up(at + content.numel())
+            file.truncate(at)
+            file.seek(0)
+            check = zlib.crc32(struct.pack("<QI", at, len(blocks)) + table)
+            file.write(_HEAD.pack(_MAGIC, at, check, len(blocks)) + table)
     except OSError as error:
         raise CheckpointError(
             f"the compressed layers cannot be written to {path.parent}: {error.strerror}. Free some space, set "

@@ -11,10 +11,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
-import os
 import shutil
 import struct
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from specdecodes import __version__
-from specdecodes.folders import cache_folder
+from specdecodes.folders import cache_folder, replacing
 from specdecodes.notify import Notify
 from specdecodes.quant.codes import Codes, Solved
 from specdecodes.quant.spec import Rules
@@ -119,7 +117,6 @@ class SubstituteCache:
         path = self.path(layer, rules)
         tensors = _to_tensors(linears)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             about = {"digest": _digest(tensors), "checkpoint": self._origin, "scheme": rules.weights}
             self._write(path, save(tensors, about))
         except OSError as error:
@@ -132,7 +129,8 @@ class SubstituteCache:
             if len(content) > self._room:
                 raise OSError(errno.EDQUOT, "the budget of disk is used up (memory.disk)")
             self._room -= len(content)
-        _write_whole(path, content)
+        with replacing(path) as file:
+            file.write(content)
 
 
 def entries(folder: Path | None = None) -> list[CacheEntry]:
@@ -166,19 +164,6 @@ def clear(folder: Path | None = None) -> int:
 
 def _entries_folder(folder: Path | None) -> Path:
     return (folder or cache_folder()) / "substitutes"
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Readers see the old file or the new one, after a crash too; a failure leaves nothing behind."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _to_tensors(linears: Mapping[str, Solved]) -> dict[str, Tensor]:

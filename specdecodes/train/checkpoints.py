@@ -61,7 +61,7 @@ class Checkpoints:
 
     def load(self, settings: dict[str, Any]) -> bool:
         """Go on from the newest state, if there is one. Raises ConfigError when it was made with other settings."""
-        wanted = {name: value for name, value in json.loads(json.dumps(settings, default=str)).items()}
+        wanted = json.loads(json.dumps(settings, default=str))
         path, newest = self._folder / SETTINGS, self.newest()
         if newest is not None:
             found = json.loads(path.read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Mapping
@@ -129,7 +130,7 @@ def test_a_full_disk_leaves_nothing_and_says_what_to_do(
     def refuse(file: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(compressed.os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(CheckpointError, match=r"No space left on device\. Free some space"):
         write_all(spans, tmp_path / "made")
     assert list((tmp_path / "made").iterdir()) == []

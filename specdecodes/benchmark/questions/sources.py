@@ -19,6 +19,7 @@ from huggingface_hub import constants
 from specdecodes.benchmark.questions.samples import Sample
 from specdecodes.errors import ConfigError
 from specdecodes.extras import extra
+from specdecodes.folders import replacing
 
 Row = Mapping[str, Any]
 ToSample = Callable[[Row, int], Sample]
@@ -97,11 +98,10 @@ class Web:
     def rows(self) -> Iterable[Row]:
         path = Path(constants.HF_HOME) / "specdecodes" / f"{self.sha256[:16]}-{self.url.rpartition('/')[2]}"
         if not path.is_file():
-            data, partial = self._download(), path.with_suffix(".partial")
+            data = self._download()
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial.write_bytes(data)
-                partial.replace(path)
+                with replacing(path) as file:
+                    file.write(data)
             except OSError as error:
                 raise MissingDataError(f"{path} cannot be written ({error.strerror})") from error
         return read_rows(path)

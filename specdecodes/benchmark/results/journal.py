@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from specdecodes.benchmark.results.records import FORMAT, ResultsError, SampleRecord, from_row, to_row
+from specdecodes.folders import replacing
 from specdecodes.notify import Notify
 
 SAMPLES, SETTINGS, RUN, SUMMARY = "samples.jsonl", "settings.json", "run.json", "summary.json"
@@ -87,16 +88,10 @@ def parse(data: bytes, path: Path) -> tuple[dict[str, SampleRecord], int]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` so that `path` holds either its old content or all of the new. Raises ResultsError."""
-    partial = path.with_suffix(".partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with replacing(path) as file:
+            file.write(f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode())
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise _unwritable(path, error) from error
 
 

@@ -18,6 +18,7 @@ from specdecodes.benchmark.results.records import ResultsError
 from specdecodes.benchmark.results.summary import figures
 from specdecodes.config import Pipeline, override, to_dict
 from specdecodes.errors import ConfigError
+from specdecodes.folders import replacing
 from specdecodes.notify import Notify
 
 TABLE = "grid.csv"
@@ -140,10 +141,8 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     writer.writerow([*keys, *FIGURES, "tokens_per_second_low", "tokens_per_second_high", "peak_device_bytes", "error"])
     writer.writerows(_cells(row) for row in rows)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(text.getvalue(), encoding="utf-8")
-        partial.replace(path)
+        with replacing(path) as file:
+            file.write(text.getvalue().encode())
     except OSError as error:
         raise ResultsError(f"{path} cannot be written: {error.strerror}.") from error
 

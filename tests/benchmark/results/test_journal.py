@@ -110,7 +110,7 @@ def test_a_failed_write_keeps_the_old_summary(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ResultsError):
         write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}

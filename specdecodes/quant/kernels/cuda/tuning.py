@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +16,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from specdecodes.folders import cache_folder
+from specdecodes.folders import cache_folder, replacing
 from specdecodes.quant.kernels.cuda.gemlite import GemliteLinear
 from specdecodes.quant.kernels.cuda.lookup import LookupLinear
 from specdecodes.quant.kernels.cuda.w4a16 import W4A16Linear
@@ -112,9 +110,5 @@ def _read() -> dict[str, int]:
 
 def _write(entries: dict[str, int]) -> None:
     """Whole or not at all; where the folder cannot be written, shapes are timed anew next time."""
-    path = _path()
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write(json.dumps(entries))
-        os.replace(file.name, path)
+    with suppress(OSError), replacing(_path()) as file:
+        file.write(json.dumps(entries).encode())
