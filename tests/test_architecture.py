@@ -47,13 +47,16 @@ def trees(paths: list[Path]) -> Iterator[tuple[Path, ast.Module]]:
         yield path.relative_to(ROOT), parsed(path)
 
 
-def imported(tree: ast.AST) -> Iterator[tuple[str, ...]]:
+@functools.cache
+def imported(tree: ast.AST) -> tuple[tuple[str, ...], ...]:
     """Dotted names, as tuples, of all that a module imports, at its top or inside its functions."""
+    names: list[tuple[str, ...]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (tuple(alias.name.split(".")) for alias in node.names)
+            names += (tuple(alias.name.split(".")) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from ((*node.module.split("."), alias.name) for alias in node.names)
+            names += ((*node.module.split("."), alias.name) for alias in node.names)
+    return tuple(names)
 
 
 def room(path: Path) -> str:

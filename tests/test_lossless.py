@@ -124,7 +124,8 @@ def plain(tiny_checkpoint):
 
 @pytest.mark.parametrize(("method", "family", "streamed", "params", "exact"), CASES)
 def test_tokens_equal_plain_decoding(method, family, streamed, params, exact, tiny_checkpoint, plain):
-    pipeline = pipeline_for(method, tiny_checkpoint(family), tiny_checkpoint(family), exact=exact, streamed=streamed)
+    folder, levels = tiny_checkpoint(family), 3 if "eagle" in method else 5  # a random head is right at none of them
+    pipeline = pipeline_for(method, folder, folder, exact=exact, streamed=streamed, depth=levels)
     tokens, logits = answers(pipeline, params)
     wanted, wanted_logits = plain(family, params, exact)
     assert tokens == wanted

@@ -183,21 +183,38 @@ def streaming(pipeline):
     raise AssertionError(f"nothing streams below {memory} bytes")
 
 
+@pytest.fixture(scope="module")
+def converted(tiny_checkpoint, tmp_path_factory):
+    """`converted(form)`: plain decoding of a converted target, and what it says, streamed too; made once."""
+    made = {}
+
+    def make(form):
+        if form not in made:
+            sizes = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
+            folder = tmp_path_factory.mktemp(f"converted-{form}")
+            source = write_checkpoint(
+                tiny_checkpoint("llama", num_hidden_layers=8, **sizes), folder / "source", *FORMATS[form]
+            )
+            convert_checkpoint(str(source.folder), folder / "out", "cpu", quiet)
+            plain = replace(pipeline_for("vanilla", folder / "out", None, exact=True), max_length=96)
+            wanted = answers(replace(plain, memory=Memory("1GiB")))[0]
+            assert answers(streaming(plain))[0] == wanted
+            made[form] = plain, wanted
+        return made[form]
+
+    return make
+
+
 @pytest.mark.usefixtures("untimed")
 @pytest.mark.parametrize(
     ("form", "draft"), [("gptq", "hqq2:g128"), ("gptq", "higgs2:g128"), ("gptq", "middle"), ("ct-fp8", "hqq3")]
 )
-def test_a_converted_target_streams_and_its_own_weights_in_fewer_bits_draft(form, draft, tiny_checkpoint, tmp_path):
+def test_a_converted_target_streams_and_its_own_weights_in_fewer_bits_draft(form, draft, converted):
     """Or a middle model does, which is resident, and drafted by the text."""
-    wide = tiny_checkpoint("llama", num_hidden_layers=8, hidden_size=128, intermediate_size=512, num_attention_heads=4)
-    made = write_checkpoint(wide, tmp_path / "source", *FORMATS[form])
-    convert_checkpoint(str(made.folder), tmp_path / "out", "cpu", quiet)
-    plain = replace(pipeline_for("vanilla", tmp_path / "out", None, exact=True), max_length=96)
-    wanted = answers(replace(plain, memory=Memory("1GiB")))[0]
-    assert answers(streaming(plain))[0] == wanted
+    plain, wanted = converted(form)
     drafted = replace(plain, method="subspec_sd", draft=Draft(quant="auto" if draft == "middle" else draft))
     if draft == "middle":
-        drafted = replace(plain, method="hierspec_sd", middle=Middle(str(tmp_path / "out"), tree=Tree(3, 4, 10)))
+        drafted = replace(plain, method="hierspec_sd", middle=Middle(plain.target.model, tree=Tree(3, 4, 10)))
     tokens, tau, exact = answers(streaming(drafted))
     assert tokens == wanted and exact
     assert tau > 0
