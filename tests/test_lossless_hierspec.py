@@ -19,17 +19,17 @@ from specdecodes.errors import BudgetError, ConfigError, NumericsError
 from specdecodes.methods import build, plan_for
 from specdecodes.stats import acceptance_per_level
 from tests.heads import head_beside
-from tests.test_lossless import GREEDY, PROMPTS, SAMPLED, answers, differing_bits, pipeline_for, smallest_budget
+from tests.test_lossless import BRIEF, GREEDY, PROMPTS, answers, differing_bits, pipeline_for, smallest_budget
 
 INNER = ("ngram_sd", "classic_sd", "eagle_sd", "eagle3", "share_sd")
-SHORT = [replace(params, max_tokens=20) for params in (GREEDY, SAMPLED)]
 ROWS = [  # levels, streamed (and then exact), params: every pair of them
-    (2, False, SHORT[0]),
-    (2, True, SHORT[1]),
-    (3, False, SHORT[1]),
-    (3, True, SHORT[0]),
+    (2, False, BRIEF[0]),
+    (2, True, BRIEF[1]),
+    (3, False, BRIEF[1]),
+    (3, True, BRIEF[0]),
 ]
 SMALL = Tree(width=3, depth=4, nodes=10, adaptive=False)
+SHALLOW = replace(SMALL, depth=2)  # of a random head, which is right at no level
 
 pytestmark = pytest.mark.usefixtures("untimed")
 
@@ -43,11 +43,13 @@ def hierspec_for(inner, target, middle, *, levels=2, exact, streamed=False, comp
         draft = Draft(str(target))
     if kind == "eagle_sd":
         draft = Draft(str(head_beside(middle, "eagle3" if inner == "eagle3" else "eagle")))
-    section = Middle(str(middle), method=kind, tree=SMALL, min_draft_length=settings.pop("least", 4))
+    tree = SHALLOW if kind == "eagle_sd" else SMALL
+    section = Middle(str(middle), method=kind, tree=tree, min_draft_length=settings.pop("least", 4))
     if levels == 3:
         section = replace(section, method="hierspec_sd", middle=replace(section, min_draft_length=3))
-    tree = replace(pipeline.tree, **settings)
-    pipeline = replace(pipeline, method="hierspec_sd", draft=draft, middle=section, tree=tree)
+    pipeline = replace(
+        pipeline, method="hierspec_sd", draft=draft, middle=section, tree=replace(pipeline.tree, **settings)
+    )
     return replace(pipeline, memory=Memory(smallest_budget(pipeline))) if streamed else pipeline
 
 
@@ -99,7 +101,7 @@ def test_tokens_equal_plain_decoding(inner, levels, streamed, params, tiny_check
         assert differing_bits(logits, wanted_logits) == 0
 
 
-@pytest.mark.parametrize("params", SHORT, ids=["greedy", "sampled"])
+@pytest.mark.parametrize("params", BRIEF, ids=["greedy", "sampled"])
 @pytest.mark.parametrize(("inner", "levels"), [("eagle_sd", 2), ("ngram_sd", 3)])
 def test_exact_mode_is_bit_for_bit_in_half_precision(inner, levels, params, tiny_checkpoint, nearly, plain):
     """Of models whose attention has a limited reach."""
@@ -111,7 +113,7 @@ def test_exact_mode_is_bit_for_bit_in_half_precision(inner, levels, params, tiny
     assert differing_bits(logits, wanted_logits) == 0
 
 
-@pytest.mark.parametrize("params", SHORT, ids=["greedy", "sampled"])
+@pytest.mark.parametrize("params", BRIEF, ids=["greedy", "sampled"])
 @pytest.mark.parametrize("inner", ["ngram_sd", "classic_sd", "share_sd"])
 def test_a_middle_model_that_knows_the_target_is_accepted_whole(inner, params, tiny_checkpoint, plain):
     """The same weights: every token is the middle model's, sampled ones too, since both throw the same dice."""
@@ -195,7 +197,7 @@ def test_a_chain_has_the_length_that_is_asked_for(tiny_checkpoint):
     assert free and all(round_.accepted == 3 for round_ in free[:-1]), "chains from what was said before cost no pass"
 
 
-@pytest.mark.parametrize("params", SHORT, ids=["greedy", "sampled"])
+@pytest.mark.parametrize("params", BRIEF, ids=["greedy", "sampled"])
 def test_adaptive_chains_and_a_full_context(params, tiny_checkpoint, nearly):
     """Lengths that follow the clock, until the context is full: the middle model's cache is as long as the target's."""
     folder = tiny_checkpoint("llama3")
