@@ -42,7 +42,7 @@ from specdecodes.benchmark.questions.sources import question, read_samples
 from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
 from specdecodes.errors import SpecDecodesError
 from specdecodes.methods import build
-from specdecodes.methods.machine import link_gbps
+from specdecodes.methods.measured.machine import link_gbps
 from specdecodes.native import missing_triton
 from specdecodes.offload.slots import Slots, State
 from specdecodes.offload.stream import LayerStream

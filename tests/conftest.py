@@ -89,7 +89,7 @@ def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 @pytest.fixture(autouse=True, scope="session")
 def brief_timing() -> Iterator[None]:
     """Plans time each step once, not twenty times: no test asks how fast this machine is."""
-    from specdecodes.methods import step_times
+    from specdecodes.methods.measured import step_times
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step_times, "_REPEATS", 1)
@@ -163,7 +163,7 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans without timing steps: what is compared does not depend on how long they take."""
-    from specdecodes.methods import placement
+    from specdecodes.methods.memory import placement
     from specdecodes.offload.predict import Step, StepTimes
 
     step = Step(1e-4)

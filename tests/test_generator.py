@@ -164,7 +164,8 @@ BUDGET_SCRIPT = """
 import os, resource, sys, torch
 torch.set_num_threads(1)
 from specdecodes.config import Memory, Pipeline, Target, Tree
-from specdecodes.methods import build, step_times
+from specdecodes.methods import build
+from specdecodes.methods.measured import step_times
 from specdecodes.sampling import SamplingParams
 step_times._REPEATS = 1
 

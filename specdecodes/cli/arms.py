@@ -65,7 +65,7 @@ class Arms:
 
     def _groups(self, plans: Mapping[Shape, Placement]) -> Iterator[list[Shape]]:
         """All at once where there is room; else each alone, and closed again."""
-        from specdecodes.methods.machine import find_device, free_bytes
+        from specdecodes.methods.measured.machine import find_device, free_bytes
 
         new = [plan for shape, plan in plans.items() if shape not in self._open]
         needed = sum(sum(plan.device_bytes.values()) + sum(plan.host_bytes.values()) for plan in new)

@@ -23,8 +23,8 @@ def run_convert_checkpoint(
 
     Shards keep their names; a conversion that was stopped goes on where it was. No weight is rounded again.
     """
-    from specdecodes.methods.conversion import convert_checkpoint
-    from specdecodes.methods.machine import find_device
+    from specdecodes.methods.measured.machine import find_device
+    from specdecodes.methods.weights.conversion import convert_checkpoint
     from specdecodes.units import format_bytes
 
     tell = plain_lines(Console(stderr=True))

@@ -1,4 +1,8 @@
-"""One file per method name: how it plans its memory and how it is wired. The only room that connects all others."""
+"""One file per method name: how it plans its memory and how it is wired. The only room that connects all others.
+
+`assembly.py` is what all of them share. `memory` plans what lives where, with what was `measured`; `weights` are
+those of few bits.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from specdecodes.errors import ConfigError, suggest
 from specdecodes.generator import Generator
 from specdecodes.methods import classic, eagle, hierspec, ngram, qspec, share, subspec, vanilla
 from specdecodes.methods.assembly import Method, load, plan_on
-from specdecodes.methods.outcome import learn
+from specdecodes.methods.measured.outcome import learn
 from specdecodes.methods.site import Site
 from specdecodes.notify import Notify
 from specdecodes.offload.plan import Placement

@@ -8,10 +8,10 @@ from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
 from specdecodes.methods.assembly import LoadedTarget
+from specdecodes.methods.memory.sizes import layers_bytes
 from specdecodes.methods.needs import DraftNeeds
-from specdecodes.methods.quantized import load_quantized
 from specdecodes.methods.site import Site
-from specdecodes.methods.sizes import layers_bytes
+from specdecodes.methods.weights.quantized import load_quantized
 from specdecodes.models.decoder import Decoder
 from specdecodes.notify import Notify
 from specdecodes.quant import Execution, Rules, choose_kernels

@@ -13,7 +13,7 @@ from specdecodes import pipelines
 from specdecodes.config import Draft, Memory, Pipeline, Tree
 from specdecodes.errors import BudgetError
 from specdecodes.methods import build, plan_for
-from specdecodes.methods.conversion import convert_checkpoint
+from specdecodes.methods.weights.conversion import convert_checkpoint
 from specdecodes.sampling import SamplingParams
 from specdecodes.stats import Generation
 

@@ -14,7 +14,8 @@ from transformers import LlamaConfig
 
 from specdecodes import pipelines
 from specdecodes.config import Memory, Target
-from specdecodes.methods import placement, plan_for
+from specdecodes.methods import plan_for
+from specdecodes.methods.memory import placement
 from specdecodes.models.families import spec_of
 from specdecodes.offload.predict import Machine
 from specdecodes.quant.checkpoints import PackedLayout

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from specdecodes.config import Draft, Memory, Target
 from specdecodes.errors import BudgetError, CheckpointError, ConfigError
-from specdecodes.methods import build, placement, plan_for
+from specdecodes.methods import build, plan_for
 from specdecodes.methods.assembly import layer_kinds
+from specdecodes.methods.memory import placement
 from specdecodes.methods.site import Site
 from specdecodes.offload.store import SINGLE
 from tests.conftest import write_tokenizer

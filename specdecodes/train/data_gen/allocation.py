@@ -26,8 +26,8 @@ from tqdm import tqdm
 from specdecodes.config import Memory, Pipeline, Target, Tree
 from specdecodes.errors import ConfigError, reported
 from specdecodes.methods.assembly import LoadedTarget, load_target
+from specdecodes.methods.memory.placement import place
 from specdecodes.methods.needs import DraftNeeds
-from specdecodes.methods.placement import place
 from specdecodes.methods.site import Site
 from specdecodes.models.eagle import ARCHITECTURES, EAGLE, EAGLE3
 from specdecodes.models.loading import Checkpoint, open_checkpoint

@@ -9,14 +9,14 @@ import torch
 
 from specdecodes.config import Middle
 from specdecodes.errors import BudgetError
-from specdecodes.methods.compression import choose
-from specdecodes.methods.disk import disk_room, disk_rows
-from specdecodes.methods.machine import free_bytes, measure, shortages
+from specdecodes.methods.measured.machine import free_bytes, measure, shortages
+from specdecodes.methods.measured.outcome import known_rounds, known_times, made_of
+from specdecodes.methods.measured.timed_steps import timed_steps
+from specdecodes.methods.memory.compression import choose
+from specdecodes.methods.memory.disk import disk_room, disk_rows
+from specdecodes.methods.memory.sizes import layers_bytes, model_shape
 from specdecodes.methods.needs import DraftNeeds
-from specdecodes.methods.outcome import known_rounds, known_times, made_of
 from specdecodes.methods.site import Site
-from specdecodes.methods.sizes import layers_bytes, model_shape
-from specdecodes.methods.timed_steps import timed_steps
 from specdecodes.offload.candidates import Budgets, Compression
 from specdecodes.offload.plan import Placement, plan
 from specdecodes.offload.predict import Machine, StepTimes, Workload, acceptance_of

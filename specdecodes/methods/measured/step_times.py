@@ -20,7 +20,7 @@ from specdecodes.drafters.pace import Costs, Pace
 from specdecodes.engine.compile import eager_steps
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
-from specdecodes.methods.ledger import keep, key_of, recall
+from specdecodes.methods.measured.ledger import keep, key_of, recall
 from specdecodes.models.decoder import Decoder, joined
 from specdecodes.models.families import ModelSpec
 from specdecodes.offload.predict import Step

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 
 from specdecodes.config import Draft, Memory, Middle, Tree
 from specdecodes.errors import BudgetError, CheckpointError
-from specdecodes.methods import build, conversion, plan_for
-from specdecodes.methods.conversion import convert_checkpoint
+from specdecodes.methods import build, plan_for
+from specdecodes.methods.weights import conversion
+from specdecodes.methods.weights.conversion import convert_checkpoint
 from specdecodes.models.loading import load_linear, open_checkpoint
 from tests.quantized_linears import awq, ct_packed, ct_plain, gptq, qoq, qqq, write_checkpoint
 from tests.test_lossless import GREEDY, SAMPLED, pipeline_for

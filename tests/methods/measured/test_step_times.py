@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from specdecodes.methods import step_times
-from specdecodes.methods.step_times import Timed, time_level, time_pass
+from specdecodes.methods.measured import step_times
+from specdecodes.methods.measured.step_times import Timed, time_level, time_pass
 from specdecodes.models.loading import open_checkpoint
 from specdecodes.quant import Execution, Rules, typical
 

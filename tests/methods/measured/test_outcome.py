@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from specdecodes.config import Memory, Tree
-from specdecodes.methods import build, learn, ledger, plan_for
+from specdecodes.methods import build, learn, plan_for
+from specdecodes.methods.measured import ledger
 from tests.test_lossless import pipeline_for, smallest_budget
 
 

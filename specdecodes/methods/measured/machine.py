@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from specdecodes.errors import ConfigError
-from specdecodes.methods.ledger import keep, key_of, recall
+from specdecodes.methods.measured.ledger import keep, key_of, recall
 from specdecodes.native import missing_triton
 from specdecodes.offload.predict import Machine
 from specdecodes.offload.store import measure_read, probe

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from specdecodes.methods.disk import disk_room
+from specdecodes.methods.memory.disk import disk_room
 from specdecodes.methods.site import Site
 from specdecodes.models.decoder import JOINED, Decoder
 from specdecodes.models.loading import load_linear, load_tensors

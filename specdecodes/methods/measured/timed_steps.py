@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from specdecodes.methods.measured.step_times import COLD_BYTES, CONTEXT, Timed, narrower, time_level, time_pass
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
-from specdecodes.methods.step_times import COLD_BYTES, CONTEXT, Timed, narrower, time_level, time_pass
 from specdecodes.offload.candidates import Budgets
 from specdecodes.offload.predict import Step, StepTimes
 from specdecodes.quant import choose_kernels, typical

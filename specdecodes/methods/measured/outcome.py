@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from specdecodes.config import Pipeline
-from specdecodes.methods.ledger import Figures, every, keep, key_of, recall
-from specdecodes.methods.machine import remember_stream
-from specdecodes.methods.step_times import narrower
+from specdecodes.methods.measured.ledger import Figures, every, keep, key_of, recall
+from specdecodes.methods.measured.machine import remember_stream
+from specdecodes.methods.measured.step_times import narrower
 from specdecodes.models.loading import open_checkpoint
 from specdecodes.offload.experience import Run, pooled
 from specdecodes.offload.plan import Placement

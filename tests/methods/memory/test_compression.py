@@ -12,7 +12,8 @@ import torch
 from specdecodes import native
 from specdecodes.config import Memory, Pipeline, Target, Tree
 from specdecodes.errors import BudgetError, CheckpointError, ConfigError
-from specdecodes.methods import build, compression, plan_for
+from specdecodes.methods import build, plan_for
+from specdecodes.methods.memory import compression
 from specdecodes.models.loading import open_checkpoint
 from specdecodes.offload import codec
 from specdecodes.offload.compressed import layer_path
@@ -115,7 +116,7 @@ def test_a_damaged_copy_is_written_anew_with_a_notice(pipeline: Pipeline) -> Non
 
 def fast(monkeypatch: pytest.MonkeyPatch, gbps: float) -> None:
     """A disk so slow that a pass is all reading, and a core that expands at `gbps`."""
-    monkeypatch.setattr("specdecodes.methods.machine._disk_gbps", lambda files: 1e-5)
+    monkeypatch.setattr("specdecodes.methods.measured.machine._disk_gbps", lambda files: 1e-5)
     monkeypatch.setattr(codec, "core_gbps", lambda: gbps)
 
 

@@ -1,0 +1,1 @@
+"""What this machine and earlier runs showed, kept between runs: plans predict with it."""
