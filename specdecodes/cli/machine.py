@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from specdecodes.benchmark.environment import cpu_name
+from specdecodes.benchmark.environment import cpu_line, cpu_name, installed
 from specdecodes.folders import cache_folder
 from specdecodes.offload.store import measure_read, probe
 from specdecodes.quant.cache import entries
@@ -51,10 +50,10 @@ def software() -> Iterator[Finding]:
     """Python, the libraries, the compiler."""
     yield Finding("python", f"{platform.python_version()} at {sys.executable}", sys.version_info >= (3, 11))
     for name in REQUIRED:
-        version = _version(name)
+        version = installed(name)
         yield Finding(name, version or "missing", version is not None, "" if version else f"pip install {name}")
     for name, purpose in OPTIONAL.items():
-        version = _version(name)
+        version = installed(name)
         yield Finding(name, version or "not installed", None, "" if version else f"{purpose}: pip install {name}")
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     advice = "" if compiler else "torch.compile needs a C++ compiler: apt-get install g++, or pass --eager"
@@ -69,7 +68,7 @@ def processor() -> Iterator[Finding]:
     yield Finding("CPU", cpu_name())
     cores = f"{physical} physical, {logical} logical, {usable} usable"
     yield Finding("cores", f"{cores}; torch uses {torch.get_num_threads()} threads")
-    flags = _cpu_line("flags").split()
+    flags = cpu_line("flags").split()
     features = " ".join(name for name in CPU_FEATURES if name in flags)
     yield Finding("CPU features", f"{features or 'none known'} (torch: {torch.backends.cpu.get_cpu_capability()})")
     memory = psutil.virtual_memory()
@@ -125,21 +124,6 @@ def memory_gbps(nbytes: int = MEMORY_SAMPLE) -> float:
         numbers.sum()
         best = min(best, time.perf_counter() - start)
     return nbytes / best / 1e9
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_line(key: str) -> str:
-    """The first value of `key` in Linux's list of processors; empty elsewhere."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
-    values = (line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key)
-    return next(values, "")
 
 
 def _cgroup_limit() -> int | None:
