@@ -22,8 +22,8 @@ from tests.conftest import write_tokenizer
 DEMO = Shape(vocabulary=4096, hidden=320, intermediate=832, layers=6, heads=10, kv_heads=5, head_dim=32)
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama whose weights are large enough that its greedy text is no repetition."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -44,8 +44,10 @@ def source(tmp_path: Path) -> Path:
     for name, parameter in model.named_parameters():
         if "norm" in name:
             parameter.data.uniform_(0.5, 1.5)
-    model.to(torch.bfloat16).save_pretrained(tmp_path / "source")
-    return tmp_path / "source"
+    folder = tmp_path_factory.mktemp("source")
+    model.to(torch.bfloat16).save_pretrained(folder)
+    write_tokenizer(folder, 199)
+    return folder
 
 
 def wide_shape(source: Path, factor: int, layers: int = 5) -> Shape:
@@ -63,10 +65,17 @@ def run(folder: Path, dtype: torch.dtype) -> tuple[torch.Tensor, list[int]]:
     return logits, tokens[0, 24:].tolist()
 
 
+@pytest.fixture(scope="module")
+def said(source: Path) -> tuple[torch.Tensor, list[int]]:
+    return run(source, torch.float32)
+
+
 @pytest.mark.parametrize("factor", [1, 2, 4, 8, 16])
-def test_same_function_at_every_factor(source: Path, tmp_path: Path, factor: int) -> None:
+def test_same_function_at_every_factor(
+    source: Path, said: tuple[torch.Tensor, list[int]], tmp_path: Path, factor: int
+) -> None:
     widen(source, tmp_path / "wide", 0, shape=wide_shape(source, factor))
-    logits, tokens = run(source, torch.float32)
+    logits, tokens = said
     wide_logits, wide_tokens = run(tmp_path / "wide", torch.float32)
     assert len(set(tokens)) > 10, "the source repeats itself, so that equal text proves little"
     torch.testing.assert_close(wide_logits, logits, rtol=0, atol=1e-4)
@@ -85,7 +94,6 @@ def test_filled_with_zeros_rotated_weights_keep_the_function(source: Path, tmp_p
         return float((torch.cat(rows) - logits).norm() / logits.norm())
 
     logits = run(source, torch.float32)[0][0, :-1]
-    write_tokenizer(source, 199)
     for fill in ("random", "zeros"):
         widen(source, tmp_path / fill, 0, shape=wide_shape(source, 4), zeros=fill == "zeros")
     assert torch.allclose(run(tmp_path / "zeros", torch.float32)[0][0, :-1], logits, rtol=0, atol=1e-4)
@@ -116,9 +124,9 @@ def test_quantization_groups_are_the_sources(source: Path, tmp_path: Path, facto
                 assert ours <= theirs, f"{name} of layer {original} is cut into other groups"
 
 
-def groups(weight: torch.Tensor) -> set[tuple[float, ...]]:
+def groups(weight: torch.Tensor) -> set[bytes]:
     """The runs of 64 inputs of every output row that 4-bit quantization gives one scale."""
-    return {tuple(group.tolist()) for group in weight.float().reshape(-1, GROUP)}
+    return {group.tobytes() for group in weight.float().reshape(-1, GROUP).numpy()}
 
 
 def test_most_weights_are_random_and_repeatable(source: Path, tmp_path: Path) -> None:
