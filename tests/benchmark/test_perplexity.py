@@ -16,6 +16,7 @@ from specdecodes.config import Memory, Pipeline, Target
 from specdecodes.errors import ConfigError
 from specdecodes.generator import Generator
 from specdecodes.methods import build
+from tests.commands import exit_code
 
 TEXT = " ".join(f"w{3 + 7 * i % 90}" for i in range(150))
 
@@ -86,12 +87,9 @@ def test_the_command_says_figures_and_how(folder: Path, tmp_path: Path, capsys: 
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
     words = f"run-perplexity {text} --model {folder} --eager --device-memory 2GiB --max-length 64 --tokens 100"
-    with pytest.raises(SystemExit) as ended:
-        main(words.split())
-    table = capsys.readouterr().out
-    assert ended.value.code == 0 and "bits per byte" in table and "99 tokens in 3 windows of 64, 32 apart" in table
-    with pytest.raises(SystemExit):
-        main([*words.split(), "--json"])
+    code, table = exit_code(main, words.split()), capsys.readouterr().out
+    assert code == 0 and "bits per byte" in table and "99 tokens in 3 windows of 64, 32 apart" in table
+    assert exit_code(main, [*words.split(), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["type"] == "perplexity" and found["tokens"] == 99 and found["perplexity"] > 1
     assert f"{found['nats_per_token']:.4f}" in table and found["environment"]["machine"]

@@ -11,6 +11,7 @@ from specdecodes.benchmark.results.reading import find_results
 from specdecodes.benchmark.run_mtbench import main, parser, pipeline_of
 from specdecodes.errors import ConfigError
 from specdecodes.methods import plan_for
+from tests.commands import exit_code, write_questions
 from tests.heads import head_beside
 
 
@@ -53,16 +54,12 @@ def test_the_demo_works_in_every_mode_and_dtype_and_streams(mode):
 
 
 def test_it_answers_logs_and_goes_on_from_what_is_there(tiny_checkpoint, tmp_path, monkeypatch, capsys):
-    (tmp_path / "mt-bench").mkdir()
-    rows = [{"question_id": n, "category": "test", "turns": [f"w5 w{n}", "w7"]} for n in (8, 9)]
-    (tmp_path / "mt-bench" / "question.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_questions(tmp_path, ("w5 w8", "w7"), ("w5 w9", "w7"))
     words = ["-llm", str(tiny_checkpoint()), "--dtype", "float32", "--max-new-tokens", "6", "--eager"]
     words += ["--data-dir", str(tmp_path), "--out-dir", str(tmp_path / "out"), "--log-dir", str(tmp_path / "logs")]
     monkeypatch.setenv("LOGLEVEL", "warning")
     for _ in range(2):
-        with pytest.raises(SystemExit) as left:
-            main(words)
-        assert left.value.code == 0
+        assert exit_code(main, words) == 0
         monkeypatch.setattr(run_mtbench, "build", None)  # the second time nothing is loaded
     (results,) = find_results(tmp_path / "out").values()
     assert len(results.done) == 2
@@ -72,23 +69,17 @@ def test_it_answers_logs_and_goes_on_from_what_is_there(tiny_checkpoint, tmp_pat
     assert all(query["n_tokens"] <= 6 and query["tput"] > 0 for query in queries)
     assert "INFO" not in capsys.readouterr().err
     monkeypatch.setenv("LOGLEVEL", "loud")
-    with pytest.raises(SystemExit) as left:
-        main(words)
-    assert left.value.code == 2 and "LOGLEVEL is 'LOUD'" in capsys.readouterr().err
+    assert exit_code(main, words) == 2 and "LOGLEVEL is 'LOUD'" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("untimed")
 @pytest.mark.parametrize("mode", ["sd-classic", "sd-eagle", "sd-hierspec", "subspec"])
 def test_every_mode_answers_sampled_questions(mode, tiny_checkpoint, tmp_path):
-    (tmp_path / "mt-bench").mkdir()
-    row = {"question_id": 8, "category": "test", "turns": ["w5 w8", "w7"]}
-    (tmp_path / "mt-bench" / "question.jsonl").write_text(json.dumps(row) + "\n")
+    write_questions(tmp_path, ("w5 w8", "w7"))
     target = tiny_checkpoint()
     words = ["-llm", str(target), "--mode", mode, "--dtype", "float32", "--max-new-tokens", "6", "--eager"]
     words += ["--do-sample", "--temp", "1.0", "--data-dir", str(tmp_path), "--out-dir", str(tmp_path / "out")]
     drafts = {"sd-classic": target, "sd-eagle": head_beside(target, "eagle"), "sd-hierspec": target}
-    with pytest.raises(SystemExit) as left:
-        main([*words, *(("-ssm", str(drafts[mode])) if mode in drafts else ())])
-    assert left.value.code == 0
+    assert exit_code(main, [*words, *(("-ssm", str(drafts[mode])) if mode in drafts else ())]) == 0
     summary = json.loads((tmp_path / "out" / "mt-bench" / "summary.json").read_text())
     assert (summary["method"], summary["samples"]) == (run_mtbench.METHODS_OF[mode], 1) and summary["rounds"] > 0

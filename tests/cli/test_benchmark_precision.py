@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from specdecodes.cli import main, run_grid_search
+from tests.commands import exit_code, write_questions
 
 COMMON = "--eager --max-length 96 --max-tokens 6 --device-memory 2GiB --set warmup=0 --set method=share_sd --tokens 30"
 
@@ -21,19 +22,13 @@ def test_one_table_of_all_precisions(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(run_grid_search, "measure_apart", run_grid_search.measure_here)
-    questions = tmp_path / "data" / "mt-bench" / "question.jsonl"
-    questions.parent.mkdir(parents=True)
-    turns = [" ".join(f"w{3 + 7 * i % 90}" for i in range(12))]
-    questions.write_text(json.dumps({"question_id": 1, "category": "words", "turns": turns}))
-    words = [*COMMON.split(), "--data-dir", str(tmp_path / "data"), "--out-dir", str(tmp_path / "out")]
+    data = write_questions(tmp_path / "data", (" ".join(f"w{3 + 7 * i % 90}" for i in range(12)),))
+    words = [*COMMON.split(), "--data-dir", str(data), "--out-dir", str(tmp_path / "out")]
     words = ["run-benchmark-precision", "--model", str(tiny_checkpoint("llama")), *words]
 
     def outcome(*more: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([*words, *more])
-        captured = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, captured.out, captured.err
+        code, captured = exit_code(main, [*words, *more]), capsys.readouterr()
+        return code, captured.out, captured.err
 
     code, out, _ = outcome("--schemes", "int8:g32,hqq2:g32")
     assert code == 0 and "hqq2:g32" in out and "same token" in out

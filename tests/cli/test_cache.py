@@ -13,6 +13,7 @@ from specdecodes.config import Memory, Pipeline, Target
 from specdecodes.folders import cache_folder
 from specdecodes.methods import build
 from specdecodes.units import format_bytes
+from tests.commands import exit_code
 
 
 @pytest.fixture
@@ -30,11 +31,8 @@ def cache(tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pyt
 def outcome(
     words: str, capsys: pytest.CaptureFixture[str], call: Callable[[list[str]], None] = main
 ) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as ended:
-        call(words.split())
-    captured = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, captured.out + captured.err
+    code, captured = exit_code(call, words.split()), capsys.readouterr()
+    return code, captured.out + captured.err
 
 
 def test_what_is_kept_is_listed_with_its_origin(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from specdecodes.benchmark.results.journal import open_log, write_json
 from specdecodes.benchmark.results.records import SampleRecord
 from specdecodes.cli import main
 from specdecodes.stats import Generation, Round
+from tests.commands import exit_code
 
 
 def answer(tokens: int, seconds: float) -> Generation:
@@ -41,10 +42,8 @@ def write(
 
 
 def outcome(arguments: list[str], capsys: pytest.CaptureFixture[str], call=main) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        call(["run-compare", *arguments])
-    captured = capsys.readouterr()
-    return ended.value.code, captured.out, captured.err
+    code, captured = exit_code(call, ["run-compare", *arguments]), capsys.readouterr()
+    return code, captured.out, captured.err
 
 
 @pytest.fixture
@@ -114,9 +113,7 @@ def test_shared_benchmarks_are_also_taken_together(tmp_path: Path, capsys: pytes
 def test_one_benchmark_s_folder_will_do_and_needs_no_pipeline(folders, capsys: pytest.CaptureFixture[str]):
     code, out, _ = outcome([f"{folder}/gsm8k" for folder in folders], capsys, call=front)
     assert code == 0 and "gsm8k: 8 samples" in out
-    with pytest.raises(SystemExit) as ended:
-        front(["run.exp_offloading.vanilla_demo", "run-compare", "a", "b"])
-    assert ended.value.code == 2
+    assert exit_code(front, ["run.exp_offloading.vanilla_demo", "run-compare", "a", "b"]) == 2
     assert "bash run.sh run-compare a b" in capsys.readouterr().err
 
 

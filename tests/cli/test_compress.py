@@ -9,16 +9,14 @@ import pytest
 
 from specdecodes import native
 from specdecodes.cli import main
+from tests.commands import exit_code
 
 pytestmark = pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler")
 
 
 def told(folder: Path, budget: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     options = f"--model {folder} --device-memory {budget} --max-length 128 --eager --set method=vanilla"
-    with pytest.raises(SystemExit) as ended:
-        main(["run-compress", *options.split()])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, capsys.readouterr().err
+    return exit_code(main, ["run-compress", *options.split()]), capsys.readouterr().err
 
 
 def test_the_size_is_told_before_files_are_written_once(

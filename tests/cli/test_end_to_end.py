@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from specdecodes.cli import main
+from tests.commands import exit_code, write_questions
 
 COMMON = (
     "--eager --exact --device-memory 2GiB --max-length 128 --max-tokens 20 "
@@ -24,10 +25,7 @@ def checkpoint(tiny_checkpoint: Callable[..., Path]) -> Path:
 
 
 def run(arguments: str, model: Path) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([*arguments.split(), "--model", str(model), *COMMON.split()])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+    return exit_code(main, [*arguments.split(), "--model", str(model), *COMMON.split()])
 
 
 def test_run_test_answers_and_measures(checkpoint: Path, capsys: pytest.CaptureFixture[str]):
@@ -69,11 +67,8 @@ def test_run_chat_keeps_the_conversation(
 
 
 def test_run_benchmark_writes_results_and_goes_on(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    questions = tmp_path / "data" / "mt-bench" / "question.jsonl"
-    questions.parent.mkdir(parents=True)
-    rows = [{"question_id": n, "category": "words", "turns": [f"w{n}", "w9"]} for n in (3, 4)]
-    questions.write_text("\n".join(json.dumps(row) for row in rows))
-    command = f"run-benchmark --data-dir {tmp_path / 'data'} --out-dir {tmp_path / 'out'} --set warmup=0"
+    data = write_questions(tmp_path / "data", ("w3", "w9"), ("w4", "w9"))
+    command = f"run-benchmark --data-dir {data} --out-dir {tmp_path / 'out'} --set warmup=0"
     assert run(f"{command} --json", checkpoint) == 0
     written = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["type"] for row in written] == ["sample", "sample", "summary"]
@@ -114,15 +109,12 @@ def test_a_broken_checkpoint_is_one_line(
 
 
 def test_a_prompt_longer_than_the_context_is_one_line(checkpoint: Path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as ended:
-        main(["run-test", "--model", str(checkpoint), *COMMON.split(), "--prompt", " ".join(["w5"] * 200)])
-    assert ended.value.code == 2
+    words = ["run-test", "--model", str(checkpoint), *COMMON.split(), "--prompt", " ".join(["w5"] * 200)]
+    assert exit_code(main, words) == 2
     assert "the context holds 128" in capsys.readouterr().err
 
 
 def test_an_impossible_budget_says_what_is_short(checkpoint: Path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as ended:
-        main(["run-plan", "--model", str(checkpoint), *COMMON.split(), "--device-memory", "4KiB"])
-    assert ended.value.code == 2
+    assert exit_code(main, ["run-plan", "--model", str(checkpoint), *COMMON.split(), "--device-memory", "4KiB"]) == 2
     error = capsys.readouterr().err
     assert "4 KiB" in error and "Give at least --device-memory" in error

@@ -13,6 +13,7 @@ import pytest
 from run.main import run
 from specdecodes import pipelines
 from specdecodes.cli import main, run_cache
+from tests.commands import exit_code
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("run-test", "run-chat", "run-benchmark", "run-plan", "run-compress", "run-verify", "run-doctor")
@@ -20,10 +21,8 @@ DEMO = "run.exp_offloading.subspec_sd_demo"
 
 
 def outcome(call, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        call(arguments)
-    captured = capsys.readouterr()
-    return ended.value.code, captured.out, captured.err
+    code, captured = exit_code(call, arguments), capsys.readouterr()
+    return code, captured.out, captured.err
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from specdecodes.cli import main, run_grid_search
+from tests.commands import exit_code, write_questions
 
 COMMON = "--eager --max-length 96 --max-tokens 6 --device-memory 2GiB --set warmup=0 --set draft.quant=hqq4:g32"
 
@@ -18,19 +18,14 @@ COMMON = "--eager --max-length 96 --max-tokens 6 --device-memory 2GiB --set warm
 def model(tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # A process a point costs seconds here, and what it keeps apart matters to large models only.
     monkeypatch.setattr(run_grid_search, "measure_apart", run_grid_search.measure_here)
-    questions = tmp_path / "data" / "mt-bench" / "question.jsonl"
-    questions.parent.mkdir(parents=True)
-    questions.write_text(json.dumps({"question_id": 1, "category": "words", "turns": ["w3"]}))
+    write_questions(tmp_path / "data", ("w3",))
     return tiny_checkpoint("llama", "bf16")
 
 
 def swept(model: Path, folder: Path, *grid: str) -> int:
     options = ["--data-dir", str(folder / "data"), "--out-dir", str(folder / "grid"), "--model", str(model)]
     words = [word for axis in grid for word in ((axis,) if axis.startswith("--") else ("--grid", axis))]
-    with pytest.raises(SystemExit) as ended:
-        main(["run-grid-search", *words, *options, *COMMON.split()])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+    return exit_code(main, ["run-grid-search", *words, *options, *COMMON.split()])
 
 
 def test_a_sweep_measures_every_point_once(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from specdecodes.cli import machine, main
+from tests.commands import exit_code
 
 
 def by_name(findings) -> dict[str, machine.Finding]:
@@ -50,17 +51,13 @@ def test_large_weights_are_read_in_place(tmp_path: Path):
 
 
 def test_the_command_says_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as ended:
-        main(["run-doctor", "--folder", str(tmp_path)])
-    out = capsys.readouterr().out
-    assert ended.value.code == (1 if "✗" in out else 0)
+    code, out = exit_code(main, ["run-doctor", "--folder", str(tmp_path)]), capsys.readouterr().out
+    assert code == (1 if "✗" in out else 0)
     assert all(
         word in out for word in ("python", "torch", "CPU features", "memory", "CUDA", "disk read", "memory read")
     )
 
 
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as ended:
-        main(["run-doctor", "--folder", str(tmp_path / "none")])
-    assert ended.value.code == 2
+    assert exit_code(main, ["run-doctor", "--folder", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'none'} is not a folder")

@@ -14,6 +14,7 @@ from specdecodes.cli import main
 from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
 from specdecodes.errors import BudgetError
 from specdecodes.methods import plan_for
+from tests.commands import exit_code
 
 OPTIONS = (
     "--eager --max-length 128 --max-tokens 40 --rounds 2 --prompt w5 --set draft.quant=hqq4:g32 "
@@ -27,10 +28,8 @@ def model(tiny_checkpoint: Callable[..., Path]) -> Path:
 
 
 def profiled(model: Path, out: Path, options: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(["run-profile", "--model", str(model), "--out-dir", str(out), *OPTIONS.split(), *options.split()])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+    words = ["run-profile", "--model", str(model), "--out-dir", str(out), *OPTIONS.split(), *options.split()]
+    return exit_code(main, words)
 
 
 def tightest(model: Path) -> int:

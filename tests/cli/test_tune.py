@@ -10,15 +10,13 @@ import pytest
 
 from specdecodes.cli import main
 from specdecodes.pipelines import load
+from tests.commands import exit_code
 
 COMMON = "--eager --max-length 96 --device-memory 2GiB --set draft.quant=hqq4:g32 --set tree.depth=3 --set tree.nodes=8"
 
 
 def tune(model: Path, *words: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(["run-tune", "--model", str(model), *words, *COMMON.split()])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+    return exit_code(main, ["run-tune", "--model", str(model), *words, *COMMON.split()])
 
 
 def test_the_fastest_is_written_as_a_pipeline(
