@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,15 +32,18 @@ def alternate(
     *,
     tokens: Mapping[str, int],
     warm: int,
+    before: Callable[[str], None] = lambda name: None,
 ) -> list[dict[str, Generation]]:
     """Every prompt's answers by arm, in an order that turns around each time; the first `warm` prompts are left out.
 
-    `tokens` limits the answers of the arms that it names.
+    `tokens` limits the answers of the arms that it names; `before` is called with an arm's name ahead of each of its
+    answers.
     """
     rounds = []
     for number, prompt in enumerate(prompts):
         answers = {}
         for name in arms if number % 2 else reversed(arms):
+            before(name)
             limit = tokens.get(name, params.max_tokens)
             answers[name] = arms[name].generate(prompt, replace(params, max_tokens=limit))
         speeds = (f"{name} {answers[name].decode_tokens_per_second:.2f}" for name in arms)
@@ -58,6 +61,12 @@ def figures(answers: Sequence[Generation]) -> dict[str, Any]:
     seconds = {f"round_{phase}_s": summary["phase_seconds"][phase] / rounds for phase in PHASES}
     levels = {"levels_per_round": summary["draft_levels"] / rounds, "round_s": sum(seconds.values())}
     return found | seconds | levels
+
+
+def link_used(row: Mapping[str, Any], link: float) -> float:
+    """The share of the link's own speed, measured apart, at which bytes arrived over whole rounds; 0 where unknown."""
+    seconds = (row["new_tokens"] - 1) / row["decode_tokens_per_second"] if row["decode_tokens_per_second"] else 0.0
+    return row["bytes_per_round"] * row["rounds"] / seconds / 1e9 / link if seconds and link else 0.0
 
 
 def medians(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -1,21 +1,25 @@
-"""Plain decoding of a streamed model with and without compression of its weights, alternating.
+"""Streamed weights as they are and losslessly compressed, in plain decoding and under SubSpec, all in turn.
 
-    python benchmarks/compression.py --make normal-0.9gb
-    python benchmarks/compression.py --model normal-0.9gb --device-memory 300MB --out assets/results/NAME.json
+    python benchmarks/compression.py --make DIR
+    python benchmarks/compression.py --model DIR --out assets/results/NAME.json
 
-`--make` writes a Llama-shaped checkpoint of normally distributed bf16 weights: their exponents are spread like those of
-trained ones, and how much they compress is all that is asked of them. Both arms share budget, prompt and clock. The
-compressed copy is written to the cache folder before anything is timed. Quoted are medians over the rounds, of the
-ratio too. Measured on two Zen 4 cores: 1.23 times the tokens/s where plain streaming reads 2.1 GB/s, 1.39 times where a
-cgroup (`blkio.throttle.read_bps_device`, 10**9 bytes a second) makes that 1.0 GB/s.
+The checkpoint that --make writes has normally distributed bf16 weights, which compress as trained ones do (to 67.1% of
+their bytes; a model that was widened with zeros would compress better than any real one). Such weights say nothing that
+a draft would guess, so drafts are of a fixed size and what counts is the round. Compressed copies are written to the
+cache folder before anything is timed. The receipt has the terms of a mean round, the ratios on over off within a
+prompt, and what `auto` chooses here by the rates that it measures. A slower disk is had by a control group, as root:
+
+    mkdir /sys/fs/cgroup/blkio/slow
+    echo "$(lsblk -no MAJ:MIN DEVICE | xargs) 1000000000" > /sys/fs/cgroup/blkio/slow/blkio.throttle.read_bps_device
+    echo $$ > /sys/fs/cgroup/blkio/slow/cgroup.procs
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,20 +28,19 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
 
+from benchmarks.alternating import paired
 from benchmarks.receipt import write_receipt
-from specdecodes.config import Memory, Pipeline, Target
+from benchmarks.settings import SPEED, in_turn, table
+from specdecodes.config import Memory, Pipeline, Target, Tree
 from specdecodes.errors import reported
-from specdecodes.methods import build
+from specdecodes.methods import plan_for
 from specdecodes.offload import codec
 from specdecodes.sampling import SamplingParams
-from specdecodes.stats import summarize
 
 SOURCE = Path(__file__).resolve().parents[1] / "assets" / "demo"  # of the tokenizer
 HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS = 1536, 4096, 18, 12, 4
-PROMPT = tuple(range(5, 37))
-FIGURES = (
-    "new_tokens decode_tokens_per_second rounds phase_seconds bytes_per_round bytes_streamed link_gbps link_utilization"
-)
+TREE = Tree(width=4, depth=4, nodes=16, adaptive=False)
+METHODS = ("vanilla", "subspec_sd")
 
 
 @reported()
@@ -45,9 +48,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--make", type=Path, metavar="DIR", help="write the checkpoint, and nothing else")
     parser.add_argument("--model", help="a checkpoint folder")
-    parser.add_argument("--device-memory", default="300MB", help="budget of both arms")
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=8, help="of each answer")
+    parser.add_argument("--device-memory", default="500MB", help="budget of all arms (default: 500MB)")
+    parser.add_argument("--rounds", type=int, default=5, help="prompts that count")
+    parser.add_argument("--tokens", type=int, default=16, help="of an answer")
+    parser.add_argument("--plain-tokens", type=int, default=8, help="of an answer of plain decoding")
     parser.add_argument("--out", type=Path, help="the receipt, a JSON file")
     arguments = parser.parse_args()
     if arguments.make is not None:
@@ -57,7 +61,8 @@ def main() -> None:
         parser.error("give --model and --out, or --make")
     receipt = measure(arguments)
     write_receipt(arguments.out, receipt)
-    print(json.dumps({name: receipt[name] for name in ("codec", "medians", "ratio")}, indent=1))
+    print(table(receipt))
+    print(json.dumps({name: receipt[name] for name in ("codec", "on_over_off", "auto")}, indent=1))
 
 
 def make(folder: Path) -> None:
@@ -82,33 +87,46 @@ def make(folder: Path) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Both arms on the same prompt, in turn; raises RuntimeError when their tokens differ."""
-    base = Pipeline("vanilla", Target(arguments.model), max_length=512, exact=False, compile=False)
-    arms = {
-        how: build(replace(base, memory=Memory(arguments.device_memory, compress=how)), progress=print)
+    """All arms on the same prompts, in turn."""
+    pipelines = arms(arguments.model, arguments.device_memory)
+    plain = dict.fromkeys((name for name in pipelines if name.startswith("vanilla")), arguments.plain_tokens)
+    params = SamplingParams(max_tokens=arguments.tokens, ignore_eos=True)
+    found = in_turn(pipelines, params, rounds=arguments.rounds, warm=1, tokens=plain)
+    speed = {"way": codec.way(), "gbps_of_a_core": codec.core_gbps()}
+    ratios = {method: on_over_off(found["rounds"], method) for method in METHODS}
+    auto = {method: choice(pipelines[f"{method} off"]) for method in METHODS}
+    return {"codec": speed, "on_over_off": ratios, "auto": auto} | found
+
+
+def arms(model: str, device_memory: str) -> dict[str, Pipeline]:
+    """By name: each method with the switch off and on."""
+    base = Pipeline("vanilla", Target(model), tree=TREE, max_length=512, exact=False)
+    return {
+        f"{method} {how}": replace(base, method=method, memory=Memory(device_memory, compress=how))
+        for method in METHODS
         for how in ("off", "on")
     }
-    params, rounds, answers = SamplingParams(max_tokens=arguments.tokens, ignore_eos=True), [], set()
-    for number in range(arguments.rounds + 1):
-        row = {}
-        for how, generator in arms.items():
-            answer = generator.generate(PROMPT, params)
-            answers.add(answer.tokens)
-            summary = summarize([answer])
-            row[how] = {name: summary[name] for name in FIGURES.split()}
-        print(", ".join(f"{how} {row[how]['decode_tokens_per_second']:.2f} tokens/s" for how in row), flush=True)
-        if number:  # the first warms up
-            rounds.append(row)
-    if len(answers) != 1:
-        raise RuntimeError("the arms gave different tokens")
-    plans = {how: [list(line) for line in generator.placement.rows()] for how, generator in arms.items()}
-    for generator in arms.values():
-        generator.close()
-    numbers = ("decode_tokens_per_second", "bytes_per_round", "link_gbps", "link_utilization")
-    medians = {how: {name: statistics.median(row[how][name] for row in rounds) for name in numbers} for how in arms}
-    ratios = [row["on"]["decode_tokens_per_second"] / row["off"]["decode_tokens_per_second"] for row in rounds]
-    speed = {"way": codec.way(), "gbps_of_a_core": codec.core_gbps()}
-    return {"codec": speed, "medians": medians, "ratio": statistics.median(ratios), "rounds": rounds, "plans": plans}
+
+
+def on_over_off(rounds: Sequence[Mapping[str, Mapping[str, float]]], method: str) -> dict[str, Any]:
+    """Ratios of the two speeds within a prompt. Raises RuntimeError where the rounds of both were not alike."""
+    on, off = ([row[f"{method} {how}"] for row in rounds] for how in ("on", "off"))
+    alike = ("new_tokens", "rounds", "tau")
+    if [[row[name] for name in alike] for row in on] != [[row[name] for name in alike] for row in off]:
+        raise RuntimeError(f"{method} gave other answers when its weights came compressed")
+    return paired([row[SPEED] for row in on], [row[SPEED] for row in off])
+
+
+def choice(pipeline: Pipeline) -> dict[str, Any]:
+    """What the planner makes of memory.compress=auto: whether it compresses, and the speeds that it weighed."""
+    placement = plan_for(replace(pipeline, memory=replace(pipeline.memory, compress="auto")))
+    other = [one for one in placement.rejected if one.what.startswith("streamed layers")]
+    return {
+        "compresses": placement.compression is not None,
+        "link_gbps": placement.predicted.link_gbps,
+        "predicted": placement.predicted.tokens_per_second,
+        "other": {one.what: one.tokens_per_second for one in other},
+    }
 
 
 if __name__ == "__main__":

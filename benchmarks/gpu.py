@@ -35,7 +35,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
 
-from benchmarks.alternating import figures
+from benchmarks.alternating import figures, link_used
 from specdecodes.benchmark.environment import describe
 from specdecodes.benchmark.questions.mt_bench import BUNDLED
 from specdecodes.benchmark.questions.sources import question, read_samples
@@ -291,12 +291,6 @@ def with_ours(arguments: argparse.Namespace, prompts: list[str]) -> Iterator[dic
             row = figures([generator.generate([{"role": "user", "content": prompt}], params)])
             shares = {"link_bare_gbps": link, "link_used": link_used(row, link)}
             yield row | {"draft_step_ms": 1000 * row["draft_step_s"], "plan": plan} | shares
-
-
-def link_used(row: Mapping[str, Any], link: float) -> float:
-    """The share of the link's own speed, measured apart, at which bytes arrived over whole rounds; 0 where unknown."""
-    seconds = (row["new_tokens"] - 1) / row["decode_tokens_per_second"] if row["decode_tokens_per_second"] else 0.0
-    return row["bytes_per_round"] * row["rounds"] / seconds / 1e9 / link if seconds and link else 0.0
 
 
 def with_accelerate(arguments: argparse.Namespace, prompts: list[str]) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is 
 
 import torch
 
-from benchmarks.alternating import agree, alternate, figures, medians, paired, questions
+from benchmarks.alternating import agree, alternate, figures, link_used, medians, paired, questions
 from benchmarks.receipt import write_receipt
 from specdecodes.config import Memory, Pipeline, Target, apply_overrides
 from specdecodes.errors import ConfigError, reported
 from specdecodes.generator import Generator
 from specdecodes.methods import build
+from specdecodes.models.loading import open_checkpoint
+from specdecodes.offload.store import measure_read, probe
 from specdecodes.sampling import SamplingParams
 from specdecodes.stats import Generation
 
 SPEED = "decode_tokens_per_second"
+SETTLED = 1.0  # seconds in which a ring is full again behind an answer, and the disk at rest
 SHOWN = (
     ("tokens/s", SPEED, 1.0),
     ("tokens/round", "tokens_per_round", 1.0),
@@ -42,6 +46,7 @@ SHOWN = (
     ("wait", "round_wait_s", 1e3),
     ("rest", "round_overhead_s", 1e3),
     ("link busy %", "link_utilization", 1e2),
+    ("link used %", "link_used", 1e2),
 )
 
 
@@ -78,19 +83,41 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     pipelines = dict(named(text, base) for text in arguments.arm)
     penalty = arguments.repetition_penalty
     params = SamplingParams(max_tokens=arguments.tokens, repetition_penalty=penalty, ignore_eos=True)
-    asked = questions()
-    prompts = [asked[place % len(asked)] for place in range(arguments.warm + arguments.rounds)]
     plain = {name: arguments.plain_tokens for name, one in pipelines.items() if one.method == "vanilla"}
+    receipt = in_turn(pipelines, params, rounds=arguments.rounds, warm=arguments.warm, tokens=plain)
+    return {"settings": {text.partition(":")[0]: text for text in arguments.arm}} | receipt
+
+
+def in_turn(
+    pipelines: Mapping[str, Pipeline], params: SamplingParams, *, rounds: int, warm: int, tokens: Mapping[str, int]
+) -> dict[str, Any]:
+    """What `rounds` prompts after `warm` ones showed of pipelines that are alike but in their settings; `tokens` limits
+    the answers of those that it names."""
+    asked = questions()
+    prompts = [asked[place % len(asked)] for place in range(warm + rounds)]
+    disk: dict[str, list[float]] = {name: [] for name in pipelines}
     arms: dict[str, Generator] = {}
+
+    def read_bare(name: str) -> None:
+        streams = bool(arms[name].placement.streamed)
+        disk[name].append(bare_gbps(pipelines[name].target.model) if streams else 0.0)
+
     try:
         for name, pipeline in pipelines.items():
             arms[name] = build(pipeline, progress=lambda text, name=name: print(f"[{name}] {text}", flush=True))
-        rounds = alternate(arms, prompts, params, tokens=plain, warm=arguments.warm)
+        answered = alternate(arms, prompts, params, tokens=tokens, warm=warm, before=read_bare)
     finally:
         for generator in arms.values():
             generator.close()
     plans = {name: [list(row) for row in arm.placement.rows()] for name, arm in arms.items()}
-    return {"settings": {text.partition(":")[0]: text for text in arguments.arm}} | compared(rounds) | {"plans": plans}
+    return compared(answered, {name: speeds[warm:] for name, speeds in disk.items()}) | {"plans": plans}
+
+
+def bare_gbps(model: str) -> float:
+    """GB/s at which a checkpoint's files are read directly just now, by nobody else."""
+    time.sleep(SETTLED)
+    files = open_checkpoint(model).files
+    return measure_read(files, direct=probe(files[0]).direct, max_bytes=512 * 10**6)
 
 
 def named(text: str, base: Pipeline) -> tuple[str, Pipeline]:
@@ -101,9 +128,12 @@ def named(text: str, base: Pipeline) -> tuple[str, Pipeline]:
     return name, apply_overrides(base, settings.split(",") if settings else [])
 
 
-def compared(rounds: Sequence[Mapping[str, Generation]]) -> dict[str, Any]:
-    """Rows of all arms, their medians and their ratios."""
+def compared(rounds: Sequence[Mapping[str, Generation]], disk: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Rows of all arms, their medians and their ratios; `disk`: its bare GB/s ahead of each answer."""
     rows = [{name: figures([answer]) for name, answer in answers.items()} for answers in rounds]
+    for number, answers in enumerate(rows):
+        for name, row in answers.items():
+            row.update(disk_gbps=disk[name][number], link_used=link_used(row, disk[name][number]))
     first, *others = rows[0]
     middle = {name: medians([row[name] for row in rows]) for name in rows[0]}
     speeds = {name: [row[name][SPEED] for row in rows] for name in rows[0]}

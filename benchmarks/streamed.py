@@ -2,9 +2,9 @@
 
     python benchmarks/streamed.py --model DIR --device-memory 1GB --out assets/results/NAME.json
 
-All arms share target, budget, exactness, prompts and clock. Each round of the experiment reads the file directly (the
-disk's speed just then), then lets every arm answer the same prompt. Quoted are medians over the rounds and their
-ratios.
+All arms share target, budget, exactness, prompts and clock. Ahead of each answer the file is read directly: the disk's
+speed just then, of which `link_used` is a share. Every arm answers the same prompt. Quoted are medians over the rounds
+and their ratios.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
 
-from benchmarks.alternating import agree, figures, medians, paired, questions
+from benchmarks.alternating import agree, figures, link_used, medians, paired, questions
 from benchmarks.receipt import write_receipt
 from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
 from specdecodes.errors import reported
@@ -82,6 +82,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             before = measure_read(paths, direct=direct, max_bytes=512 * 10**6)
             answers[method] = generator.generate(prompt, replace(params, max_tokens=tokens))
             row[method] = figures([answers[method]]) | {"disk_gbps": before}
+            row[method]["link_used"] = link_used(row[method], before)
         row["same_tokens"] = agree([answer.tokens for answer in answers.values()])
         print(
             f"prompt {number}: " + ", ".join(f"{m} {row[m]['decode_tokens_per_second']:.2f} tok/s" for m in arms),

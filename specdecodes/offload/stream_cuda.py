@@ -95,20 +95,23 @@ class CudaLayerStream(LayerStream):
     @property
     def note(self) -> str:
         """One line for a person where host memory could not be page-locked, else nothing."""
-        refused = self.unlocked_bytes
-        if not refused and all(memory.locked for memory in self._stagings):
+        refused, count = self.unlocked_bytes, len(self._host) - self._locked
+        if not refused:
             return ""
-        count = len(self._host) - self._locked
+        kept = f"{count} of {len(self._host)} layers kept there" if count else "what comes from disk"
         return (
-            f"the system refused to page-lock host memory: {count} of {len(self._host)} layers kept there "
-            f"({format_bytes(refused)}) are copied twice, and arrive slower than the link allows; "
-            "raise `ulimit -l`, or lower --host-memory."
+            f"the system refused to page-lock host memory: {kept} ({format_bytes(refused)} a pass) is copied twice, "
+            "and arrives slower than the link allows; raise `ulimit -l`, or lower --host-memory."
         )
 
     @property
     def unlocked_bytes(self) -> int:
-        """Of the layers kept in host memory: those that the system did not page-lock."""
-        return sum(kept.memory.bytes.nbytes for kept in self._host.values() if not kept.memory.locked)
+        """Of what a pass streams: what comes from host memory that the system did not page-lock."""
+        kept = sum(kept.memory.bytes.nbytes for kept in self._host.values() if not kept.memory.locked)
+        if all(memory.locked for memory in self._stagings):
+            return kept
+        loose = (blocks for layer, blocks in enumerate(self._blocks) if layer not in self._host)
+        return kept + sum(block.needed for blocks in loose for block in blocks)
 
     @property
     def _locked(self) -> int:

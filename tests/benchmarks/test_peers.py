@@ -119,6 +119,27 @@ def test_an_arm_that_fails_or_takes_too_long_is_told(tmp_path: Path, monkeypatch
     assert not [path for path in given.out.parent.iterdir() if path.is_dir()], "scratch folders are removed"
 
 
+def test_every_arm_runs_in_a_control_group_of_the_cap_and_finds_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder stands for the group: its limit is written first, and the arm's process enters it before it starts."""
+    given = arguments_of(monkeypatch, tmp_path)
+    given.out.parent.mkdir()
+    (tmp_path / "arms").mkdir()
+    (tmp_path / "arms/ours.py").write_text(
+        "echo '{\"tokens\": [], \"group\": '$(cat $GROUP/cgroup.procs)', \"mine\": '$$'}'"
+    )
+    emptied: list[int] = []
+    monkeypatch.setattr(peers, "drop_caches", lambda: emptied.append(1) or True)
+    monkeypatch.setattr(peers, "python_of", lambda name, arguments: "bash")
+    monkeypatch.setattr(peers, "HERE", tmp_path)
+    monkeypatch.setenv("GROUP", str(tmp_path / "group"))
+    cap = Cap(tmp_path / "group", "memory.max", "memory.peak")
+    (answer,) = peers.run_arm("vanilla", peers.job_of("vanilla", given, (PROMPT,)), given, cap)["answers"]
+    assert answer["group"] == answer["mine"] and emptied == [1]
+    assert (tmp_path / "group/memory.max").read_text() == str(10**9)
+
+
 def test_llama_cpp_gets_a_second_chance_without_repacked_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

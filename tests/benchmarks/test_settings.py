@@ -13,6 +13,7 @@ from benchmarks import predicted, settings
 from benchmarks.alternating import paired
 from specdecodes.config import Pipeline, Target
 from specdecodes.errors import ConfigError
+from specdecodes.stats import Generation, Round
 
 SMALL = "--set compile=off --set draft.quant=hqq4:g32 --set tree.depth=3 --set tree.nodes=8 --device-memory 2GiB"
 
@@ -65,3 +66,17 @@ def test_plans_are_held_against_their_runs_block_by_block(run):
     ]
     largest = max(abs(row["error"]) for row in receipt["methods"].values())
     assert receipt["largest_error"] == largest
+
+
+def test_the_share_of_the_disks_own_speed_counts_whole_rounds():
+    """A gigabyte in a round of a second, where the disk alone reads two; where nothing streams, there is no share."""
+    seconds = {"draft": 0.25, "target": 0.25, "wait": 0.5, "overhead": 0.0}
+    turn = Round(
+        (6, 7), proposed=1, accepted=1, proposed_by_depth=(1,), levels=1, seconds=seconds, bytes_streamed=10**9
+    )
+    answer = Generation("", (5, 6, 7), 3, 0, (turn,), {"prefill": 1.0}, 2.0, 1.0, 0, "length")
+    (row,) = settings.compared([{"streamed": answer, "resident": answer}], {"streamed": [2.0], "resident": [0.0]})[
+        "rounds"
+    ]
+    assert row["streamed"]["link_used"] == pytest.approx(0.5) and row["streamed"]["disk_gbps"] == 2.0
+    assert row["resident"]["link_used"] == 0.0

@@ -117,7 +117,8 @@ def test_no_locked_memory_at_all_still_streams(make_layers: MakeLayers, simulate
     layers, spans = make_layers()
     with CudaLayerStream(spans, device=CPU, block_bytes=BLOCK) as stream:
         assert differing(stream, layers, cuda) == 0
-        assert "refused" in stream.note
+        assert "refused" in stream.note and "what comes from disk" in stream.note and "0 of 0" not in stream.note
+        assert stream.unlocked_bytes == stream.bytes_per_pass
 
 
 def test_an_error_while_loading_gives_locked_memory_back(

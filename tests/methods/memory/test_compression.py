@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from specdecodes import native
-from specdecodes.config import Memory, Pipeline, Target, Tree
+from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
 from specdecodes.errors import BudgetError, CheckpointError, ConfigError
 from specdecodes.methods import build, plan_for
 from specdecodes.methods.memory import compression
@@ -88,6 +88,14 @@ def test_on_writes_once_says_so_and_answers_the_same_from_fewer_bytes(pipeline: 
     assert answer(compressing(pipeline, "on"), again)[0] == whole[0]
     assert {path: path.stat().st_mtime_ns for path in files_of(pipeline)} == written
     assert not [text for text in again if "writing" in text]
+
+
+def test_substitutes_draft_for_a_target_that_comes_compressed(pipeline: Pipeline) -> None:
+    drafted = replace(pipeline, method="subspec_sd", draft=Draft(quant="hqq4:g32"))
+    drafted = replace(drafted, memory=Memory(device=least(drafted, least(drafted, 1))))
+    whole, fewer = (answer(compressing(drafted, how), []) for how in ("off", "on"))
+    assert fewer[0] == whole[0] and fewer[1].view(torch.int16).equal(whole[1].view(torch.int16))
+    assert fewer[2] < whole[2]
 
 
 def test_the_plan_says_what_is_read_and_at_which_ratio(pipeline: Pipeline) -> None:

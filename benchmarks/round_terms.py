@@ -1,0 +1,71 @@
+"""docs/rounds.md: the terms of a mean round in every receipt whose arms answered in turn.
+
+    python benchmarks/round_terms.py
+
+Writes the page anew from assets/results; a test holds it against them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "rounds.md"
+HEAD = """# A round, term by term
+
+What every switch and setting does to a round: seconds of a mean round, medians over the prompts, arms in turn in one
+run. A round drafts, computes its pass, waits for weights that have not arrived, and chooses tokens (rest). `link used`
+is the bytes of whole rounds over their seconds, as a share of what bare direct reads beside them took; `link busy` is
+the share of the time in which anything was read. [results.md](results.md) says what follows from it. Written by
+`benchmarks/round_terms.py` from `assets/results/`, where each receipt has its command.
+"""
+COLUMNS = {  # of a table: the figure, and how it is written
+    "tokens/s": ("decode_tokens_per_second", "{:.2f}"),
+    "tokens a round": ("tokens_per_round", "{:.2f}"),
+    "levels": ("levels_per_round", "{:.1f}"),
+    "round, s": ("round_s", "{:.3f}"),
+    "draft": ("round_draft_s", "{:.3f}"),
+    "draft while waiting": ("round_ahead_s", "{:.3f}"),
+    "pass": ("round_target_s", "{:.3f}"),
+    "wait": ("round_wait_s", "{:.3f}"),
+    "rest": ("round_overhead_s", "{:.3f}"),
+    "link busy": ("link_utilization", "{:.2f}"),
+    "link used": ("link_used", "{:.2f}"),
+}
+
+
+def page() -> str:
+    """All receipts that have rounds, by name."""
+    parts = [HEAD]
+    for path in sorted((ROOT / "assets" / "results").glob("*.json")):
+        receipt = json.loads(path.read_text(encoding="utf-8"))
+        if any("round_s" in row for row in arms_of(receipt).values()):
+            revision = receipt["environment"]["revision"]
+            revision = receipt["environment"]["revision"]
+            parts.append(f"`{path.name}`, revision {revision}:\n\n{table(arms_of(receipt))}")
+    return "\n".join(parts)
+
+
+def arms_of(receipt: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+    """The medians of every arm, by its settings where those are told; nothing where a receipt has no arms."""
+    found, told = receipt.get("medians", {}), receipt.get("settings", {})
+    named = {name: text.replace(":", ": ", 1).replace(",", ", ").rstrip(": ") for name, text in told.items()}
+    return {named.get(name, name): row for name, row in found.items() if isinstance(row, dict)}
+
+
+def table(arms: Mapping[str, Mapping[str, float]]) -> str:
+    """One row an arm; a column that no arm has is left out."""
+    columns = {title: way for title, way in COLUMNS.items() if any(row.get(way[0]) for row in arms.values())}
+    lines = ["| arm | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    for name, row in arms.items():
+        cells = [form.format(row[key]) if row.get(key) is not None else "" for key, form in columns.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"written to {PAGE}")

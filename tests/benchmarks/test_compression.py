@@ -1,0 +1,45 @@
+"""Compression held off and on: the arms, their ratios within a prompt, and what `auto` makes of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import compression
+
+
+def row(speed: float, tau: float = 0.5) -> dict[str, float]:
+    return {"decode_tokens_per_second": speed, "new_tokens": 16, "rounds": 10, "tau": tau}
+
+
+def test_every_method_has_the_switch_off_and_on_and_nothing_else_differs() -> None:
+    made = compression.arms("a/model", "500MB")
+    assert list(made) == ["vanilla off", "vanilla on", "subspec_sd off", "subspec_sd on"]
+    assert {(one.method, one.memory.compress) for one in made.values()} == {
+        (method, how) for method in compression.METHODS for how in ("off", "on")
+    }
+    assert {(one.memory.device, one.tree, one.exact) for one in made.values()} == {("500MB", compression.TREE, False)}
+
+
+def test_ratios_are_of_rounds_that_were_alike() -> None:
+    rounds = [{"vanilla on": row(3.0), "vanilla off": row(2.0)}, {"vanilla on": row(1.0), "vanilla off": row(1.0)}]
+    assert compression.on_over_off(rounds, "vanilla")["all"] == [1.5, 1.0]
+    rounds[1]["vanilla on"] = row(1.0, tau=0.6)
+    with pytest.raises(RuntimeError, match="vanilla gave other answers"):
+        compression.on_over_off(rounds, "vanilla")
+
+
+def test_what_auto_chooses_is_told_with_the_speeds_that_were_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    others = [SimpleNamespace(what="streamed layers compressed", tokens_per_second=2.0), SimpleNamespace(what="a ring")]
+
+    def plan_for(pipeline: object) -> SimpleNamespace:
+        asked.append(pipeline.memory.compress)  # type: ignore[attr-defined]
+        predicted = SimpleNamespace(link_gbps=1.9, tokens_per_second=2.5)
+        return SimpleNamespace(compression=None, predicted=predicted, rejected=others)
+
+    monkeypatch.setattr(compression, "plan_for", plan_for)
+    found = compression.choice(compression.arms("a/model", "500MB")["subspec_sd off"])
+    assert asked == ["auto"] and not found["compresses"]
+    assert found["other"] == {"streamed layers compressed": 2.0}
