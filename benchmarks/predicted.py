@@ -5,8 +5,8 @@
 
 The questions come in blocks. Every block is planned, then asked, then learned from as by run-benchmark: so the first
 plan of a method rests on assumptions, and each later one on the blocks before, of which no question is asked again.
-Methods take turns block by block, since a machine is not equally fast at all times. Quoted is the error over all blocks
-but the first: of the tokens that they yielded, the seconds that the plans expected over those that they took.
+Methods take turns question by question, since a machine is not equally fast at all times. Quoted is the error over all
+blocks but the first: of the tokens that they yielded, the seconds that the plans expected over those that they took.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from specdecodes.cli.run_cache import cleared
 from specdecodes.config import Draft, Memory, Pipeline, Target, apply_overrides
 from specdecodes.errors import reported
 from specdecodes.folders import cache_folder
-from specdecodes.generator import Generator
+from specdecodes.generator import Generator, Prompt
 from specdecodes.methods import build, learn, plan_for
 from specdecodes.offload.plan import Placement
 from specdecodes.offload.terms import compare
 from specdecodes.sampling import SamplingParams
-from specdecodes.stats import summarize
+from specdecodes.stats import Generation, summarize
 
 SPEED = "decode_tokens_per_second"
 WARM_TOKENS = 6
@@ -95,7 +95,7 @@ def layout(placement: Placement) -> tuple[object, ...]:
     return placement.resident, placement.substituted, placement.stretch, placement.kernel
 
 
-def questions(blocks: int, prompts: int) -> list[list[list[dict[str, str]]]]:
+def questions(blocks: int, prompts: int) -> list[list[Prompt]]:
     """Blocks of the bundled questions and their second turns, each by itself, in an order that was drawn once."""
     asked = [[{"role": "user", "content": turn}] for sample in read_samples(BUNDLED, question) for turn in sample.turns]
     random.Random(0).shuffle(asked)
@@ -106,22 +106,33 @@ def questions(blocks: int, prompts: int) -> list[list[list[dict[str, str]]]]:
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """All blocks of all methods, in the order in which they ran."""
+    """All blocks of all methods."""
     arms = {method: PlannedArm(pipeline_of(arguments, method)) for method in arguments.methods.split(",")}
     rows: list[dict[str, Any]] = []
     try:
         for number, prompts in enumerate(questions(arguments.blocks, arguments.prompts)):
-            for method, arm in arms.items() if number % 2 else reversed(arms.items()):
-                placement = plan_for(arm.pipeline)
-                generator = arm.placed(placement)
-                summary = summarize([generator.generate(prompt, arm.pipeline.sampling) for prompt in prompts])
-                learn(arm.pipeline, placement, summary)
-                rows.append({"method": method, "block": number} | beside(placement, summary))
+            plans = {method: plan_for(arm.pipeline) for method, arm in arms.items()}
+            for method, answers in answers_of(arms, plans, prompts).items():
+                summary = summarize(answers)
+                learn(arms[method].pipeline, plans[method], summary)
+                rows.append({"method": method, "block": number} | beside(plans[method], summary))
                 print(told(rows[-1]), flush=True)
     finally:
         for arm in arms.values():
             arm.close()
     return rows
+
+
+def answers_of(
+    arms: Mapping[str, PlannedArm], plans: Mapping[str, Placement], prompts: Sequence[Prompt]
+) -> dict[str, list[Generation]]:
+    """What every method answers to the questions of a block, in an order that turns around each time."""
+    generators = {method: arms[method].placed(plan) for method, plan in plans.items()}
+    answers: dict[str, list[Generation]] = {method: [] for method in arms}
+    for place, prompt in enumerate(prompts):
+        for method in arms if place % 2 else reversed(arms):
+            answers[method].append(generators[method].generate(prompt, arms[method].pipeline.sampling))
+    return answers
 
 
 def pipeline_of(arguments: argparse.Namespace, method: str) -> Pipeline:

@@ -12,6 +12,7 @@ from specdecodes.units import format_bytes
 NEARLY = 0.02
 """Placements whose speeds differ by less count as equal: the estimate is no finer."""
 
+_RINGS = (2, 3, 4, 8, 16, 32, 64)
 _DEPTHS = (1, 2, 4, 8, 16, 32, 64)
 _ACCEPTANCES = (0.7, 0.8, 0.9, 0.95)
 
@@ -31,40 +32,58 @@ def neighbours(
     """The neighbours of the chosen candidate and both ends of the range, each with its speed or its shortfall."""
     layers, count = len(chosen.resident) + len(chosen.streamed), len(chosen.resident)
     shown = {0, count - 1, count, count + 1, layers}
-    rejected = []
+    alike: dict[tuple[int, int], list[Candidate]] = {}
     for candidate in everything:
-        if candidate is chosen or len(candidate.resident) not in shown or candidate.slots != chosen.slots:
-            continue
-        what = f"{len(candidate.resident)} of {layers} layers resident"
-        if chosen.substituted or candidate.substituted:
-            what += f", {counted(len(candidate.substituted), 'substitute')}"
-        prediction = predicted.get(id(candidate))
-        if prediction is None:
-            why = f"{format_bytes(candidate.shortfall(budgets))} over the budget"
-            rejected.append(Alternative(what, None, why))
-        else:
-            slower = prediction.tokens_per_second < predicted[id(chosen)].tokens_per_second
-            why = "slower" if slower else f"not {NEARLY:.0%} faster, and streams or takes more"
-            rejected.append(Alternative(what, prediction.tokens_per_second, why))
+        if len(candidate.resident) in shown:
+            alike.setdefault((len(candidate.resident), len(candidate.substituted)), []).append(candidate)
+    del alike[count, len(chosen.substituted)]  # rings apart, that is the chosen one
+    rejected = []
+    for (resident, substituted), group in alike.items():
+        what = f"{resident} of {layers} layers resident"
+        if chosen.substituted or substituted:
+            what += f", {counted(substituted, 'substitute')}"
+        best = _fastest(group, predicted)
+        if best is not None and best.streamed and best.slots != chosen.slots:
+            what += f", {ring_of(best.slots)}"
+        rejected.append(_told(what, best, group, chosen, budgets, predicted))
     return rejected + _other_rings(everything, chosen, budgets, predicted)
 
 
 def _other_rings(
     everything: Sequence[Candidate], chosen: Candidate, budgets: Budgets, predicted: Mapping[int, Prediction]
 ) -> list[Alternative]:
-    """The best candidate of every other size of the ring."""
+    """The best candidates with rings of other sizes, of a few sizes."""
+    streaming = [candidate for candidate in everything if candidate.streamed] if chosen.streamed else []
     found = []
-    for slots in sorted({candidate.slots for candidate in everything} - {chosen.slots}):
-        alike = [candidate for candidate in everything if candidate.slots == slots]
-        fitting = [candidate for candidate in alike if id(candidate) in predicted]
-        if not fitting:
-            short = min(candidate.shortfall(budgets) for candidate in alike)
-            found.append(Alternative(ring_of(slots), None, f"{format_bytes(short)} over the budget"))
-            continue
-        best = max(fitting, key=lambda candidate: predicted[id(candidate)].tokens_per_second)
-        what = f"{ring_of(slots)}, {len(best.resident)} of {len(best.resident) + len(best.streamed)} layers resident"
-        found.append(Alternative(what, predicted[id(best)].tokens_per_second, "no faster: a resident layer saves more"))
+    for slots in sorted({candidate.slots for candidate in streaming}.intersection(_RINGS) - {chosen.slots}):
+        group = [candidate for candidate in streaming if candidate.slots == slots]
+        best = _fastest(group, predicted)
+        layers = f", {len(best.resident)} of {len(best.resident + best.streamed)} layers resident" if best else ""
+        found.append(_told(ring_of(slots) + layers, best, group, chosen, budgets, predicted))
     return found
+
+
+def _fastest(group: Sequence[Candidate], predicted: Mapping[int, Prediction]) -> Candidate | None:
+    """Of those that fit."""
+    fitting = [candidate for candidate in group if id(candidate) in predicted]
+    return max(fitting, key=lambda candidate: predicted[id(candidate)].tokens_per_second, default=None)
+
+
+def _told(
+    what: str,
+    best: Candidate | None,
+    group: Sequence[Candidate],
+    chosen: Candidate,
+    budgets: Budgets,
+    predicted: Mapping[int, Prediction],
+) -> Alternative:
+    """The `best` of a group and why it was not chosen; None: what a group is short of that does not fit."""
+    if best is None:
+        short = min(candidate.shortfall(budgets) for candidate in group)
+        return Alternative(what, None, f"{format_bytes(short)} over the budget")
+    speed = predicted[id(best)].tokens_per_second
+    slower = speed < predicted[id(chosen)].tokens_per_second
+    return Alternative(what, speed, "slower" if slower else f"not {NEARLY:.0%} faster, and streams or takes more")
 
 
 def other_rounds(work: Work, machine: Machine, workload: Workload, levels: float) -> list[Alternative]:

@@ -8,7 +8,7 @@ bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specdecodes.offload.predict import Machine, Workload
 
@@ -16,11 +16,9 @@ STAGING = 2
 """Slots of host memory that layers pass through from disk to an accelerator: one is read while another is copied."""
 
 SLOTS = 2
-"""Of a ring, at least: one slot is read while another is computed."""
-
-MOST_SLOTS = 4
-"""A further slot holds bytes that arrive while drafting. It costs as much as a resident layer, which saves more where
-all layers are alike."""
+"""Of a ring, at least: one slot is read while another is computed. A further one holds bytes that arrive while a draft
+runs; it costs as much as a resident layer that is drafted by its substitute, and hides as much, or less where drafts
+are short."""
 
 WORKING = "working memory"
 DRAFT, DRAFT_CACHE = "draft model", "draft's key-value cache"
@@ -103,39 +101,62 @@ class Candidate:
     def ring_bytes(self) -> int:
         return self.device[ring_of(self.slots)]
 
+    def with_ring(self, slots: int) -> Candidate:
+        """The same with a ring of so many slots."""
+        before, size = ring_of(self.slots), self.ring_bytes // self.slots * slots
+        parts = ((ring_of(slots), size) if part == before else (part, nbytes) for part, nbytes in self.device.items())
+        return replace(self, device=dict(parts), slots=slots)
+
     def shortfall(self, budgets: Budgets) -> int:
         """Bytes over the budgets, both together; 0 for a placement that fits."""
         return over(self.device, budgets.device) + over(self.host, budgets.host)
 
 
 def candidates(shape: ModelShape, budgets: Budgets, machine: Machine, workload: Workload) -> Iterator[Candidate]:
-    """Every count of resident layers that may be, with no and with as many of their substitutes as fit."""
+    """Every count of resident layers that may be, with no and with as many of their substitutes as fit, with the
+    smallest ring and with the largest."""
     layers = range(len(shape.layer_bytes))
     for count in range(0 if shape.can_stream else len(layers), len(layers) + 1):
         resident = spread(count, len(layers))
         streamed = tuple(layer for layer in layers if layer not in set(resident))
         pinned, host = _host_side(shape, budgets, machine, streamed)
-        needed = tuple(layers) if shape.substitute_all else streamed if shape.substitute_bytes else ()
-        least, *_ = rings = _rings(workload, len(streamed))
-        for slots in rings:
-            device = _device_side(shape, workload, resident, streamed, needed, slots)
-            yield Candidate(resident, streamed, pinned, needed, device, host, slots)
-        if not shape.substitute_bytes or not resident or shape.substitute_all:
-            continue
-        for kept in range(count, 0, -1):
-            both = tuple(sorted({*streamed, *(resident[place] for place in spread(kept, count))}))
-            device = _device_side(shape, workload, resident, streamed, both, least)
-            if not over(device, budgets.device):
-                yield Candidate(resident, streamed, pinned, both, device, host, least)
-                break
+        slots = _fewest(workload, len(streamed))
+        for both in _substituted(shape, budgets, workload, resident, streamed):
+            device = _device_side(shape, workload, resident, streamed, both, slots)
+            least = Candidate(resident, streamed, pinned, both, device, host, slots)
+            yield from map(least.with_ring, _rings(least, budgets, workload))
 
 
-def _rings(workload: Workload, streamed: int) -> list[int]:
-    """Slots that the ring may have: no more than layers stream, but two, to read beside computing."""
-    if workload.ring is not None:
-        return [max(SLOTS, min(workload.ring, streamed))]
-    most = min(MOST_SLOTS, streamed - 1) if workload.levels else SLOTS
-    return list(range(SLOTS, max(SLOTS, most) + 1))
+def _substituted(
+    shape: ModelShape, budgets: Budgets, workload: Workload, resident: Sequence[int], streamed: Sequence[int]
+) -> Iterator[tuple[int, ...]]:
+    """The layers that have a substitute: those that must, and with as many of the resident ones as fit."""
+    if shape.substitute_all or not shape.substitute_bytes:
+        yield tuple(sorted((*resident, *streamed))) if shape.substitute_all else ()
+        return
+    yield tuple(streamed)
+    slots = _fewest(workload, len(streamed))
+    for kept in range(len(resident), 0, -1):
+        both = tuple(sorted({*streamed, *(resident[place] for place in spread(kept, len(resident)))}))
+        if not over(_device_side(shape, workload, resident, streamed, both, slots), budgets.device):
+            yield both
+            return
+
+
+def _fewest(workload: Workload, streamed: int) -> int:
+    """Slots of the smallest ring: those that were asked for, as long as so many layers stream."""
+    return max(SLOTS, min(workload.ring or SLOTS, streamed))
+
+
+def _rings(least: Candidate, budgets: Budgets, workload: Workload) -> tuple[int, ...]:
+    """Slots of the smallest ring and, where a draft runs, of the largest that fits (of one too large, to be told, where
+    no larger one does); fewer than layers stream."""
+    most, slots = len(least.streamed) - 1, least.slots
+    if workload.ring is not None or not (workload.levels and workload.ahead) or most <= slots:
+        return (slots,)
+    slot = least.ring_bytes // slots
+    fit = most if budgets.device is None else slots + (budgets.device - sum(least.device.values())) // slot
+    return slots, min(max(fit, slots + 1), most)
 
 
 def spread(count: int, total: int) -> tuple[int, ...]:

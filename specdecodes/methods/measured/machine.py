@@ -34,7 +34,8 @@ def measure(files: tuple[Path, ...], device: torch.device) -> Machine:
 
 
 def streamed_before(tier: str, files: tuple[Path, ...]) -> float | None:
-    """GB/s at which the last runs streamed from `tier`: seconds of reading say more than a short sample."""
+    """GB/s at which the last runs of this checkpoint streamed from `tier`: seconds of reading say more than a short
+    sample, but of layers of another size something else."""
     kept = recall(_stream_key(tier, files), ("gbps",))
     return kept["gbps"] if kept else None
 
@@ -45,7 +46,7 @@ def remember_stream(tier: str, files: tuple[Path, ...], gbps: float) -> None:
 
 
 def _stream_key(tier: str, files: tuple[Path, ...]) -> str:
-    return key_of("stream", tier, files[0].stat().st_dev if tier == "disk" else 0)
+    return key_of("stream", tier, *(str(file.resolve()) for file in files))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -80,6 +80,9 @@ def test_a_stream_is_expected_to_be_as_fast_as_it_was(tiny_checkpoint):
     learn(streamed, before, summary(before))
     assert plan_for(streamed).predicted.link_gbps == pytest.approx(3.25)
     assert plan_for(replace(streamed, seed=1, warmup=0)).predicted.link_gbps == pytest.approx(3.25)
+    another = pipeline_for("vanilla", tiny_checkpoint("qwen2"), None, exact=True)  # whose layers have another size
+    elsewhere = plan_for(replace(another, memory=Memory(smallest_budget(another))))
+    assert elsewhere.predicted.link_gbps not in (0.0, pytest.approx(3.25))
 
 
 def test_a_run_too_short_to_say_something_is_forgotten(tiny_checkpoint):
