@@ -42,7 +42,7 @@ def verify(tree: TokenTree, choices: Tensor) -> Verdict:
     """
     size = tree.size
     matches = tree.tokens[:size] == choices[tree.parents[:size]]
-    matches[0] = True
+    matches[:1] = True
     accepted = ~(tree.ancestors[:size, :size] & ~matches).any(-1)
     rows = torch.stack((accepted.to(torch.int64), choices[:size])).tolist()
     path = tuple(node for node, taken in enumerate(rows[0]) if taken)

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a clone that is not installed
 
 import torch
 
 from benchmarks.arms.job import Answer, Job
-from benchmarks.gpu import Blocking, BlockingCuda
+from benchmarks.baselines import blocking_streams, without_resident_layers
 from specdecodes.config import Draft, Memory, Pipeline, Target, override
-from specdecodes.errors import BudgetError, SpecDecodesError
-from specdecodes.methods import build, plan_for
+from specdecodes.errors import SpecDecodesError
+from specdecodes.methods import build
 from specdecodes.sampling import SamplingParams
 from specdecodes.stats import summarize
 
@@ -39,7 +37,8 @@ def main() -> int:
 def answer(job: Job) -> None:
     pipeline = pipeline_of(job)
     params = SamplingParams(ignore_eos=True, repetition_penalty=job.penalty)
-    with streams_of(job), build(pipeline, progress=lambda text: print(text, file=sys.stderr)) as generator:
+    streams = blocking_streams() if job.options.get("blocking") else contextlib.nullcontext()
+    with streams, build(pipeline, progress=lambda text: print(text, file=sys.stderr)) as generator:
         for prompt, tokens, counts in job.requests():
             told, generation = Answer(), None
             for chunk in generator.stream(prompt, SamplingParams(**vars(params) | {"max_tokens": tokens})):
@@ -65,26 +64,7 @@ def pipeline_of(job: Job) -> Pipeline:
     )
     for key, value in options.items():
         pipeline = override(pipeline, key, value)
-    return pipeline if resident else override(pipeline, "memory.device", least_budget(pipeline))
-
-
-def least_budget(pipeline: Pipeline) -> int:
-    """Bytes with which every layer streams; the arm's own budget if that is less, for the plan to refuse."""
-    try:
-        plan_for(override(pipeline, "memory.device", 1))
-    except BudgetError as refused:
-        return min(1 + refused.shortfall_bytes, pipeline.memory.device_bytes or sys.maxsize)
-    raise AssertionError("no model runs in one byte")
-
-
-@contextlib.contextmanager
-def streams_of(job: Job) -> Iterator[None]:
-    """With `blocking`, streams without prefetch while the generator is built."""
-    with contextlib.ExitStack() as until_end:
-        if job.options.get("blocking"):
-            for name, stream in (("LayerStream", Blocking), ("CudaLayerStream", BlockingCuda)):
-                until_end.enter_context(mock.patch(f"specdecodes.methods.assembly.{name}", stream))
-        yield
+    return pipeline if resident else without_resident_layers(pipeline)
 
 
 if __name__ == "__main__":

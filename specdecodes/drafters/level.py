@@ -119,7 +119,7 @@ class LevelGrower:
             self._nodes.setdefault(width, torch.arange(width, device=self._runner.device))
             self._steps[width] = Recorded(partial(self._level, width), self._graphs)
         self.levels = 0
-        self._tree.tokens[0] = root
+        self._tree.tokens[:1] = root  # a slice is filled; a number in a place would be copied there, and waited for
         # Every level runs `width` rows; at the root all but one are padding that no path goes through.
         self._tree.scores[1:width] = float("-inf")
         self._nodes[width].copy_(torch.arange(width, device=self._runner.device))

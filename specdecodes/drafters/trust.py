@@ -41,7 +41,7 @@ class Trust:
         """Correct the scores of a tree, in place."""
         size = tree.size
         steps = self.correct(tree.scores[:size] - tree.scores[tree.parents[:size]])
-        steps[0] = 0.0
+        steps[:1] = 0.0
         tree.scores[:size] = tree.ancestors[:size, :size].to(steps.dtype) @ steps
 
     def learn(self, tree: TokenTree, nodes: int, verdict: Verdict) -> None:

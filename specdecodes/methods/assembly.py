@@ -37,7 +37,7 @@ from specdecodes.offload.stream import LayerStream
 from specdecodes.offload.stream_cuda import CudaLayerStream
 from specdecodes.quant import Scheme
 
-STEP = 2  # between the sizes of a pass that a draft may choose from
+STEP, GPU_STEP = 2, 4  # between sizes of a pass to choose from; a GPU takes as long for a few rows as for one
 FREE = 1e-6  # seconds of a level that no model drafts
 
 
@@ -114,7 +114,8 @@ def load(
     target = load_target(site, placement, progress, width=rows, draft_nodes=needs.nodes, taps=needs.taps)
     drafter = method.drafter(target, progress)
     if needs.levels:
-        rehearse_passes(target, progress)
+        chosen = pipeline.tree.adaptive or needs.middle is not None
+        rehearse_passes(target, progress, every=chosen)
     grafted = pipeline.draft.ngram
     if not grafted or needs.middle is not None:  # whose own draft has them
         return target, drafter
@@ -130,22 +131,23 @@ def pace_of(target: LoadedTarget) -> Pace:
     widths = {tree.width, 1} if tree.adaptive and level else {tree.width}
     lanes = ((1, times.one_lane),)
     levels = {width: (level or FREE) * share_of(lanes, width, tree.width) for width in widths}
-    return Pace(tree, Costs(levels, pass_seconds(target)))
+    return Pace(tree, Costs(levels, pass_seconds(target, every=tree.adaptive)))
 
 
-def pass_seconds(target: LoadedTarget) -> dict[int, float]:
+def pass_seconds(target: LoadedTarget, *, every: bool = True) -> dict[int, float]:
     """What a plan expects of passes, by their rows: all of the tree's nodes, or fewer, but in exact mode, where all
-    passes have one width."""
+    passes have one width. Without `every` size there is one to decode plainly beside the whole tree's."""
     nodes, plan, times = target.site.pipeline.tree.nodes, target.placement.predicted, target.placement.times
+    step = nodes if not every else GPU_STEP if target.site.device.type == "cuda" else STEP
     sizes = [nodes]
     while sizes[-1] > 1 and not target.runner.exact:
-        sizes.append(max(1, sizes[-1] // STEP))
+        sizes.append(max(1, sizes[-1] // step))
     return {rows: max(plan.stream_s, plan.compute_s * share_of(times.narrower, rows, nodes)) for rows in sizes}
 
 
-def rehearse_passes(target: LoadedTarget, progress: Notify) -> None:
+def rehearse_passes(target: LoadedTarget, progress: Notify, *, every: bool) -> None:
     """Compile the passes that a draft may choose from, where there is more than one: no answer waits for them then."""
-    sizes = sorted(pass_seconds(target))
+    sizes = sorted(pass_seconds(target, every=every))
     if len(sizes) > 1 and target.runner.steps.compiled:
         progress(f"compiling passes of {sizes[0]} to {sizes[-1]} rows")
         target.runner.rehearse(sizes, layer_kinds(target.site, set(target.placement.streamed)))

@@ -30,6 +30,10 @@ from specdecodes.offload.store import ALIGNMENT, aligned_memory
 BLOCK_BYTES = 16 * 2**20
 """Bytes of weights in a block; smaller ones read slower."""
 
+HOST_BLOCK_BYTES = 32 * 2**20
+"""The same of layers kept in host memory for an accelerator: a thread needs 0.1 to 0.2 ms to send a block and to launch
+what restores it, in which a fast link brings 8 MB."""
+
 READERS = 3
 """Threads of a stream of compressed layers: while one expands, two read. Each has memory of its own for a block."""
 

@@ -38,7 +38,7 @@ class KeptLayer:
         """
         contents = _compressed(layout, compress) if compress is not None and not blocks[0].expands_to else []
         if contents:
-            raw = layout.blocks(compressed.BLOCK_BYTES)
+            raw = layout.blocks(compressed.HOST_BLOCK_BYTES)
             sizes = (content.numel() for content in contents)
             blocks = [
                 replace(block, length=size, needed=size, expands_to=block.needed + block.needed % 2)
@@ -68,7 +68,7 @@ class KeptLayer:
 
 def _compressed(layout: LayerLayout, dtype: torch.dtype) -> list[Tensor]:
     """Empty where that gains nothing."""
-    raw = list(layout.blocks(compressed.BLOCK_BYTES))
+    raw = list(layout.blocks(compressed.HOST_BLOCK_BYTES))
     contents = list(compress_blocks(raw, dtype))
     return contents if sum(content.numel() for content in contents) < layout.nbytes else []
 

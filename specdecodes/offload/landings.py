@@ -11,6 +11,12 @@ COUNT = 3
 _ALIGNED = 256
 
 
+def stream_beside(device: torch.device) -> torch.cuda.Stream:
+    """A stream that no CUDA graph is ever recorded on. Torch hands out the 32 streams of a priority again and again: of
+    the usual one, a copy could get into a recording that is under way."""
+    return torch.cuda.Stream(device, priority=-1)
+
+
 class Landings:
     """`COUNT` places for blocks of up to `nbytes`, taken in turn; `stream` expands what is in them."""
 
@@ -19,7 +25,7 @@ class Landings:
         self._bytes = torch.empty(COUNT * self._size, dtype=torch.uint8, device=device)
         self._expanded: list[torch.cuda.Event | None] = [None] * COUNT
         self._turn = 0
-        self.stream = torch.cuda.Stream(device)
+        self.stream = stream_beside(device)
 
     @property
     def nbytes(self) -> int:

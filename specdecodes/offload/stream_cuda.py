@@ -25,7 +25,7 @@ from specdecodes.offload.compressed import CompressedLayer
 from specdecodes.offload.counters import StreamCounters
 from specdecodes.offload.expander import Expander, damaged
 from specdecodes.offload.kept import KeptLayer
-from specdecodes.offload.landings import Landings
+from specdecodes.offload.landings import Landings, stream_beside
 from specdecodes.offload.layout import Block
 from specdecodes.offload.locked import HostMemory
 from specdecodes.offload.ring import Ring
@@ -68,7 +68,7 @@ class CudaLayerStream(LayerStream):
         if any(layout.moves for layout in self._ring.layouts):
             super().close()
             raise CheckpointError("tensors at odd offsets cannot be streamed to a GPU; save the checkpoint again.")
-        self._copies = torch.cuda.Stream(device)
+        self._copies = stream_beside(device)
         # Kernels of what had the ring's memory before may still be under way.
         self._copies.wait_event(mark(torch.cuda.current_stream(device)))
         self._enqueue = Lock()

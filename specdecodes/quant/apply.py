@@ -70,7 +70,7 @@ def substitute(
     solved = cache.load(layer, rules) if cache is not None else None
     cached = solved is not None
     if solved is None:
-        solved = _solve_layer(linears() if callable(linears) else linears, rules, layer)
+        solved = _solve_layer(linears() if callable(linears) else linears, rules, execution, layer)
         if cache is not None:
             cache.store(layer, rules, solved)
     modules = assemble(solved, rules, execution, layer=layer, joined=joined)
@@ -114,12 +114,13 @@ def typical(rules: Rules, paths: Iterable[str], layers: int) -> Rules:
     return Rules(tuple(found.items())) if any(found.values()) else Rules(())
 
 
-def _solve_layer(linears: Linears, rules: Rules, layer: str) -> dict[str, Solved]:
+def _solve_layer(linears: Linears, rules: Rules, execution: Execution, layer: str) -> dict[str, Solved]:
+    """Where they will run, one weight after another: a device has no room for a whole layer beside all that stays."""
     solved = {}
     for path, (weight, bias) in linears.items():
         scheme = rules.scheme_of(f"{layer}.{path}")
         if scheme is not None:
-            codes = solve(weight, scheme, name=f"{layer}.{path}")
+            codes = solve(weight.to(execution.device), scheme, name=f"{layer}.{path}")
             # A clone: the weights may lie in a buffer that is about to be reused.
             solved[path] = Solved(codes, None if bias is None else bias.detach().clone())
     return solved

@@ -199,7 +199,7 @@ def check_weight(weight: Tensor, *, name: str = "weight") -> None:
             f"{name}: a matrix of bf16, fp16 or fp32 weights is quantized, not {weight.ndim} axes of {kind}; take the "
             "model's unquantized checkpoint."
         )
-    if not bool(weight.abs().amax().isfinite()):
+    if not all(bool(end.isfinite()) for end in weight.aminmax()):
         raise QuantError(f"{name}: it holds NaN or infinite weights; the checkpoint is damaged, download it again.")
 
 

@@ -6,11 +6,16 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_arm
+from benchmarks.alternating import link_used
 from specdecodes.config import Tree
+from specdecodes.offload.candidates import DRAFT
+from specdecodes.offload.plan import Placement
 
 
 def test_medians_are_of_the_rounds_and_ratios_within_a_round() -> None:
@@ -24,16 +29,17 @@ def test_medians_are_of_the_rounds_and_ratios_within_a_round() -> None:
     assert found["subspec"]["decode_tokens_per_second"] == 8.0 and found["subspec"]["times_plain"] == 4.0
     assert found["classic"] == {}
     lines = gpu.table(found).splitlines()
-    assert lines[2] == "| plain | 2.00 | 1.00 |  | 2.0 |  |  |  |  |"
+    assert lines[2] == "| plain | 2.00 | 1.00 |  | 2.0 |  |  |  |  |  |"
     assert lines[4].startswith("| classic | failed |")
     assert len({line.count("|") for line in lines}) == 1
 
 
 def test_the_published_settings() -> None:
-    tree = gpu.ARMS["subspec, published settings"][1]
-    assert (tree.width, tree.depth, tree.adaptive) == (6, 48, False)
-    assert tree.nodes == 6 * 48 + 1
-    assert not gpu.ARMS["plain"][2] and Tree(nodes=2) == gpu.PLAIN
+    arm = gpu.ARMS[gpu.PUBLISHED]
+    assert (arm.tree.width, arm.tree.depth, arm.tree.adaptive) == (6, 48, False)
+    assert arm.tree.nodes == 6 * 48 + 1 and arm.published
+    plain = gpu.ARMS["plain"]
+    assert plain.tree == Tree(nodes=2) and not plain.exact and not plain.published
 
 
 def test_without_a_device_it_says_what_to_do(
@@ -66,10 +72,12 @@ def test_an_arm_on_the_cpu(arm: str, cap: str, monkeypatch: pytest.MonkeyPatch) 
     row = gpu.run_arm(arguments)
     assert row["decode_tokens_per_second"] > 0
     assert row["bytes_streamed"] > 0
+    parts = [part for part, *_ in row["plan"]]
+    assert ("resident" in " ".join(parts)) == (arm != gpu.PUBLISHED)
 
 
 def test_speeds_are_compared_with_the_published_settings_of_the_same_round() -> None:
-    speeds = {"subspec": (6.0, 9.0), gpu.PUBLISHED_ARM: (2.0, 3.0)}
+    speeds = {"subspec": (6.0, 9.0), gpu.PUBLISHED: (2.0, 3.0)}
     runs = [
         {"arm": arm, "round": number, "decode_tokens_per_second": speed}
         for arm, found in speeds.items()
@@ -97,5 +105,46 @@ def test_an_arm_that_would_not_end_in_time_does_not_begin(monkeypatch: pytest.Mo
 
 def test_the_share_of_the_link_counts_whole_rounds() -> None:
     row = {"new_tokens": 101, "decode_tokens_per_second": 10.0, "bytes_per_round": 8e9, "rounds": 20}
-    assert gpu.link_used(row, 20.0) == pytest.approx(0.8)
-    assert gpu.link_used(row, 0.0) == 0.0
+    assert link_used(row, 20.0) == pytest.approx(0.8)
+    assert link_used(row, 0.0) == 0.0
+
+
+def test_what_a_draft_level_reads() -> None:
+    """Two resident layers of three, one with a substitute, the head; or a model of its own."""
+    sizes = {"embedding and head": 7, "2 resident layers": 2000, "2 substitutes": 500, DRAFT: 0}
+    placement = SimpleNamespace(
+        device_bytes=sizes, resident=(0, 2), substituted=(1, 2), predicted=SimpleNamespace(draft_step_s=0.01)
+    )
+    assert gpu_arm.draft_bytes(cast(Placement, placement)) == 7 + 1000 + 500
+    sizes[DRAFT] = 90
+    assert gpu_arm.draft_bytes(cast(Placement, placement)) == 90
+    sizes[DRAFT], placement.predicted = 0, SimpleNamespace(draft_step_s=0.0)
+    assert gpu_arm.draft_bytes(cast(Placement, placement)) == 0
+
+
+def test_steps_that_ran_otherwise_than_asked_are_told_below_the_table() -> None:
+    said = "loading 3 of 6 layers\nsteps could not be recorded as CUDA graphs (out of memory); they are launched"
+    assert gpu.fallbacks([{"said": said}, {"said": said}, {"error": "no memory"}]) == [said.splitlines()[1]]
+
+
+@pytest.mark.parametrize(("grows", "taken"), [(True, 4), (False, 2)])
+def test_host_memory_is_waited_for_where_it_grows_with_its_use(
+    grows: bool, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 pieces are free of the 12 wanted. Where memory grows, two more come for each that is taken."""
+    free, clock, pieces = [4], [0.0], []
+
+    def take(*_: object, **__: object) -> object:
+        free[0] += (2 if grows else 0) - 1
+        pieces.append(object())
+        return pieces[-1]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    memory = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=free[0] * gpu_arm.PIECE))
+    monkeypatch.setattr(gpu_arm, "psutil", memory)
+    monkeypatch.setattr(gpu_arm, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(gpu_arm.torch, "ones", take)
+    gpu_arm.await_memory(12 * gpu_arm.PIECE)
+    assert len(pieces) == taken and clock[0] < 11.0

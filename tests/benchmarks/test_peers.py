@@ -204,3 +204,4 @@ def test_the_published_settings() -> None:
     assert options["resident_layers"] is False and options["tree.adaptive"] is False
     assert (options["tree.depth"], options["tree.width"], options["draft.temperature"]) == (48, 6, 0.2)
     assert options["tree.nodes"] == 48 * 6 + 1
+    assert options["draft.quant"] == "hqq4"  # the least budget that works would choose fewer bits

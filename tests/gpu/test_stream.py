@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 
+from specdecodes.offload.landings import stream_beside
 from specdecodes.offload.store import ALIGNMENT
 from specdecodes.offload.stream_cuda import CudaLayerStream
 from tests.offload.conftest import MakeLayers, make_layers  # noqa: F401
@@ -59,3 +60,9 @@ def test_a_few_numbers_arrive_beside_weights_on_their_way() -> None:
     whole = time.perf_counter() - started
     assert path.tolist() == [0, 3, 7]
     assert few < whole / 4, f"{1e3 * few:.1f} ms of {1e3 * whole:.1f}"
+
+
+def test_copies_are_on_streams_that_nothing_is_recorded_on() -> None:
+    """Torch hands out the streams of a priority again and again."""
+    beside = {stream_beside(torch.device("cuda")).cuda_stream for _ in range(100)}
+    assert beside.isdisjoint({torch.cuda.Stream().cuda_stream for _ in range(100)})

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from specdecodes.models.attention import attend
+from tests.interpreted import need_triton
 
-pytest.importorskip("triton", reason="needs triton, which comes with torch's CUDA build")
+need_triton()
 from specdecodes.models.tree_attention import choose_cut, tree_attend  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -86,12 +86,13 @@ class SimulatedCuda:
         self._lockable, self._delay, self._careless = lockable, delay, careless
         self.compute = SimulatedStream(delay, careless != "compute")
         self.copies: list[SimulatedStream] = []
+        self.priorities: list[int] = []
         cudart = SimpleNamespace(
             cudaHostRegister=lambda pointer, nbytes, flags: self._register(pointer, nbytes),
             cudaHostUnregister=lambda pointer: self.registered.pop(pointer),
         )
         monkeypatch.setattr(torch.cuda, "cudart", lambda: cudart)
-        monkeypatch.setattr(torch.cuda, "Stream", lambda device: self._stream())
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device, priority=0: self._stream(priority))
         monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.compute)
         monkeypatch.setattr(torch.cuda, "Event", SimulatedEvent)
@@ -115,7 +116,8 @@ class SimulatedCuda:
         for stream in (*self.copies, self.compute):
             stream.end()
 
-    def _stream(self) -> SimulatedStream:
+    def _stream(self, priority: int) -> SimulatedStream:
+        self.priorities.append(priority)
         self.copies.append(SimulatedStream(self._delay, self._careless != "copy"))
         return self.copies[-1]
 

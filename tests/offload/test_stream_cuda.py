@@ -15,6 +15,7 @@ import torch
 from specdecodes.errors import CheckpointError, StreamError
 from specdecodes.offload import codec, compressed
 from specdecodes.offload.compressed import write_layer
+from specdecodes.offload.landings import Landings
 from specdecodes.offload.layout import lay_out
 from specdecodes.offload.ring import Ring
 from specdecodes.offload.store import ALIGNMENT, TensorSpan
@@ -217,7 +218,8 @@ def small_compressed_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks a layer, where the codec can be built."""
     if codec.missing():
         pytest.skip(codec.missing())
-    monkeypatch.setattr(compressed, "BLOCK_BYTES", 8 * ALIGNMENT)
+    for name in ("BLOCK_BYTES", "HOST_BLOCK_BYTES"):
+        monkeypatch.setattr(compressed, name, 8 * ALIGNMENT)
 
 
 @pytest.mark.parametrize("pinned", [(), (0, 3), (0, 1, 2, 3, 4)])
@@ -280,3 +282,11 @@ def test_a_damaged_file_is_told_before_a_kernel_sees_it(
     ):
         differing(stream, layers, cuda)
     assert not cuda.registered
+
+
+def test_copies_are_on_streams_that_nothing_is_recorded_on(make_layers: MakeLayers, simulate: Simulate) -> None:
+    """Recordings have a stream of the usual priority, of which torch hands out the same 32 again and again."""
+    cuda = simulate()
+    Landings(64, CPU)
+    with CudaLayerStream(make_layers(2)[1], device=CPU, pinned=(0, 1)):
+        assert len(cuda.priorities) == 2 and max(cuda.priorities) < 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,12 @@ from specdecodes.quant import (
     packed_bytes,
     substitute,
 )
+from specdecodes.quant.codes import Codes
 from specdecodes.quant.kernels.cpu.int4 import Int4Linear
 from specdecodes.quant.kernels.cpu.int8 import Int8Linear
 from specdecodes.quant.kernels.cpu.w4a8 import Support, support
+from specdecodes.quant.solvers import specimen_codes
+from specdecodes.quant.spec import Scheme
 
 LayerLinears = dict[str, tuple[Tensor, Tensor | None]]
 SIZES = {"q": 64, "k": 32, "v": 32}
@@ -203,3 +207,18 @@ def test_a_part_in_full_precision_keeps_the_others_apart(linears: LayerLinears) 
     rules = Rules.parse("hqq4+q_proj=none")
     made = substitute(linears, rules, Execution(), joined={"both": ("self_attn.q_proj", "mlp.up_proj")})
     assert sorted(made) == ["mlp.down_proj", "mlp.up_proj"]
+
+
+def test_weights_go_to_the_device_one_after_another(linears: LayerLinears, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole layer in full precision beside all that stays would be too much for it."""
+    there: list[weakref.ref[Tensor]] = []
+
+    def solve(weight: Tensor, scheme: Scheme, *, name: str) -> Codes:
+        assert weight.device.type == "meta" and not any(earlier() is not None for earlier in there)
+        there.append(weakref.ref(weight))
+        return specimen_codes(*weight.shape, scheme, weight.device)
+
+    monkeypatch.setattr("specdecodes.quant.apply.solve", solve)
+    monkeypatch.setattr("specdecodes.quant.apply.assemble", lambda solved, *rest, **named: dict(solved))
+    substitute(linears, HQQ4, Execution("meta"))
+    assert len(there) == len(linears)

@@ -25,6 +25,7 @@ from specdecodes.offload.alternatives import NEARLY, Alternative
 from specdecodes.offload.candidates import Compression
 from specdecodes.offload.compressed import (
     BLOCK_BYTES,
+    HOST_BLOCK_BYTES,
     READERS,
     CompressedLayer,
     compressed_folder,
@@ -171,12 +172,12 @@ def _offer(
     else:
         ratio = _ratio(checkpoint, streamed)
     sizes = tuple(found[i].nbytes if i in found else int(size * ratio) for i, size in enumerate(whole))
-    block = min(BLOCK_BYTES, max(whole))
+    block = min(BLOCK_BYTES if device.type == "cpu" else HOST_BLOCK_BYTES, max(whole))
     return Compression(
         layer_bytes=sizes,
         gbps=codec.core_gbps() if device.type == "cpu" else _device_gbps(device),
         way=codec.way() if device.type == "cpu" else "Triton",
-        on_disk=device.type == "cpu" or set(streamed) <= found.keys(),
+        on_disk=device.type == "cpu" or measured,
         buffer_bytes=READERS * (int(_USUAL[checkpoint.dtype] * block) + 16384),
         source="as written" if measured else "by a sample",
     )

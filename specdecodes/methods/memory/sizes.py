@@ -14,6 +14,7 @@ from specdecodes.offload.layout import lay_out
 from specdecodes.offload.store import TensorSpan
 from specdecodes.offload.working import Widths, working_bytes
 from specdecodes.quant import Execution, Rules, packed_bytes
+from specdecodes.quant.solvers import solving_bytes
 from specdecodes.sampling import at_once
 
 
@@ -37,7 +38,8 @@ def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds, stretch: int) 
         lanes=site.pipeline.tree.width if on_gpu and site.pipeline.graphs else 0,
     )
     beside = draft.middle.parts_as_middle() if draft.middle else {}
-    working = max(working, beside.pop(WORKING, 0))  # of one model at a time
+    solving = solving_peak(site, draft) if on_gpu else 0
+    working = max(working, solving, beside.pop(WORKING, 0))  # of one model at a time, and of none while it loads
     kv_token, draft_itemsize = cache.nbytes(itemsize) // cache.slots, (draft.model or site).dtype.itemsize
     quantized = ((site, site.rules, site.execution), (site, draft.rules, draft.execution))
     return ModelShape(
@@ -55,6 +57,21 @@ def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds, stretch: int) 
         substitute_all=draft.substitute_all,
         beside=tuple(beside.items()),
     )
+
+
+def solving_peak(site: Site, draft: DraftNeeds) -> int:
+    """What a device needs, before any pass, to put the linears of a layer on their grids one after another, with the
+    codes of all; 0 where nothing is solved."""
+    own = Rules(()) if site.checkpoint.rules else site.rules
+    most = 0
+    for one, rules in ((site, own), (site, draft.rules), *(((draft.model, draft.model.rules),) if draft.model else ())):
+        shapes, itemsize = one.checkpoint.spec.linears().values(), one.checkpoint.dtype.itemsize
+        for scheme in rules.schemes:
+            codes = sum(
+                out * width * scheme.bits // 8 + 8 * out * width // scheme.group_of(width) for out, width in shapes
+            )
+            most = max(most, codes + max(solving_bytes(*shape, scheme, itemsize) for shape in shapes))
+    return most
 
 
 def _attention_bytes(site: Site, cache: CacheShape) -> int:

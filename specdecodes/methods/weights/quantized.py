@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -78,15 +79,15 @@ def _fill(
     spans = site.checkpoint.layer(index)
 
     def weights() -> dict[str, tuple[Tensor, Tensor | None]]:
-        """As the file has them, whatever dtype the model runs in: the cached solution serves all."""
+        """As the file has them, whatever dtype the model runs in: the cached solution serves all. In host memory."""
         wanted = [path for path in site.checkpoint.spec.linears() if rules.scheme_of(f"layers.{index}.{path}")]
         own = site.checkpoint.rules
         given = [path for path in wanted if own.scheme_of(f"layers.{index}.{path}") is not None]
         parts = {name: span for name, span in spans.items() if name.rpartition(".")[0] in set(wanted) - set(given)}
-        tensors = load_tensors(parts, site.checkpoint.dtype, site.device)
+        tensors = load_tensors(parts, site.checkpoint.dtype, torch.device("cpu"))
         full = {path: (tensors[f"{path}.weight"], tensors.get(f"{path}.bias")) for path in wanted if path not in given}
         linears = {path: load_linear(site.checkpoint, index, path) for path in given}
-        return full | {path: (one.codes.weight().to(site.device), one.bias) for path, one in linears.items()}
+        return full | {path: (one.codes.weight(), one.bias) for path, one in linears.items()}
 
     modules = substitute(
         weights, rules, execution, cache=cache, layer=f"layers.{index}", joined=JOINED, on_layer=done.append

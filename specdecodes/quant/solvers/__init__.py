@@ -7,13 +7,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from specdecodes.quant.codes import Codes, check_group, check_weight
+from specdecodes.quant.codes import BLOCK_WEIGHTS, Codes, check_group, check_weight
 from specdecodes.quant.grids import CENTRED, E2M1, E4M3, GAUSS, STEPS
 from specdecodes.quant.hadamard import rotate, rotation_of
+from specdecodes.quant.parallel import piece
 from specdecodes.quant.solvers import hqq
 from specdecodes.quant.solvers.higgs import solve_rotated
 from specdecodes.quant.solvers.rounding import float4, float8, from_low_to_high, symmetric
 from specdecodes.quant.spec import Scheme
+
+_IN_PIECES = ("hqq", "higgs", "w4a8")
+_WORKED_ON = 5 * 4  # bytes a weight that is being solved: so many numbers in float32
 
 
 def solve(weight: Tensor, scheme: Scheme, *, name: str = "weight") -> Codes:
@@ -42,6 +46,14 @@ def solve(weight: Tensor, scheme: Scheme, *, name: str = "weight") -> Codes:
             return replace(codes, rotation=rotation)
         case _:  # hqq2, hqq3, hqq4, hqq8, and w4a8, whose weights are those of hqq4
             return hqq.solve(weight, bits=scheme.bits, group=group, name=name)
+
+
+def solving_bytes(out_features: int, in_features: int, scheme: Scheme, itemsize: int) -> int:
+    """Of an accelerator, while a weight of `itemsize` bytes a number is put on its grid: it, and numbers to work on."""
+    weights = at_once = out_features * in_features
+    if scheme.name.startswith(_IN_PIECES):
+        at_once = min(weights, piece(BLOCK_WEIGHTS, torch.device("cuda")))
+    return weights * itemsize + at_once * _WORKED_ON
 
 
 def grid_of(scheme: Scheme) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from specdecodes.quant import Execution, Rules, assemble
 from specdecodes.quant.checkpoints import find_layout
 from specdecodes.quant.codes import Solved
 from specdecodes.quant.kernels.cuda.w4a16 import W4A16Linear, w4a16_bytes
+from tests.interpreted import need_triton
 from tests.quantized_linears import awq, ct_packed, ct_plain, gptq, qoq, qqq, smoothquant
 
 OUT, IN = 64, 256
@@ -80,13 +80,14 @@ def test_what_runs_is_that_weight_to_the_last_bit(form):
     assert torch.equal(linear_of(scheme, codes)(torch.eye(IN)).t(), weight)
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton; its interpreter runs the kernel here")
 @pytest.mark.parametrize("form", ["gptq", "gptq-v2-asymmetric-act-order", "awq"])
 def test_the_kernel_for_cuda_runs_that_weight_too(form):
+    need_triton()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     scheme, codes, weight = read(form)
-    linear = W4A16Linear(codes, as_given=True)
-    x = torch.eye(IN)[100:116]
-    assert torch.equal(linear(x), weight.t()[100:116])
+    linear = W4A16Linear(codes, device=device, as_given=True)
+    x = torch.eye(IN, device=device)[100:116]
+    assert torch.equal(linear(x).cpu(), weight.t()[100:116])
     held = sum(buffer.nbytes for name, buffer in linear.named_buffers() if name != "order")
     assert held == w4a16_bytes(OUT, IN, scheme.group, as_given=True)
 

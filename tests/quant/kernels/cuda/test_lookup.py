@@ -17,8 +17,9 @@ from specdecodes.quant.kernels.reference import ReferenceLinear
 from specdecodes.quant.kernels.twins import twin
 from specdecodes.quant.solvers import solve
 from specdecodes.quant.spec import find_scheme
+from tests.interpreted import need_triton
 
-pytest.importorskip("triton", reason="needs triton, which comes with torch's CUDA build")
+need_triton()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WEIGHT_ONLY = ["int8:g128", "hqq2", "hqq3", "hqq4:g32", "hqq8", "higgs2", "higgs3:g32", "higgs4"]
 BOUND = 2e-3  # scales and offsets in fp16, sums in fp32

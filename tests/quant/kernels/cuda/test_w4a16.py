@@ -15,8 +15,9 @@ from specdecodes.quant.codes import Codes
 from specdecodes.quant.kernels.cuda.gemlite import GemliteLinear
 from specdecodes.quant.kernels.cuda.w4a16 import W4A16Linear, w4a16_bytes
 from specdecodes.quant.solvers.hqq import solve
+from tests.interpreted import need_triton
 
-pytest.importorskip("triton", reason="needs triton, which comes with torch's CUDA build")
+need_triton()
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Relative to the norm of the result: sums in fp32 alone; then the rounding of the result to its dtype, 2**-9 or 2**-12
 # at most for a number, and somewhat less than that over all of them.
