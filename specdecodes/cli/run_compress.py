@@ -20,8 +20,8 @@ def run_compress(pipeline: "Pipeline") -> None:
     """
     from specdecodes.config import override
     from specdecodes.methods import plan_for
-    from specdecodes.methods.memory.compression import ensure_layers, folder_of
-    from specdecodes.methods.memory.disk import disk_room
+    from specdecodes.methods.weights.compression import ensure_layers, folder_of
+    from specdecodes.methods.weights.disk import disk_room
     from specdecodes.models.loading import open_checkpoint
     from specdecodes.units import format_bytes
 

@@ -37,7 +37,7 @@ def run_plan(
 
 
 def _explanation(placement: "Placement", pipeline: "Pipeline") -> Table:
-    from specdecodes.methods.memory.choices import others
+    from specdecodes.methods.choices import others
 
     table = ruled("not chosen", "alternative", "tokens/s", "why not", numbers=("tokens/s",))
     for other in (*placement.rejected, *others(pipeline, placement)):

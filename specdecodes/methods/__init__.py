@@ -1,7 +1,7 @@
 """One file per method name: how it plans its memory and how it is wired. The only room that connects all others.
 
-`assembly.py` is what all of them share. `memory` plans what lives where, with what was `measured`; `weights` are
-those of few bits.
+`assembly.py` is what all of them share. `memory` plans what lives where, with what was `measured`; `weights` are those
+that come otherwise than the checkpoint has them.
 """
 
 from __future__ import annotations

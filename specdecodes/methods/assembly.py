@@ -19,12 +19,12 @@ from specdecodes.engine.layers import LayerSource, ResidentLayers, StreamedLayer
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import BudgetError, ConfigError
 from specdecodes.generator import Generator, Origin
-from specdecodes.methods.memory.compression import ensure_layers, find_layers
-from specdecodes.methods.memory.disk import disk_room
+from specdecodes.methods.given import receive
 from specdecodes.methods.memory.placement import place
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
-from specdecodes.methods.weights.given import receive
+from specdecodes.methods.weights.compression import ensure_layers, find_layers
+from specdecodes.methods.weights.disk import disk_room
 from specdecodes.methods.weights.quantized import load_quantized
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_layers, load_outer, load_tokenizer

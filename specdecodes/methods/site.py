@@ -10,8 +10,8 @@ from specdecodes.cache import CacheShape
 from specdecodes.config import Pipeline
 from specdecodes.engine.compile import Steps, compiled_steps, eager_steps
 from specdecodes.errors import ConfigError
+from specdecodes.methods.given import check_quant, resident_alone
 from specdecodes.methods.measured.machine import find_device
-from specdecodes.methods.weights.given import check_quant, resident_alone
 from specdecodes.models.families import ModelSpec
 from specdecodes.models.loading import DTYPES, Checkpoint, open_checkpoint
 from specdecodes.quant import Execution, Rules

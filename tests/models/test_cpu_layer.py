@@ -18,7 +18,7 @@ from specdecodes.quant.spec import find_scheme
 from tests.conftest import tiny_spec
 
 BUILT = pytest.mark.skipif(not support().variant, reason=support().note)
-SPEC = tiny_spec(hidden_size=128, intermediate_size=192, num_hidden_layers=1, num_attention_heads=6, head_dim=32)
+SPEC = replace(tiny_spec(hidden_size=128, intermediate_size=192, num_hidden_layers=1, head_dim=32), heads=6)
 BOUND = {torch.float32: 2e-2, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Of what the layer adds: inputs of linears are rounded to 8 bits, now and then on the other side of a tie."""
 

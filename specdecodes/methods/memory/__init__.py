@@ -1,1 +1,1 @@
-"""What of a pipeline lives where: its parts and their bytes, the plan, what other settings would give."""
+"""What of a pipeline lives where: its parts, their bytes and their times, and the plan made of these."""

@@ -11,12 +11,12 @@ from specdecodes.config import Middle
 from specdecodes.errors import BudgetError
 from specdecodes.methods.measured.machine import free_bytes, measure, shortages
 from specdecodes.methods.measured.outcome import known_rounds, known_times, made_of
-from specdecodes.methods.measured.timed_steps import timed_steps
-from specdecodes.methods.memory.compression import choose
-from specdecodes.methods.memory.disk import disk_room, disk_rows
 from specdecodes.methods.memory.sizes import layers_bytes, model_shape
+from specdecodes.methods.memory.timed_steps import timed_steps
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
+from specdecodes.methods.weights.compression import choose
+from specdecodes.methods.weights.disk import disk_room, disk_rows
 from specdecodes.offload.candidates import Budgets, Compression
 from specdecodes.offload.plan import Placement, plan
 from specdecodes.offload.predict import Machine, StepTimes, Workload, acceptance_of

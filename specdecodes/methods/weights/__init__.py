@@ -1,1 +1,1 @@
-"""Weights of few bits: made of a checkpoint, given by one, or converted to a form of our own."""
+"""How weights come that are not as the checkpoint has them: quantized, converted, compressed, kept on disk."""

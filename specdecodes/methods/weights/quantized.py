@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from specdecodes.methods.memory.disk import disk_room
 from specdecodes.methods.site import Site
+from specdecodes.methods.weights.disk import disk_room
 from specdecodes.models.decoder import JOINED, Decoder
 from specdecodes.models.loading import load_linear, load_tensors
 from specdecodes.notify import Notify

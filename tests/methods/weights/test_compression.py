@@ -13,7 +13,7 @@ from specdecodes import native
 from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
 from specdecodes.errors import BudgetError, CheckpointError, ConfigError
 from specdecodes.methods import build, plan_for
-from specdecodes.methods.memory import compression
+from specdecodes.methods.weights import compression
 from specdecodes.models.loading import open_checkpoint
 from specdecodes.offload import codec
 from specdecodes.offload.compressed import layer_path
