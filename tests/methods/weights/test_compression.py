@@ -90,8 +90,12 @@ def test_on_writes_once_says_so_and_answers_the_same_from_fewer_bytes(pipeline: 
     assert not [text for text in again if "writing" in text]
 
 
-def test_substitutes_draft_for_a_target_that_comes_compressed(pipeline: Pipeline) -> None:
-    drafted = replace(pipeline, method="subspec_sd", draft=Draft(quant="hqq4:g32"))
+def test_substitutes_draft_for_a_target_that_comes_compressed(
+    pipeline: Pipeline, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    """Of another checkpoint than the other tests have, since the substitutes are kept."""
+    target = Target(str(tiny_checkpoint("llama", "bf16", seed=1, **LARGER)), device="cpu")
+    drafted = replace(pipeline, method="subspec_sd", target=target, draft=Draft(quant="hqq4:g32"))
     drafted = replace(drafted, memory=Memory(device=least(drafted, least(drafted, 1))))
     whole, fewer = (answer(compressing(drafted, how), []) for how in ("off", "on"))
     assert fewer[0] == whole[0] and fewer[1].view(torch.int16).equal(whole[1].view(torch.int16))
