@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +24,9 @@ REMEMBERED = 20
 LATEST = 5
 """Of those, the ones whose median counts: what steps take follows the machine, and the program."""
 
+NOW = 1.25
+"""How far the very last one may be from that median, to be believed to tell how the machine is by now."""
+
 
 def key_of(*parts: object) -> str:
     """A name for figures that depend on `parts`, and on torch, its threads and the processor."""
@@ -32,11 +36,18 @@ def key_of(*parts: object) -> str:
 
 
 def recall(key: str, names: Iterable[str], *, max_age: float = float("inf")) -> Figures | None:
-    """The medians of the last figures kept under `key`, of those that have all the `names` and are at most `max_age`
-    seconds old: one run beside a busy neighbour is outvoted."""
+    """What the last figures kept under `key` say, of those that have all the `names` and are at most `max_age` seconds
+    old: half of it their medians, since one run beside a busy neighbour is to be outvoted, and half the very last ones,
+    since a machine that is slow now stays so for a while."""
     wanted, now = set(names), time.time()
     believed = [kept for kept in every(key, wanted) if now - kept.get("at", 0.0) <= max_age][-LATEST:]
-    return {name: statistics.median(kept[name] for kept in believed) for name in wanted} if believed else None
+    return {name: _by_now([kept[name] for kept in believed]) for name in wanted} if believed else None
+
+
+def _by_now(figures: Sequence[float]) -> float:
+    middle = statistics.median(figures)
+    change = figures[-1] / middle if middle else 1.0
+    return middle * math.sqrt(min(max(change, 1.0 / NOW), NOW))
 
 
 def every(key: str, names: Iterable[str]) -> list[Figures]:

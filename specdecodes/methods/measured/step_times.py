@@ -62,9 +62,10 @@ def time_pass(model: Timed, rows: int, exact: bool) -> Step:
     return _known(("pass", model, rows, exact), lambda: _time_pass(model, rows, exact))
 
 
-def time_level(model: Timed, width: int) -> Step:
-    """Drafting one level of `width` nodes, the choice of its tokens included."""
-    return _known(("level", model, width), lambda: _time_level(model, width))
+def time_level(model: Timed, width: int, params: SamplingParams) -> Step:
+    """Drafting one level of `width` nodes, the choice of its tokens by `params` included."""
+    params = replace(params, seed=0, max_tokens=1, stop=())  # which take no time
+    return _known(("level", model, width, params), lambda: _time_level(model, width, params))
 
 
 def _known(what: tuple[object, ...], measure: Callable[[], Step]) -> Step:
@@ -86,13 +87,13 @@ def _time_pass(model: Timed, rows: int, exact: bool) -> Step:
     return _step(model, rows, exact, 0, work)
 
 
-def _time_level(model: Timed, width: int) -> Step:
+def _time_level(model: Timed, width: int, params: SamplingParams) -> Step:
     tree = Tree(width, LEVELS, nodes=max(2, width), adaptive=False)
 
     def work(runner: ModelRunner) -> Callable[[], object]:
         vocab = runner.decoder.spec.vocab_size
         pace = Pace(tree, Costs({tree.width: 1.0}, {tree.nodes: 1.0}))
-        grower, sampler = LevelGrower(runner, tree, 1.0, vocab, pace), Sampler(SamplingParams(), vocab, runner.device)
+        grower, sampler = LevelGrower(runner, tree, 1.0, vocab, pace), Sampler(params, vocab, runner.device)
         return lambda: grower.grow(0, sampler)
 
     step = _step(model, width, False, region_nodes(tree), work)

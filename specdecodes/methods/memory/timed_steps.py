@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from specdecodes.methods.measured.step_times import COLD_BYTES, CONTEXT, Timed, narrower, time_level, time_pass
 from specdecodes.methods.needs import DraftNeeds
@@ -34,20 +35,21 @@ def timed_steps(site: Site, draft: DraftNeeds, budgets: Budgets) -> StepTimes:
         )
     if draft.middle is not None:
         return replace(times, draft_model=1.0 / draft.middle.predicted.tokens_per_second)
+    level_of = partial(time_level, params=pipeline.sampling)
     model = _own_model(full, draft)
     if model is not None:
-        step = time_level(model, tree.width)
-        return replace(times, draft_model=_whole(model, step), one_lane=_ratio(model, time_level(model, 1), step))
+        step = level_of(model, tree.width)
+        return replace(times, draft_model=_whole(model, step), one_lane=_ratio(model, level_of(model, 1), step))
     if not draft.kernel:
         return times
     drafted = typical(draft.rules, full.spec.linears(), full.spec.layers)
     model = replace(full, rules=drafted, execution=draft.execution, kernel=draft.kernel)
-    step = time_level(model, tree.width)
+    step = level_of(model, tree.width)
     return replace(
         times,
-        level=time_level(target, tree.width),
+        level=level_of(target, tree.width),
         substitute=step.layer,
-        one_lane=_ratio(model, time_level(model, 1), step),
+        one_lane=_ratio(model, level_of(model, 1), step),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -117,9 +118,15 @@ def test_a_broken_or_forbidden_ledger_is_an_empty_one(tmp_path, monkeypatch):
 
 def test_one_run_beside_a_busy_neighbour_is_outvoted():
     for seconds in (1.0, 1.1, 9.0):
-        ledger.keep("d", {"x": seconds})
-    assert ledger.recall("d", ("x",)) == {"x": 1.1}
+        ledger.keep("d", {"x": seconds, "none": 0.0})
+    assert ledger.recall("d", ("x", "none")) == {"x": pytest.approx(1.1 * math.sqrt(ledger.NOW)), "none": 0.0}
     for _ in range(ledger.LATEST):
         ledger.keep("d", {"x": 2.0})
     assert ledger.recall("d", ("x",)) == {"x": 2.0}
     assert [kept["x"] for kept in ledger.every("d", ("x",))][:3] == [1.0, 1.1, 9.0]
+
+
+def test_a_machine_that_got_slower_is_followed_half_way():
+    for seconds in (1.0, 1.0, 1.2):
+        ledger.keep("d", {"x": seconds})
+    assert ledger.recall("d", ("x",)) == {"x": pytest.approx(math.sqrt(1.2))}

@@ -11,6 +11,7 @@ from specdecodes.methods.measured import step_times
 from specdecodes.methods.measured.step_times import Timed, time_level, time_pass
 from specdecodes.models.loading import open_checkpoint
 from specdecodes.quant import Execution, Rules, typical
+from specdecodes.sampling import SamplingParams
 
 
 @pytest.fixture
@@ -33,7 +34,9 @@ def test_substitutes_are_timed_on_their_kernel(model, monkeypatch):
     rules, execution, made = Rules.parse("hqq4+v_proj=hqq8:g32+down_proj=none"), Execution(rows=3), []
     monkeypatch.setattr(step_times, "specimen", lambda *options: made.append(options) or torch.nn.Identity())
     with pytest.raises(RuntimeError):  # an identity does not fit the shapes: it was called
-        time_level(replace(model, rules=typical(rules, model.spec.linears(), 4), execution=execution), 3)
+        time_level(
+            replace(model, rules=typical(rules, model.spec.linears(), 4), execution=execution), 3, SamplingParams()
+        )
     four, eight = rules.rules[0][1], rules.rules[1][1]
     once = [
         (64, 64, four),
@@ -50,7 +53,7 @@ def test_linears_that_no_group_divides_are_timed_as_they_are(model):
     spec = replace(model.spec, intermediate_size=172)
     rules = typical(Rules.parse("hqq4:g32+down_proj=none"), spec.linears(), 4)
     odd = replace(model, spec=spec, rules=rules, execution=Execution(rows=2))
-    assert time_level(odd, 2).layer > 0 and time_pass(odd, 3, False).layer > 0
+    assert time_level(odd, 2, SamplingParams()).layer > 0 and time_pass(odd, 3, False).layer > 0
 
 
 def test_a_typical_layer_is_like_most_of_them():
