@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -106,12 +107,12 @@ def compare(arguments: argparse.Namespace) -> int:
 
 def write(path: Path, arguments: argparse.Namespace, runs: Sequence[dict[str, Any]], seconds: float) -> str:
     """The receipt of the runs so far, and beside it the table, whose text is returned."""
-    arms, command = summary(runs), " ".join(["python", *sys.argv])
+    arms, command = summary(runs), shlex.join(["python", *sys.argv])
     receipt = {"cap": arguments.cap, "arms": arms, "runs": runs, "seconds": seconds, "command": command}
     receipt |= {"environment": describe(), "dry_run": arguments.dry_run}
     path.write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
-    notes = "".join(f"- {note}\n" for note in fallbacks(runs))
-    text = f"# {path.stem}, cap {arguments.cap}\n\n{table(arms)}\n{notes}\n`{command}`\n"
+    notes = [*(f"- {note}" for note in fallbacks(runs)), "", f"`{command}`"]
+    text = f"# {path.stem}, cap {arguments.cap}\n\n{table(arms)}\n" + "\n".join(notes).lstrip() + "\n"
     path.with_suffix(".md").write_text(text, encoding="utf-8")
     return text
 

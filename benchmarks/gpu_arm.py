@@ -98,13 +98,14 @@ def pipeline_of(arguments: argparse.Namespace) -> Pipeline:
     """The arm's settings: the same target, cap and length for all."""
     arm, dry = ARMS[arguments.arm], arguments.dry_run
     budget = parse_bytes(arguments.cap) - (0 if dry else parse_bytes(arguments.reserve))
-    compress = "off" if arm.published or arm.ring else "auto"
+    ring = 3 if dry and arm.ring else arm.ring
+    compress = "off" if arm.published or ring else "auto"
     pipeline = Pipeline(
         method=arm.method,
         target=Target(str(arguments.model), device="cpu" if dry else "cuda"),
         draft=Draft(model=str(arguments.draft_model)) if arm.method == "classic_sd" else Draft(quant="hqq4"),
         tree=replace(arm.tree, depth=4, nodes=min(arm.tree.nodes, 16)) if dry else arm.tree,
-        memory=Memory(device=budget, host=arguments.host_memory, compress=compress, ring=arm.ring),
+        memory=Memory(device=budget, host=arguments.host_memory, compress=compress, ring=ring),
         max_length=512 if dry else 2048,
         exact=arm.exact,
         compile=compiles(arguments),
