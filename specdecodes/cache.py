@@ -24,26 +24,36 @@ class CacheShape:
     draft_nodes: int = 0  # rows of the draft's region
     target_nodes: int = 1  # rows of the target's region: the widest pass
     batch: int = 1
+    int8: bool = False  # rows are codes of 8 bits, each with its step: see `models.cache_codes`
 
     @property
     def slots(self) -> int:
         return self.draft_nodes + self.max_length + self.target_nodes
 
     def nbytes(self, itemsize: int) -> int:
-        return 2 * self.layers * self.batch * self.kv_heads * self.slots * self.head_dim * itemsize
+        """`itemsize`: of a number, in a cache of such."""
+        row = coded_width(self.head_dim) if self.int8 else self.head_dim * itemsize
+        return 2 * self.layers * self.batch * self.kv_heads * self.slots * row
+
+
+def coded_width(head_dim: int) -> int:
+    """Bytes of a row in 8 bits: its codes, filled up to a multiple of four, and a step in float32."""
+    return -(-head_dim // 4) * 4 + 4
 
 
 class KVCache:
-    """`keys`, `values` [layers, B, kv_heads, slots, head_dim]; `length` committed rows, owned by this object alone.
+    """`keys`, `values` [layers, B, kv_heads, slots, head_dim], or in 8 bits [..., coded_width(head_dim)] int8, so that
+    a row moves with its step; `length` committed rows, owned by this object alone.
 
     `count` [1] int64 is the length on the device, for steps that must not ask the host.
     """
 
     def __init__(self, shape: CacheShape, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
-        size = (shape.layers, shape.batch, shape.kv_heads, shape.slots, shape.head_dim)
+        width, stored = (coded_width(shape.head_dim), torch.int8) if shape.int8 else (shape.head_dim, dtype)
+        size = (shape.layers, shape.batch, shape.kv_heads, shape.slots, width)
         # Zeros, never empty: a masked slot still enters the value sum as 0 * value, and NaN would survive that.
-        self.keys = torch.zeros(size, dtype=dtype, device=device)
-        self.values = torch.zeros(size, dtype=dtype, device=device)
+        self.keys = torch.zeros(size, dtype=stored, device=device)
+        self.values = torch.zeros(size, dtype=stored, device=device)
         self.shape = shape
         self.count = torch.zeros(1, dtype=torch.int64, device=device)
         self._length = 0

@@ -17,6 +17,7 @@ from specdecodes.values import read_value
 
 DTYPES = ("auto", "bf16", "fp16", "fp32")
 COMPRESS = ("auto", "on", "off")
+KV = ("auto", "int8")
 
 
 def _require(holds: bool, rule: str) -> None:
@@ -63,19 +64,22 @@ class Draft:
 
     `quant` is spelled as the target's; `auto` is hqq4 for the target's own weights and none for a second model.
     `temperature` sharpens (below 1) or flattens the scores by which the draft tree is grown. Of the tree's nodes,
-    `ngram` are given to continuations that the text itself suggests, grafted onto what the draft proposes.
+    `ngram` are given to continuations that the text itself suggests, grafted onto what the draft proposes. `kv`: how
+    models that only draft keep their keys and values, `auto` in the dtype that they run in, `int8` in half of that.
     """
 
     model: str | None = None
     quant: str = "auto"
     temperature: float = 0.2
     ngram: int = 0
+    kv: str = "auto"
 
     def __post_init__(self) -> None:
         _require(self.model is None or bool(self.model.strip()), "draft.model is empty; write none or a model.")
         Rules.parse(self.spelled)
         _require(self.temperature > 0, f"draft.temperature must be above 0, not {self.temperature}.")
         _require(self.ngram >= 0, f"draft.ngram must be 0 (none) or more, not {self.ngram}.")
+        _require(self.kv in KV, suggest("draft.kv", self.kv, KV))
 
     @property
     def spelled(self) -> str:

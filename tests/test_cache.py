@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from specdecodes.cache import CacheShape, KVCache
+from specdecodes.models.cache_codes import decode, encode
 
 SHAPE = CacheShape(layers=2, kv_heads=2, head_dim=4, max_length=20, draft_nodes=6, target_nodes=8)
 
@@ -43,6 +46,22 @@ def test_keep_from_the_drafts_region():
     cache.keep(torch.tensor([0, 4]), drafted=True)
     assert cache.values[1, 0, 0, 9:11, 2].tolist() == [0.0, 4.0]
     assert cache.length == 5
+
+
+def test_a_row_in_8_bits_moves_with_its_step():
+    shape = replace(SHAPE, int8=True)
+    cache, numbers = KVCache(shape, torch.bfloat16), torch.randn(2, 1, 2, SHAPE.slots, 4)
+    assert cache.keys.nbytes + cache.values.nbytes == shape.nbytes(2) == 2 * 2 * 2 * 34 * (4 + 4)
+    cache.keys.copy_(encode(numbers))
+    cache.values.copy_(encode(-numbers))
+    cache.commit(5)
+    cache.keep(torch.tensor([0, 3, 7]))
+    cache.keep(torch.tensor([2, 4]), drafted=True)
+    wanted = encode(numbers[:, :, :, [11, 14, 18, 2, 4]])
+    assert cache.keys[:, :, :, 11:16].equal(wanted)
+    assert decode(cache.values[:, :, :, 11:16], 4, torch.float32).equal(-decode(wanted, 4, torch.float32))
+    cache.clear()
+    assert not decode(cache.keys, 4, torch.bfloat16).any()
 
 
 def test_length_is_guarded():

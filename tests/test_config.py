@@ -25,6 +25,7 @@ PLAIN = Pipeline("subspec_sd", Target("somewhere"))
         ("draft.temperature", "1", 1.0),
         ("draft.model", "some/model", "some/model"),
         ("draft.model", "none", None),
+        ("draft.kv", "int8", "int8"),
         ("memory.device", "8GiB", "8GiB"),
         ("memory.host", "1000", 1000),
         ("target.dtype", "bf16", "bf16"),
@@ -72,6 +73,7 @@ def test_a_value_of_the_right_type_is_taken_as_it_is(key: str, value: object):
         ("max_length=1", ("max_length",)),
         ("seed=-1", ("seed",)),
         ("target.model=", ("target.model",)),
+        ("draft.kv=int4", ("draft.kv", "did you mean 'int8'")),
     ],
 )
 def test_a_wrong_setting_is_refused_in_words_that_help(assignment: str, words: tuple[str, ...]):

@@ -26,10 +26,12 @@ PLACES, DICE, MODES = ("resident", "streamed"), ("greedy", "sampled"), ("fast", 
 PARAMS = [pytest.param(params, id=name) for name, params in zip(DICE, BRIEF, strict=True)]
 PROMPTS = ((5, 9, 11), tuple(3 + 7 * i % 90 for i in range(75)))
 COMBINED, EAGLE3 = "+ngram", ":eagle3"  # onto a method's tree, branches from the text are grafted; with such a head
+CODED = ":int8"  # drafted from keys and values in 8 bits
 OF_THE_FILE = tuple(method for method in METHODS if method not in ("qspec", "hierspec_sd"))  # which have their own
 ROWS = (
     *OF_THE_FILE,
     "eagle_sd" + EAGLE3,
+    "classic_sd" + CODED,
     *(f"{method}{COMBINED}" for method in ("classic_sd", "subspec_sd", "eagle_sd")),
 )
 DRAFTED = [row for row in ROWS if row not in UNDRAFTED and "eagle" not in row]  # the heads are random
@@ -59,6 +61,7 @@ pytestmark = pytest.mark.usefixtures("untimed")
 def pipeline_for(method, folder, draft, *, exact, streamed=False, compiled=False, depth=5):
     method, combined, _ = method.partition(COMBINED)
     method, eagle3, _ = method.partition(EAGLE3)
+    method, coded, _ = method.partition(CODED)
     model = str(draft) if method == "classic_sd" else None
     if method == "eagle_sd":
         model = str(head_beside(folder, "eagle3" if eagle3 else "eagle"))
@@ -66,7 +69,12 @@ def pipeline_for(method, folder, draft, *, exact, streamed=False, compiled=False
     pipeline = Pipeline(
         method=method,
         target=Target(str(folder), device="cpu"),
-        draft=Draft(model=model, quant="auto" if model else "hqq4:g32", ngram=4 if combined else 0),
+        draft=Draft(
+            model=model,
+            quant="auto" if model else "hqq4:g32",
+            ngram=4 if combined else 0,
+            kv="int8" if coded else "auto",
+        ),
         tree=Tree(width=3, depth=depth, nodes=12, adaptive=False),
         middle=middle,
         memory=Memory(device="4GiB"),

@@ -99,6 +99,23 @@ def test_tokens_equal_plain_decoding(inner, levels, streamed, params, tiny_check
         assert differing_bits(logits, wanted_logits) == 0
 
 
+@pytest.mark.parametrize(
+    ("inner", "levels", "streamed", "params"),
+    [("classic_sd", *ROWS[1]), ("eagle_sd", *ROWS[2])],
+    ids=lambda value: getattr(value, "seed", value),
+)
+def test_drafts_from_keys_and_values_in_8_bits(inner, levels, streamed, params, tiny_checkpoint, nearly, plain):
+    """Those of every model below the target, and not the target's."""
+    pipeline = hierspec_for(inner, tiny_checkpoint("llama3"), nearly(), levels=levels, exact=streamed)
+    pipeline = replace(pipeline, draft=replace(pipeline.draft, kv="int8"))
+    pipeline = replace(pipeline, memory=Memory(smallest_budget(pipeline))) if streamed else pipeline
+    with build(pipeline, progress=lambda text: None) as generator:
+        drafter = generator._drafter
+        assert drafter._middle.cache.keys.dtype == torch.int8 and generator._target.cache.keys.dtype == torch.float32
+    tokens, _ = answers(pipeline, params, PROMPTS[1:])
+    assert tokens == plain("llama3", params, streamed)[0]
+
+
 @pytest.mark.parametrize("params", BRIEF, ids=["greedy", "sampled"])
 @pytest.mark.parametrize(("inner", "levels"), [("eagle_sd", 2), ("ngram_sd", 3)])
 def test_exact_mode_is_bit_for_bit_in_half_precision(inner, levels, params, tiny_checkpoint, nearly, plain):

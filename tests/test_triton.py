@@ -35,7 +35,9 @@ matrix = {"x": "*bf16", "sums": "*fp32", "nibbles": "*u8", "scale": "*fp16", "of
 tile = {"GROUP": 64, "BLOCK_M": tiling.rows, "BLOCK_N": tiling.out, "BLOCK_K": tiling.block, "OPERAND": tl.bfloat16}
 cut = choose_cut(56, 4, 2400, 128, 2, 128)
 cache = {name: "*bf16" for name in ("query", "key", "value", "keys", "values", "out")}
+cache |= dict.fromkeys(("key_steps", "value_steps"), "*fp32")
 cache |= {"mask": "*i1", "window": "*i64", "slots": "*i64", "parts": "*fp32", "levels": "*fp32", "scale": "fp32"}
+codes = cache | {"key": "*fp32", "keys": "*i8", "values": "*i8"}
 piece = {"SPLITS": cut.splits, "ROWS": cut.rows, "SLOTS": cut.slots, "D": 128, "OPERAND": tl.bfloat16}
 block = {"block": "*u8", "numbers": "*i32", "out": "*i16"}
 look = {"x": "*bf16", "packed": "*u8", "scale": "*fp16", "offset": "*fp16", "levels": "*fp32", "y": "*fp32"}
@@ -45,8 +47,10 @@ for capability in map(int, sys.argv[1:]):
     for grid in grids:
         build(capability, lookup_kernel._look_up, look, grid | place, 4, 3)
     build(capability, w4a16_kernel._kernel, matrix, tile, tiling.warps, tiling.stages)
-    build(capability, tree_attention._attend, cache, piece, cut.warps, 2)
-    build(capability, tree_attention._store, cache, {"D": 128}, 1, 2)
+    build(capability, tree_attention._attend, cache, piece | {"CODED": False}, cut.warps, 2)
+    build(capability, tree_attention._store, cache, {"D": 128, "CODED": False}, 1, 2)
+    build(capability, tree_attention._attend, codes, piece | {"CODED": True}, cut.warps, 2)
+    build(capability, tree_attention._store, codes, {"D": 128, "CODED": True}, 1, 2)
     build(capability, codec_kernel._kernel, block, {"FLOAT16": False, "GROUP": 4096, "HEADER": 16, "ENTRY": 24}, 8, 2)
     build(capability, tree_attention._combine, cache, {"SPLITS": cut.splits, "D": 128}, 1, 2)
 """
@@ -57,4 +61,4 @@ def test_kernels_compile_for_ampere_and_hopper() -> None:
     command = [sys.executable, "-c", COMPILE, "80", "90"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == 14
+    assert len(done.stdout.splitlines()) == 18

@@ -23,6 +23,9 @@ __all__ = ["METHODS", "Method", "build", "learn", "plan_for"]
 UNDRAFTED = ("vanilla", "ngram_sd")
 """Methods without a draft model."""
 
+APART = ("classic_sd", "eagle_sd", "hierspec_sd")
+"""Methods whose drafts keep keys and values of their own."""
+
 
 def build(pipeline: Pipeline, placement: Placement | None = None, *, progress: Notify = print) -> Generator:
     """Load and wire a pipeline as `placement` says, which `plan_for` made of it; None plans here.
@@ -41,6 +44,17 @@ def plan_for(pipeline: Pipeline) -> Placement:
 
 def method_of(pipeline: Pipeline) -> Method:
     """The pipeline's method. Raises ConfigError for a name that is none, and for a setting that it has no use for."""
+    found, kv = _found(pipeline), pipeline.draft.kv
+    if kv != "auto" and pipeline.method not in ("vanilla", *APART):
+        raise ConfigError(
+            f"draft.kv is {kv}, and a draft of {pipeline.method} keeps no keys and values beside the target's own, "
+            f"which decide its answers; leave draft.kv at auto, or take {', '.join(APART[:-1])} or {APART[-1]}."
+        )
+    return found
+
+
+def _found(pipeline: Pipeline) -> Method:
+    """The same for a middle model, whose own keys and values are a draft's."""
     if pipeline.method not in METHODS:
         raise ConfigError(suggest("method", pipeline.method, METHODS))
     if pipeline.draft.ngram and pipeline.method in UNDRAFTED:
@@ -56,5 +70,5 @@ METHODS: dict[str, Method] = {
     "subspec_sd": Method(subspec.needs, subspec.drafter),
     "share_sd": Method(share.needs, share.drafter),
     "qspec": Method(qspec.needs, qspec.drafter),
-    "hierspec_sd": Method(partial(hierspec.needs, method_of), partial(hierspec.drafter, method_of)),
+    "hierspec_sd": Method(partial(hierspec.needs, _found), partial(hierspec.drafter, _found)),
 }

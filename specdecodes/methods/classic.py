@@ -20,7 +20,7 @@ from specdecodes.notify import Notify
 
 def needs(site: Site) -> tuple[DraftNeeds, ...]:
     draft = _draft_site(site)
-    return (DraftNeeds(levels=site.pipeline.tree.depth, model=draft, cache=_draft_cache(site, draft)),)
+    return (DraftNeeds(levels=site.pipeline.tree.depth, model=draft, cache=_draft_cache(draft)),)
 
 
 def drafter(target: LoadedTarget, progress: Notify) -> IndependentDrafter:
@@ -33,7 +33,7 @@ def drafter(target: LoadedTarget, progress: Notify) -> IndependentDrafter:
     load_outer(decoder, draft.checkpoint, site.device)
     load_resident(decoder, draft, range(spec.layers), progress)
     layers = ResidentLayers(decoder.stack)
-    cache = KVCache(_draft_cache(site, draft), draft.dtype, site.device)
+    cache = KVCache(_draft_cache(draft), draft.dtype, site.device)
     runner = ModelRunner(
         decoder, layers, cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False, wide=site.wide
     )
@@ -48,8 +48,8 @@ def _draft_site(site: Site) -> Site:
     return Site.of(replace(site.pipeline, target=target), drafting=site.pipeline.tree.width)
 
 
-def _draft_cache(site: Site, draft: Site) -> CacheShape:
-    tree = site.pipeline.tree
-    return site.cache_shape(
-        draft.checkpoint.spec, draft_nodes=region_nodes(tree), target_nodes=max(tree.width, site.chunk)
+def _draft_cache(draft: Site) -> CacheShape:
+    tree = draft.pipeline.tree
+    return draft.cache_shape(
+        draft.checkpoint.spec, draft_nodes=region_nodes(tree), target_nodes=max(tree.width, draft.chunk)
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from specdecodes.cache import CacheShape, KVCache
 from specdecodes.drafters.eagle import EagleDrafter, FeatureLevels
 from specdecodes.drafters.level import region_nodes
@@ -51,8 +53,8 @@ def _head_files(site: Site) -> HeadFiles:
 
 def _head_cache(site: Site, spec: EagleSpec) -> CacheShape:
     tree = site.pipeline.tree
-    rows = max(tree.width, site.chunk)
-    return site.cache_shape(spec.layer, draft_nodes=region_nodes(tree), target_nodes=rows)
+    rows, drafting = max(tree.width, site.chunk), replace(site, drafting=tree.width)
+    return drafting.cache_shape(spec.layer, draft_nodes=region_nodes(tree), target_nodes=rows)
 
 
 def _feature_bytes(site: Site, spec: EagleSpec) -> int:

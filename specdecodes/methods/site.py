@@ -46,9 +46,13 @@ class Site:
         return cls(pipeline, checkpoint, device, dtype, drafting)
 
     def cache_shape(self, spec: ModelSpec, *, draft_nodes: int, target_nodes: int) -> CacheShape:
-        return CacheShape(
-            spec.layers, spec.kv_heads, spec.head_dim, self.pipeline.max_length, draft_nodes, target_nodes
-        )
+        longest, int8 = self.pipeline.max_length, self.int8_cache
+        return CacheShape(spec.layers, spec.kv_heads, spec.head_dim, longest, draft_nodes, target_nodes, int8=int8)
+
+    @property
+    def int8_cache(self) -> bool:
+        """Whether keys and values are kept in 8 bits: those of a draft may be, the target's decide its answers."""
+        return bool(self.drafting) and self.pipeline.draft.kv == "int8"
 
     @property
     def chunk(self) -> int:

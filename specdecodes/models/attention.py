@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specdecodes.models import cpu_attention
+from specdecodes.models.cache_codes import decode, encode, turn
 from specdecodes.native import missing_triton
 
 EXACT_ROWS = 64
@@ -40,6 +41,7 @@ def _attend(
 ) -> Tensor:
     """Write `key`, `value` [B, M, kv_heads, D] at `slots` [M] of `keys`, `values` [B, kv_heads, slots, D]; attend.
 
+    A draft's `keys` and `values` may be rows in 8 bits, [B, kv_heads, slots, coded_width(D)] int8; never `exact`.
     `query` [B, M, heads, D]; `window` [2] int64: the slots [start, stop) looked at; `mask` [B, M, >= stop - start]
     bool, True to attend, every row with at least one True. Returns [B, M, heads, D].
 
@@ -48,6 +50,8 @@ def _attend(
     `exact` accumulates scores, softmax and value sum in fp64 and rounds once: the result no longer depends on where
     in the window a row's keys lie.
     """
+    coded = keys.dtype == torch.int8
+    assert not (coded and exact), "rows in 8 bits are a draft's, which is never exact"
     if window.is_cuda and not exact and not missing_triton():
         from specdecodes.models.tree_attention import tree_attend
 
@@ -57,6 +61,8 @@ def _attend(
     start, stop = window.tolist()
     if cpu_attention.fits(query, keys):
         return cpu_attention.attend(query, key, value, keys, values, slots, mask, (start, stop), scale, exact)
+    if coded:
+        return _attend_coded(query, key, value, keys, values, slots, mask[:, :, : stop - start], start, scale)
     _store(key, value, keys, values, slots)
     seen_keys, seen_values = keys[:, :, start:stop], values[:, :, start:stop]
     visible = mask[:, None, :, : stop - start]
@@ -88,6 +94,33 @@ def _attend_everywhere(
     visible = mask.index_select(2, column.clamp(0, mask.shape[2] - 1)) & inside
     # What lies outside may be infinite, such as the rows of a draft that overflowed.
     return _in_fp64(query, keys, values.masked_fill(~inside[:, None], 0.0), visible, scale)
+
+
+def _attend_coded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slots: Tensor,
+    mask: Tensor,
+    start: int,
+    scale: float,
+) -> Tensor:
+    """`attend` on rows in 8 bits, on the window from `start` on that is as long as `mask` is wide. Numbers are made of
+    them a head at a time, never of the whole cache."""
+    turned = turn(query).to(query.dtype).transpose(1, 2)
+    _store(encode(turn(key)), encode(value), keys, values, slots)
+    attended, groups = torch.empty_like(query, memory_format=torch.contiguous_format), query.shape[2] // keys.shape[1]
+    window = slice(start, start + mask.shape[2])
+    for head in range(keys.shape[1]):
+        mine = slice(head * groups, (head + 1) * groups)
+        wide = [decode(rows[:, head : head + 1, window], query.shape[3], query.dtype) for rows in (keys, values)]
+        found = F.scaled_dot_product_attention(
+            turned[:, mine], wide[0], wide[1], attn_mask=mask[:, None], scale=scale, enable_gqa=True
+        )
+        attended[:, :, mine] = found.transpose(1, 2)
+    return attended
 
 
 def _store(key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:

@@ -6,11 +6,13 @@
 // of the tile sees are passed over. New keys and values are written to their slots first.
 //
 // query, out [rows][heads][dim] contiguous; key, value [rows][kv_heads][dim], a row apart by their strides; keys, values
-// [kv_heads][slots][dim]; mask [rows][mask_stride], its first column is slot `start`. No row may be masked whole.
+// [kv_heads][slots] rows, see cpu_rows.h; mask [rows][mask_stride], its first column is slot `start`. No row may be
+// masked whole.
 
 #include <vector>
 
 #include "cpu_numbers.h"
+#include "cpu_rows.h"
 
 namespace {
 
@@ -42,10 +44,12 @@ INLINE double exponential(double x) {
   return x < -700.0 ? 0.0 : sum * scale;
 }
 
-template <typename T>
+template <typename R>
 struct Step {
+  using T = typename R::Number;
   int64_t rows, heads, kv_heads, dim, slots, start, stop, mask_stride;
-  const T *query, *keys, *values;
+  const T* query;
+  const uint8_t *keys, *values;
   const uint8_t* mask;
   double scale;
   T* out;
@@ -154,13 +158,13 @@ INLINE bool seen_by(const uint8_t* mask, int64_t rows, int64_t mask_stride, int6
 }
 
 // The slots [begin, begin + count) of the window, at most STRIPE, for the queries of a tile.
-template <typename T, typename A>
-INLINE void attend_stripe(const Step<T>& s, int64_t head, int64_t first_query, int64_t queries, int64_t begin,
+template <typename R, typename A>
+INLINE void attend_stripe(const Step<R>& s, int64_t head, int64_t first_query, int64_t queries, int64_t begin,
                           int64_t count, Memory<A>& m) {
   const int64_t dim = s.dim, first_row = first_query / s.group();
   const int64_t rows = (first_query + queries - 1) / s.group() - first_row + 1;
-  const T* const keys = s.keys + (head * s.slots + s.start + begin) * dim;
-  const T* const values = s.values + (head * s.slots + s.start + begin) * dim;
+  const int64_t row = R::bytes(dim), from = (head * s.slots + s.start + begin) * row;
+  const uint8_t *const keys = s.keys + from, *const values = s.values + from;
   const uint8_t* const mask = s.mask + begin;
   bool seen[STRIPE / BLOCK], any = false;
   for (int64_t first = 0; first < count; first += BLOCK) {
@@ -173,8 +177,7 @@ INLINE void attend_stripe(const Step<T>& s, int64_t head, int64_t first_query, i
   for (int64_t first = 0; first < count; first += BLOCK) {
     if (!seen[first / BLOCK]) continue;
     const int64_t slots = std::min(BLOCK, count - first);
-    for (int64_t slot = 0; slot < slots; ++slot)
-      for (int64_t d = 0; d < dim; ++d) m.block[d * BLOCK + slot] = widen(keys[(first + slot) * dim + d]);
+    for (int64_t slot = 0; slot < slots; ++slot) R::read(keys + (first + slot) * row, dim, m.block + slot, BLOCK);
     accumulate_all<A>(queries, m.queries, m.dims, m.block, BLOCK, dim, m.scores + first, STRIPE);
   }
   for (int64_t q = 0; q < queries; ++q)
@@ -183,21 +186,22 @@ INLINE void attend_stripe(const Step<T>& s, int64_t head, int64_t first_query, i
   for (int64_t first = 0; first < count; first += BLOCK) {
     if (!seen[first / BLOCK]) continue;
     const int64_t slots = std::min(BLOCK, count - first);
-    for (int64_t slot = 0; slot < slots; ++slot)
-      for (int64_t d = 0; d < dim; ++d) m.block[slot * m.dims + d] = widen(values[(first + slot) * dim + d]);
+    for (int64_t slot = 0; slot < slots; ++slot) R::read(values + (first + slot) * row, dim, m.block + slot * m.dims, 1);
     for (int64_t d = 0; d < m.dims; d += BLOCK)
       accumulate_all<A>(queries, m.scores + first, STRIPE, m.block + d, m.dims, slots, m.sums + d, m.dims);
   }
 }
 
 // One tile of the queries of one kv head.
-template <typename T, typename A>
-INLINE void attend_tile(const Step<T>& s, int64_t head, int64_t tile, Memory<A>& m) {
+template <typename R, typename A>
+INLINE void attend_tile(const Step<R>& s, int64_t head, int64_t tile, Memory<A>& m) {
   const int64_t first_query = tile * TILE, queries = std::min(TILE, s.queries() - first_query), dim = s.dim;
   m.fit(queries, dim);
-  for (int64_t q = 0; q < queries; ++q)
+  for (int64_t q = 0; q < queries; ++q) {
     for (int64_t d = 0; d < dim; ++d)
       m.queries[q * m.dims + d] = A(widen(s.query[s.place(head, first_query + q) + d])) * A(s.scale);
+    if (R::TURNED) turn(m.queries + q * m.dims, dim);
+  }
   for (int64_t begin = 0; begin < s.seen(); begin += STRIPE)
     attend_stripe(s, head, first_query, queries, begin, std::min(STRIPE, s.seen() - begin), m);
   for (int64_t q = 0; q < queries; ++q) {
@@ -207,31 +211,33 @@ INLINE void attend_tile(const Step<T>& s, int64_t head, int64_t tile, Memory<A>&
   }
 }
 
-// One function for each pair of types, which the compiler clones for the machines it may run on.
-WIDEST void run(const Step<bfloat16>& s, int64_t head, int64_t tile, Memory<float>& m) { attend_tile(s, head, tile, m); }
-WIDEST void run(const Step<float16>& s, int64_t head, int64_t tile, Memory<float>& m) { attend_tile(s, head, tile, m); }
-WIDEST void run(const Step<float>& s, int64_t head, int64_t tile, Memory<float>& m) { attend_tile(s, head, tile, m); }
-WIDEST void run(const Step<bfloat16>& s, int64_t head, int64_t tile, Memory<double>& m) { attend_tile(s, head, tile, m); }
-WIDEST void run(const Step<float16>& s, int64_t head, int64_t tile, Memory<double>& m) { attend_tile(s, head, tile, m); }
-WIDEST void run(const Step<float>& s, int64_t head, int64_t tile, Memory<double>& m) { attend_tile(s, head, tile, m); }
+// One function for each kind of rows and of sums, which the compiler clones for the machines it may run on.
+#define RUN(R, A) \
+  WIDEST void run(const Step<R>& s, int64_t head, int64_t tile, Memory<A>& m) { attend_tile(s, head, tile, m); }
+RUN(Whole<bfloat16>, float)
+RUN(Whole<float16>, float)
+RUN(Whole<float>, float)
+RUN(Whole<bfloat16>, double)
+RUN(Whole<float16>, double)
+RUN(Whole<float>, double)
+RUN(EightBits<bfloat16>, float)
+RUN(EightBits<float16>, float)
+RUN(EightBits<float>, float)
 
-template <typename T>
-void write(const T* rows, T* cache, const int64_t* slots, int64_t count, int64_t stride, int64_t heads, int64_t dim,
-           int64_t all) {
-  for (int64_t row = 0; row < count; ++row)
-    for (int64_t head = 0; head < heads; ++head)
-      std::memcpy(cache + (head * all + slots[row]) * dim, rows + row * stride + head * dim, dim * sizeof(T));
-}
-
-template <typename A, typename T>
-int attend(const T* query, const T* key, const T* value, T* keys, T* values, const int64_t* new_slots,
+template <typename A, typename R, typename T>
+int attend(const T* query, const T* key, const T* value, uint8_t* keys, uint8_t* values, const int64_t* new_slots,
            const uint8_t* mask, T* out, double scale, const int64_t* n) {
-  const int64_t rows = n[0], heads = n[1], kv_heads = n[2], dim = n[3], slots = n[4];
+  const int64_t rows = n[0], heads = n[1], kv_heads = n[2], dim = n[3], slots = n[4], bytes = R::bytes(dim);
   for (int64_t row = 0; row < rows; ++row)
     if (new_slots[row] < 0 || new_slots[row] >= slots) return 1;
-  write(key, keys, new_slots, rows, n[8], kv_heads, dim, slots);
-  write(value, values, new_slots, rows, n[9], kv_heads, dim, slots);
-  const Step<T> step{rows, heads, kv_heads, dim, slots, n[5], n[6], n[7], query, keys, values, mask, scale, out};
+  std::vector<float> room(dim);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t head = 0; head < kv_heads; ++head) {
+      const int64_t place = (head * slots + new_slots[row]) * bytes;
+      R::write(key + row * n[8] + head * dim, dim, true, room.data(), keys + place);
+      R::write(value + row * n[9] + head * dim, dim, false, room.data(), values + place);
+    }
+  const Step<R> step{rows, heads, kv_heads, dim, slots, n[5], n[6], n[7], query, keys, values, mask, scale, out};
   const int64_t items = kv_heads * step.tiles();
 #pragma omp parallel if (items > 1 && rows * heads * dim * step.seen() > 100000)
   {
@@ -245,24 +251,15 @@ int attend(const T* query, const T* key, const T* value, T* keys, T* values, con
 }  // namespace
 
 // 0, or 1 when a slot to write lies outside the cache. `exact` accumulates in double, else in float.
-// `n`: rows, heads, kv_heads, dim, slots, start, stop, mask_stride, key_stride, value_stride.
-extern "C" int attend_bfloat16(const bfloat16* query, const bfloat16* key, const bfloat16* value, bfloat16* keys,
-                               bfloat16* values, const int64_t* slots, const uint8_t* mask, bfloat16* out, double scale,
-                               const int64_t* n, int exact) {
-  return exact ? attend<double>(query, key, value, keys, values, slots, mask, out, scale, n)
-               : attend<float>(query, key, value, keys, values, slots, mask, out, scale, n);
-}
-
-extern "C" int attend_float16(const float16* query, const float16* key, const float16* value, float16* keys,
-                              float16* values, const int64_t* slots, const uint8_t* mask, float16* out, double scale,
-                              const int64_t* n, int exact) {
-  return exact ? attend<double>(query, key, value, keys, values, slots, mask, out, scale, n)
-               : attend<float>(query, key, value, keys, values, slots, mask, out, scale, n);
-}
-
-extern "C" int attend_float(const float* query, const float* key, const float* value, float* keys, float* values,
-                            const int64_t* slots, const uint8_t* mask, float* out, double scale, const int64_t* n,
-                            int exact) {
-  return exact ? attend<double>(query, key, value, keys, values, slots, mask, out, scale, n)
-               : attend<float>(query, key, value, keys, values, slots, mask, out, scale, n);
-}
+// `n`: rows, heads, kv_heads, dim, slots, start, stop, mask_stride, key_stride, value_stride, and whether the cache's
+// rows are in 8 bits, which is never exact.
+#define ATTEND(NAME, T)                                                                                            \
+  extern "C" int NAME(const T* query, const T* key, const T* value, uint8_t* keys, uint8_t* values,                \
+                      const int64_t* slots, const uint8_t* mask, T* out, double scale, const int64_t* n, int exact) { \
+    const auto run = n[10] ? attend<float, EightBits<T>, T>                                                        \
+                     : exact ? attend<double, Whole<T>, T> : attend<float, Whole<T>, T>;                           \
+    return run(query, key, value, keys, values, slots, mask, out, scale, n);                                       \
+  }
+ATTEND(attend_bfloat16, bfloat16)
+ATTEND(attend_float16, float16)
+ATTEND(attend_float, float)

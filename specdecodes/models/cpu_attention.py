@@ -32,7 +32,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 def fits(query: Tensor, keys: Tensor) -> bool:
-    """Whether the kernel takes `query` [B, M, heads, D] on the cache rows `keys` [B, kv_heads, slots, D]."""
+    """Whether the kernel takes `query` [B, M, heads, D] on the cache rows `keys` [B, kv_heads, slots, ...]."""
     return (
         query.device.type == "cpu"
         and query.shape[0] == 1
@@ -96,7 +96,7 @@ def attend(
         mask.data_ptr(),
         out.data_ptr(),
         scale,
-        (ctypes.c_int64 * 10)(*numbers, value.stride(1)),
+        (ctypes.c_int64 * 11)(*numbers, value.stride(1), keys.dtype == torch.int8),
         exact,
     )
     if outside:

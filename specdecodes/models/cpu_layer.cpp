@@ -48,7 +48,7 @@ struct Step {
   void *keys, *values;
   const int64_t* slots;
   const uint8_t* mask;
-  int64_t cache_slots, start, stop, mask_stride;
+  int64_t cache_slots, start, stop, mask_stride, eight_bits;
 };
 }
 
@@ -141,7 +141,7 @@ int attend(const Layer& layer, const Step& step, float* qkv, float* room, float*
     narrowed(x + queries, rest + row * width, width);
   }
   const int64_t n[] = {step.rows, heads,     kv,    dim,  step.cache_slots, step.start, step.stop,
-                       step.mask_stride, width, width};
+                       step.mask_stride, width, width, step.eight_bits};
   if (layer.attend(query, rest, rest + kv * dim, step.keys, step.values, step.slots, step.mask, attended,
                    1.0 / std::sqrt(double(dim)), n, 0))
     return 1;

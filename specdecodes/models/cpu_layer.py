@@ -45,7 +45,7 @@ class _Step(ctypes.Structure):
     _fields_ = [
         ("rows", _NUMBER),
         *((name, _ADDRESS) for name in ("cos", "sin", "keys", "values", "slots", "mask")),
-        *((name, _NUMBER) for name in ("cache_slots", "start", "stop", "mask_stride")),
+        *((name, _NUMBER) for name in ("cache_slots", "start", "stop", "mask_stride", "eight_bits")),
     ]
 
 
@@ -88,6 +88,7 @@ class LayerCall:
             start,
             stop,
             mask.shape[2],
+            step.keys.dtype == torch.int8,
         )
         if self._function(self._layer, given, hidden.data_ptr(), out.data_ptr()):
             raise IndexError(f"cache slots {step.slots.tolist()} of {step.keys.shape[2]}")
@@ -117,18 +118,20 @@ class LayerCall:
 
 
 def fuse(layer: DecoderLayer, keys: Tensor) -> LayerCall | None:
-    """`layer`, whose cache rows are `keys` [B, kv_heads, slots, head_dim], as one call; None where it has to run as it
+    """`layer`, whose cache rows are `keys` [B, kv_heads, slots, ...], as one call; None where it has to run as it
     is: on other linears, at full precision, on another device or for several requests."""
     attention, feed = layer.self_attn, layer.mlp
     parts = (attention.qkv_proj, attention.o_proj, feed.gate_up_proj, feed.down_proj)
     linears = [part for part in parts if isinstance(part, W4A8Linear) and _plain(part)]
     norms = [norm for norm in _norms(layer) if norm is not None]
     here = keys.device.type == "cpu" and keys.shape[0] == 1 and keys.is_contiguous()
-    known = keys.dtype in (torch.bfloat16, torch.float16, torch.float32) and attention.head_dim <= _WIDEST_HEAD
+    dtype = layer.post_attention_layernorm.weight.dtype
+    known = dtype in (torch.bfloat16, torch.float16, torch.float32) and attention.head_dim <= _WIDEST_HEAD
+    known = known and keys.dtype in (dtype, torch.int8)
     whole = type(layer) is DecoderLayer and len(linears) == len(parts) and len(norms) in (2, 4)
     if not (here and known and whole and cpu_attention.is_built() and _library() is not None):
         return None
-    return LayerCall(layer, linears, keys.dtype)
+    return LayerCall(layer, linears, dtype)
 
 
 def _norms(layer: DecoderLayer) -> list[RMSNorm | None]:

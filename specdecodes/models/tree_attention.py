@@ -14,12 +14,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from specdecodes.models.cache_codes import LEVELS, turn
+
 OPERANDS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 LOG2_E = 1.4426950408889634
 PROGRAMS_PER_PROCESSOR = 2
 SPLIT_SLOTS = 128  # slots that a split looks at in a full cache, at least
 MAX_SPLITS = 64
 COMBINED = 2048  # numbers that one warp has registers for
+_LEVELS, _FINITE = tl.constexpr(LEVELS), tl.constexpr(3.4028234e38)
+_ROUNDS = tl.constexpr(12582912.0)  # a sum of about 1.5 * 2^23 has no fraction left
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,12 @@ def tree_attend(
 
     `query` [B, M, heads, D]; `window` [2] int64 on the device: the slots [start, stop) looked at; `mask` [B, M, >= stop
     - start] bool, its first column at slot `start`. Returns [B, M, heads, D]; a row that sees nothing is zero. D is at
-    most 256. Summed in fp32; the same shapes give the same bits.
+    most 256. Summed in fp32; the same shapes give the same bits. A cache may be in 8 bits, see `cache_codes`.
     """
+    coded = keys.dtype == torch.int8
+    if coded:
+        query, key = turn(query).to(query.dtype), turn(key)
+    steps = [rows.view(torch.float32) if coded else rows for rows in (keys, values)]
     batch, count, heads, width = query.shape
     kv_heads, capacity = keys.shape[1], keys.shape[2]
     queries = count * (heads // kv_heads)
@@ -78,13 +86,14 @@ def tree_attend(
     out = torch.empty_like(query)
     with torch.cuda.device_of(query):
         _store[(batch * count, kv_heads)](
-            key, value, keys, values, slots, count, width, key.stride(0), key.stride(1), key.stride(2), value.stride(0),
-            value.stride(1), value.stride(2), keys.stride(0), keys.stride(1), keys.stride(2), D=padded, num_warps=1,
+            key, value, keys, values, *steps, slots, count, width, key.stride(0), key.stride(1), key.stride(2),
+            value.stride(0), value.stride(1), value.stride(2), keys.stride(0), keys.stride(1), keys.stride(2),
+            keys.shape[3] - 4, D=padded, CODED=coded, num_warps=1,
         )  # fmt: skip
         _attend[(triton.cdiv(queries, cut.rows), batch * kv_heads, cut.splits)](
-            query, keys, values, mask, window, parts, levels, scale * LOG2_E, batch, count, width, kv_heads,
+            query, keys, values, *steps, mask, window, parts, levels, scale * LOG2_E, batch, count, width, kv_heads,
             heads // kv_heads, mask.stride(0), mask.stride(1), keys.stride(0), keys.stride(1), keys.stride(2),
-            SPLITS=cut.splits, ROWS=cut.rows, SLOTS=cut.slots, D=padded,
+            keys.shape[3] - 4, SPLITS=cut.splits, ROWS=cut.rows, SLOTS=cut.slots, D=padded, CODED=coded,
             OPERAND=OPERANDS[query.dtype] if query.is_cuda else tl.float32,  # the interpreter multiplies no bf16
             num_warps=cut.warps, num_stages=2,
         )  # fmt: skip
@@ -101,25 +110,40 @@ def _processors(device: torch.device) -> int:
 
 @triton.jit
 def _store(  # type: ignore[no-untyped-def]
-    key, value, keys, values, slots, count, width, key_b, key_m, key_h, value_b, value_m, value_h,
-    cache_b, cache_h, cache_s, D: tl.constexpr,
+    key, value, keys, values, key_steps, value_steps, slots, count, width, key_b, key_m, key_h, value_b, value_m,
+    value_h, cache_b, cache_h, cache_s, step_at, D: tl.constexpr, CODED: tl.constexpr,
 ):  # fmt: skip
     """One row of one head, into its slot."""
     request, token = tl.program_id(0) // count, tl.program_id(0) % count
     head = tl.program_id(1)
     d = tl.arange(0, D)
     slot = tl.load(slots + token)
-    place = request.to(tl.int64) * cache_b + head.to(tl.int64) * cache_h + slot * cache_s + d
-    tl.store(keys + place, tl.load(key + request * key_b + token * key_m + head * key_h + d, mask=d < width), d < width)
-    row = value + request * value_b + token * value_m + head * value_h
-    tl.store(values + place, tl.load(row + d, mask=d < width), d < width)
+    place = request.to(tl.int64) * cache_b + head.to(tl.int64) * cache_h + slot * cache_s
+    key_row = tl.load(key + request * key_b + token * key_m + head * key_h + d, mask=d < width, other=0.0)
+    value_row = tl.load(value + request * value_b + token * value_m + head * value_h + d, mask=d < width, other=0.0)
+    if CODED:
+        _encode(key_row.to(tl.float32), keys + place + d, key_steps + (place + step_at) // 4, d < width)
+        _encode(value_row.to(tl.float32), values + place + d, value_steps + (place + step_at) // 4, d < width)
+    else:
+        tl.store(keys + place + d, key_row, d < width)
+        tl.store(values + place + d, value_row, d < width)
+
+
+@triton.jit
+def _encode(x, codes, steps, inside):  # type: ignore[no-untyped-def]
+    """The numbers `x` as codes and their step; what is not finite stays so."""
+    step = tl.max(tl.abs(x), 0) / _LEVELS
+    step = tl.where(tl.sum(tl.where(tl.abs(x) <= _FINITE, 0, 1), 0) == 0, step, float("nan"))
+    whole = (x / tl.where(step > 0, step, 1.0) + _ROUNDS) - _ROUNDS  # to nearest, ties to even
+    tl.store(codes, tl.where(step > 0, whole, 0.0).to(tl.int8), inside)
+    tl.store(steps, step)
 
 
 @triton.jit
 def _attend(  # type: ignore[no-untyped-def]
-    query, keys, values, mask, window, parts, levels, scale, batch, count, width, kv_heads, group,
-    mask_b, mask_m, cache_b, cache_h, cache_s,
-    SPLITS: tl.constexpr, ROWS: tl.constexpr, SLOTS: tl.constexpr, D: tl.constexpr, OPERAND: tl.constexpr,
+    query, keys, values, key_steps, value_steps, mask, window, parts, levels, scale, batch, count, width, kv_heads,
+    group, mask_b, mask_m, cache_b, cache_h, cache_s, step_at, SPLITS: tl.constexpr, ROWS: tl.constexpr,
+    SLOTS: tl.constexpr, D: tl.constexpr, CODED: tl.constexpr, OPERAND: tl.constexpr,
 ):  # fmt: skip
     """A tile of the query rows of one key head, on one split of the window: their softmax there, and its level."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -145,17 +169,21 @@ def _attend(  # type: ignore[no-untyped-def]
         is_slot = column < last
         at = cache + column[:, None] * cache_s + d[None, :]
         here = is_slot[:, None] & is_d[None, :]
-        k = tl.load(keys + at, mask=here, other=0.0).to(OPERAND)
-        v = tl.load(values + at, mask=here, other=0.0).to(OPERAND)
+        k = tl.load(keys + at, mask=here, other=0)
+        v = tl.load(values + at, mask=here, other=0)
+        if CODED:
+            step = (cache + column * cache_s + step_at) // 4
+            k = k.to(tl.float32) * tl.load(key_steps + step, mask=is_slot, other=0.0)[:, None]
+            v = v.to(tl.float32) * tl.load(value_steps + step, mask=is_slot, other=0.0)[:, None]
         seen_at = seen_row[:, None] + column[None, :]
         seen = tl.load(seen_at, mask=is_row[:, None] & is_slot[None, :], other=0) != 0
-        scores = tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee") * scale, float("-inf"))
+        scores = tl.where(seen, tl.dot(q, tl.trans(k.to(OPERAND)), input_precision="ieee") * scale, float("-inf"))
         higher = tl.maximum(top, tl.max(scores, 1))
         base = tl.where(higher == float("-inf"), 0.0, higher)  # nothing seen yet: -inf minus -inf would be no number
         shares = tl.exp2(scores - base[:, None])
         fade = tl.exp2(top - base)
         weight = weight * fade + tl.sum(shares, 1)
-        total = total * fade[:, None] + tl.dot(shares.to(OPERAND), v, input_precision="ieee")
+        total = total * fade[:, None] + tl.dot(shares.to(OPERAND), v.to(OPERAND), input_precision="ieee")
         top = higher
     safe = tl.where(weight == 0.0, 1.0, weight)
     out = (split * batch * count * kv_heads * group + place).to(tl.int64)

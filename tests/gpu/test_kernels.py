@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from specdecodes.models.attention import attend
+from specdecodes.models.cache_codes import decode, encode, turn
 from specdecodes.quant.codes import Codes
 from specdecodes.quant.kernels.cuda.gemlite import GemliteLinear
 from specdecodes.quant.kernels.cuda.w4a16 import W4A16Linear
@@ -148,3 +149,21 @@ def test_one_graph_serves_a_moving_window(exact: bool) -> None:
         window.copy_(torch.tensor([start, stop]))
         graph.replay()
         assert torch.equal(found, attend(*given, window.clone(), 0.1, exact))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_cache_in_8_bits_agrees_and_is_recorded(dtype: torch.dtype) -> None:
+    rows = attention(8, dtype)
+    rows[3:5] = encode(turn(rows[3])), encode(rows[4])
+    given, window = [part.clone() for part in rows], torch.tensor([7, 2008], device="cuda")
+    wanted = attend(*rows, window.cpu(), 128**-0.5, False)
+    found = attend(*given, window, 128**-0.5, False)
+    torch.testing.assert_close(found, wanted, rtol=2e-2, atol=2e-2)
+    for mine, other in zip(given[3:5], rows[3:5], strict=True):
+        mine, other = (decode(one, 128, torch.float32) for one in (mine, other))
+        assert ((mine - other).abs() <= other.abs().amax(-1, keepdim=True) / 126).all()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        again = attend(*given, window, 128**-0.5, False)
+    graph.replay()
+    assert torch.equal(again, found)

@@ -128,6 +128,42 @@ def test_a_head_and_what_it_keeps_are_planned_for(tiny_checkpoint):
     assert parts["draft's key-value cache"] == 4 * 2 * 2 * 16 * (rows + 64)
 
 
+@pytest.mark.parametrize("method", ["subspec_sd", "share_sd", "qspec", "ngram_sd"])
+def test_keys_and_values_that_decide_answers_stay_whole(method, tiny_checkpoint):
+    pipeline = pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True)
+    pipeline = replace(pipeline, draft=replace(pipeline.draft, kv="int8"))
+    plan_for(pipeline)  # plain decoding has no draft, and is what others are compared with
+    with pytest.raises(ConfigError, match=f"a draft of {method} keeps no keys and values beside the target's own"):
+        plan_for(replace(pipeline, method=method))
+
+
+@pytest.mark.parametrize("method", ["classic_sd", "eagle_sd"])
+def test_a_draft_s_keys_and_values_in_8_bits_are_planned_for(method, tiny_checkpoint):
+    """Each row of 16 numbers as 16 codes and a step; the target's rows are as they were."""
+    folder = tiny_checkpoint("llama")
+    whole = pipeline_for(method, folder, folder, exact=True)
+    plans = [plan_for(one) for one in (whole, replace(whole, draft=replace(whole.draft, kv="int8")))]
+    before, after = (plan.device_bytes for plan in plans)
+    cache = "draft's key-value cache"
+    assert after[cache] * 4 * 16 == before[cache] * (16 + 4)
+    assert {part: size for part, size in after.items() if part != cache} == {
+        part: size for part, size in before.items() if part != cache
+    }
+    told = [[row for row in plan.rows() if row[0] == "draft's keys and values"] for plan in plans]
+    assert told == [[], [("draft's keys and values", "8 bits, and a step a row and head", "int8")]]
+
+
+def test_32k_tokens_are_planned_for(tiny_checkpoint):
+    """A row of cache for each and for a chunk behind them; thousands of tokens of a prompt a pass of the weights."""
+    pipeline = pipeline_for("vanilla", tiny_checkpoint("llama", max_position_embeddings=32768), None, exact=True)
+    pipeline = replace(pipeline, max_length=32768)
+    placement = plan_for(pipeline)
+    assert placement.device_bytes["key-value cache"] == 2 * 4 * 2 * 16 * 4 * (32768 + 64)
+    assert placement.stretch >= 2048
+    shorter = plan_for(replace(pipeline, max_length=16384)).device_bytes["key-value cache"]
+    assert placement.device_bytes["key-value cache"] - shorter == 2 * 4 * 2 * 16 * 4 * 16384
+
+
 def test_a_device_that_is_not_there(tiny_checkpoint):
     import torch
 

@@ -7,6 +7,7 @@ import torch
 
 from specdecodes.models import cpu_attention
 from specdecodes.models.attention import attend
+from specdecodes.models.cache_codes import decode, encode, turn
 from specdecodes.native import find_compiler
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
@@ -112,6 +113,40 @@ def test_exact_attention_does_not_depend_on_the_other_rows_or_on_the_slots():
         query[:, few], key[:, few], value[:, few], keys, values, moved[0][few], mask[:, few], window, 0.2, True
     )
     assert part.equal(whole[:, few])
+
+
+def coded(arguments):
+    """The same on caches in 8 bits."""
+    query, key, value, keys, values, *rest = arguments
+    return query, key, value, encode(turn(keys)), encode(values), *rest
+
+
+@pytest.mark.parametrize("dtype", BOUND)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_rows_in_8_bits(shape, dtype, by_torch):
+    """As torch does it on the same codes, and near to what whole numbers give; what is stored may be a code apart."""
+    whole, ours, theirs = (inputs(*shape, dtype) for _ in range(3))
+    ours, theirs, scale = coded(ours), coded(theirs), shape[3] ** -0.5
+    assert cpu_attention.fits(ours[0], ours[3])
+    got, same, near = attend(*ours, scale, False), by_torch(*theirs, scale, False), attend(*whole, scale, False)
+    assert (got - same).abs().max() <= max(BOUND[dtype], 1e-4) * 2
+    assert (got - near).abs().max() <= max(BOUND[dtype], 2e-2)
+    new = (slice(None), slice(None), whole[5])
+    for mine, other, numbers in zip(ours[3:5], theirs[3:5], (turn(whole[3]), whole[4]), strict=True):
+        stored, wanted = (decode(rows, shape[3], torch.float32) for rows in (mine, other))
+        step = numbers.float().abs().amax(-1, keepdim=True)[new] / 127
+        assert ((stored - wanted)[new].abs() <= 1.1 * step).all() and ((stored - numbers)[new].abs() <= step).all()
+        mine[new], other[new] = 0, 0
+        assert mine.equal(other)
+
+
+def test_not_a_number_stays_one_in_8_bits(by_torch):
+    for run in (attend, by_torch):
+        arguments = inputs(2, 4, 2, 32, 40, torch.float32)
+        arguments[2][0, 1, 0, 3] = float("inf")
+        arguments[6][0, :, arguments[5] - 5] = torch.eye(2, dtype=torch.bool)
+        got = run(*coded(arguments), 0.2, False)
+        assert got[0, 1, :2].isnan().all()
 
 
 def test_not_a_number_stays_one():

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from specdecodes.models.cache_codes import decode, encode, turn
 from specdecodes.models.cpu_layer import fuse
 from specdecodes.models.decoder import DecoderLayer, LayerStep, joined
 from specdecodes.models.families import FAMILIES, ModelSpec
@@ -102,6 +103,23 @@ def test_shapes_that_fill_no_unit_and_values_from_a_table(
     assert fused is not None
     got, wanted = fused(hidden, ours), layer(hidden, inputs(spec, 3, torch.float32)[1])
     assert (got - wanted).norm() < 2e-2 * (wanted - hidden).norm()
+
+
+@BUILT
+@pytest.mark.parametrize("dtype", BOUND)
+def test_a_cache_in_8_bits(dtype: torch.dtype) -> None:
+    layer, steps = quantized(SPEC, dtype), []
+    for _ in range(2):
+        hidden, step = inputs(SPEC, 4, dtype)
+        steps.append(step._replace(keys=encode(turn(step.keys)), values=encode(step.values)))
+    ours, theirs = steps
+    fused = fuse(layer, ours.keys)
+    assert fused is not None
+    got, wanted = fused(hidden, ours), layer(hidden, theirs)
+    assert got.dtype == dtype and (got - wanted).float().norm() < BOUND[dtype] * (wanted - hidden).float().norm()
+    for mine, other in ((ours.keys, theirs.keys), (ours.values, theirs.values)):
+        stored, reference = (decode(rows[:, :, ours.slots], SPEC.head_dim, torch.float32) for rows in (mine, other))
+        assert (stored - reference).norm() < BOUND[dtype] * reference.norm()
 
 
 @BUILT

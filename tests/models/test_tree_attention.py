@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.models.attention import attend
+from specdecodes.models.cache_codes import decode, encode, turn
 from tests.interpreted import need_triton
 
 need_triton()
@@ -130,6 +131,27 @@ def test_strided_rows_are_stored_as_they_are() -> None:
     joint = torch.randn(1, 6, 4, 32, device=DEVICE)
     given["key"], given["value"] = joint[:, :, :2], joint[:, :, 2:]
     check(given)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(dtype=torch.bfloat16),
+        Case(count=5, heads=14, kv_heads=2, head_dim=48, start=0, dtype=torch.float16),
+        Case(batch=2, count=2, heads=2, kv_heads=2, head_dim=20),
+    ],
+)
+def test_a_cache_in_8_bits(case: Case) -> None:
+    given = arguments(case)
+    given["key"][:, -1] = 0.0
+    given |= {"keys": encode(turn(given["keys"])), "values": encode(given["values"])}
+    host = {name: part.cpu().clone() if isinstance(part, Tensor) else part for name, part in given.items()}
+    wanted, found = attend(*host.values(), False), tree_attend(**given)
+    bound = 2 * max(BOUND[case.dtype], 1e-4)  # a new key or value may be a code apart
+    torch.testing.assert_close(found.cpu(), wanted, rtol=bound, atol=bound)
+    for name in ("keys", "values"):
+        mine, other = (decode(rows[name].cpu(), case.head_dim, torch.float32) for rows in (given, host))
+        assert ((mine - other).abs() <= other.abs().amax(-1, keepdim=True) / 126).all()
 
 
 @pytest.mark.parametrize("processors", [1, 28, 132])

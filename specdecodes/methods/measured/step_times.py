@@ -41,7 +41,7 @@ _REPEATS, _PATIENCE = 20, 0.15  # the best of so many runs, or of as many as the
 @dataclass(frozen=True)
 class Timed:
     """A model to time: its layers, what the linears of one are quantized as (the others: full precision in `dtype`),
-    where those run, on which `kernel`, and bytes to spare for it."""
+    where those run, on which `kernel`, bytes to spare for it, and whether its cache is in 8 bits."""
 
     spec: ModelSpec
     dtype: torch.dtype
@@ -50,6 +50,7 @@ class Timed:
     rules: Rules = Rules(())
     execution: Execution = Execution()
     kernel: str = ""
+    int8_cache: bool = False
 
 
 def narrower(nodes: int) -> tuple[int, ...]:
@@ -141,8 +142,8 @@ def _runner(model: Timed, spec: ModelSpec, rows: int, exact: bool, draft_nodes: 
         for name, shape in spec.layer_tensors().items():
             if not model.rules.scheme_of(name.rpartition(".")[0]):
                 layer.put({name: _weight(model, *shape)})
-    rows_kept = CacheShape(spec.layers, spec.kv_heads, spec.head_dim, CONTEXT, draft_nodes, rows)
-    cache = KVCache(rows_kept, model.dtype, model.device)
+    sizes = (spec.layers, spec.kv_heads, spec.head_dim, CONTEXT, draft_nodes, rows)
+    cache = KVCache(CacheShape(*sizes, int8=model.int8_cache), model.dtype, model.device)
     cache.commit(CONTEXT)
     layers = ResidentLayers(decoder.stack)
     return ModelRunner(decoder, layers, cache, eager_steps(), width=rows, chunk=rows, exact=exact)

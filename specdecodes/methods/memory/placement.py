@@ -45,6 +45,7 @@ def place(
         *(_middle_rows(site.pipeline.middle, draft.middle) if draft.middle else ()),
         *disk_rows(checkpoint, site.pipeline.memory.disk_bytes),
         *_bits_row(site.pipeline.draft.spelled, draft),
+        *_kv_row(site, draft),
     ]
 
     def attempt(stretch: int, compression: Compression | None) -> Placement:
@@ -122,6 +123,12 @@ def _kernel_row(what: str, site: Site) -> list[tuple[str, str, str]]:
 def _bits_row(asked: str, draft: DraftNeeds) -> list[tuple[str, str, str]]:
     fewer = draft.substitute_bytes and draft.rules and str(draft.rules) != asked
     return [("draft's bits", f"{asked} does not fit", str(draft.rules))] if fewer else []
+
+
+def _kv_row(site: Site, draft: DraftNeeds) -> list[tuple[str, str, str]]:
+    kv, keeps = site.pipeline.draft.kv, draft.cache is not None or draft.middle is not None
+    coded = kv != "auto" and keeps and not site.drafting
+    return [("draft's keys and values", "8 bits, and a step a row and head", kv)] if coded else []
 
 
 def _middle_rows(middle: Middle, planned: Placement) -> list[tuple[str, str, str]]:

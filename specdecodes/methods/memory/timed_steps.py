@@ -57,7 +57,9 @@ def _own_model(full: Timed, draft: DraftNeeds) -> Timed | None:
     """The draft's model if it is not the target."""
     if draft.model is not None:
         return _timed(replace(full, spec=draft.model.checkpoint.spec, dtype=draft.model.dtype), draft.model)
-    return replace(full, spec=draft.head.spec) if draft.head is not None else None
+    if draft.head is None or draft.cache is None:
+        return None
+    return replace(full, spec=draft.head.spec, int8_cache=draft.cache.int8)
 
 
 def _whole(model: Timed, step: Step) -> float:
@@ -75,4 +77,4 @@ def _timed(model: Timed, site: Site) -> Timed:
     spec = site.checkpoint.spec
     kernel = choose_kernels(site.rules, site.execution).kernel
     rules = typical(site.rules, spec.linears(), spec.layers)
-    return replace(model, rules=rules, execution=site.execution, kernel=kernel)
+    return replace(model, rules=rules, execution=site.execution, kernel=kernel, int8_cache=site.int8_cache)
