@@ -6,7 +6,7 @@
 
 An arm is `NAME:key=value,...`, added to what `--set` says of all. Arms answer the same prompts in turn, in an order
 that turns around each time. Quoted are medians over the prompts, the terms of a mean round, ratios within a prompt to
-the first arm, and the first arm over the fastest other one.
+the first arm (of the rounds alone, and with the prompt), and the first arm over the fastest other one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from specdecodes.offload.store import measure_read, probe
 from specdecodes.sampling import SamplingParams
 from specdecodes.stats import Generation
 
-SPEED = "decode_tokens_per_second"
+SPEED, WHOLE = "decode_tokens_per_second", "tokens_per_second"
 SETTLED = 1.0  # seconds in which a ring is full again behind an answer, and the disk at rest
 SHOWN = (
     ("tokens/s", SPEED, 1.0),
@@ -45,6 +45,7 @@ SHOWN = (
     ("target", "round_target_s", 1e3),
     ("wait", "round_wait_s", 1e3),
     ("rest", "round_overhead_s", 1e3),
+    ("first ms", "time_to_first_token_s", 1e3),
     ("link busy %", "link_utilization", 1e2),
     ("link used %", "link_used", 1e2),
 )
@@ -69,6 +70,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--warm", type=int, default=2, help="prompts before those: steps compile, rounds adapt")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--plain-tokens", type=int, default=64, help="tokens of an answer of plain decoding")
+    parser.add_argument("--times", type=int, default=1, help="so many times a question is in its prompt: long prompts")
     parser.add_argument("--max-length", type=int, default=640)
     parser.add_argument("--repetition-penalty", type=float, default=1.2, help="keeps a small model out of loops")
     parser.add_argument("--out", type=Path, required=True, help="the receipt, a JSON file")
@@ -84,16 +86,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     penalty = arguments.repetition_penalty
     params = SamplingParams(max_tokens=arguments.tokens, repetition_penalty=penalty, ignore_eos=True)
     plain = {name: arguments.plain_tokens for name, one in pipelines.items() if one.method == "vanilla"}
-    receipt = in_turn(pipelines, params, rounds=arguments.rounds, warm=arguments.warm, tokens=plain)
+    rounds, warm, times = arguments.rounds, arguments.warm, arguments.times
+    receipt = in_turn(pipelines, params, rounds=rounds, warm=warm, tokens=plain, times=times)
     return {"settings": {text.partition(":")[0]: text for text in arguments.arm}} | receipt
 
 
 def in_turn(
-    pipelines: Mapping[str, Pipeline], params: SamplingParams, *, rounds: int, warm: int, tokens: Mapping[str, int]
+    pipelines: Mapping[str, Pipeline],
+    params: SamplingParams,
+    *,
+    rounds: int,
+    warm: int,
+    tokens: Mapping[str, int],
+    times: int = 1,
 ) -> dict[str, Any]:
     """What `rounds` prompts after `warm` ones showed of pipelines that are alike but in their settings; `tokens` limits
-    the answers of those that it names."""
-    asked = questions()
+    the answers of those that it names, and a question is in its prompt so many `times`."""
+    asked = [[{**words, "content": " ".join([words["content"]] * times)}] for (words,) in questions()]
     prompts = [asked[place % len(asked)] for place in range(warm + rounds)]
     disk: dict[str, list[float]] = {name: [] for name in pipelines}
     arms: dict[str, Generator] = {}
@@ -136,10 +145,11 @@ def compared(rounds: Sequence[Mapping[str, Generation]], disk: Mapping[str, Sequ
             row.update(disk_gbps=disk[name][number], link_used=link_used(row, disk[name][number]))
     first, *others = rows[0]
     middle = {name: medians([row[name] for row in rows]) for name in rows[0]}
-    speeds = {name: [row[name][SPEED] for row in rows] for name in rows[0]}
+    speeds, wholes = ({name: [row[name][key] for row in rows] for name in rows[0]} for key in (SPEED, WHOLE))
     found: dict[str, Any] = {
         "medians": middle,
         "ratios": {name: paired(speeds[name], speeds[first]) for name in speeds},
+        "ratios_with_prompt": {name: paired(wholes[name], wholes[first]) for name in wholes},
         "same_tokens": [agree([answer.tokens for answer in answers.values()]) for answers in rounds],
     }
     if others:
@@ -151,9 +161,11 @@ def compared(rounds: Sequence[Mapping[str, Generation]], disk: Mapping[str, Sequ
 def table(receipt: Mapping[str, Any]) -> str:
     """The medians as text, the ratios to the first arm in front."""
     width = max(len(name) for name in receipt["medians"])
-    lines = [" " * width + "".join(f"{title:>14}" for title in ("ratio", *(title for title, _, _ in SHOWN)))]
+    titles = ("ratio", "with prompt", *(title for title, _, _ in SHOWN))
+    lines = [" " * width + "".join(f"{title:>14}" for title in titles)]
     for name, row in receipt["medians"].items():
-        cells = [receipt["ratios"][name]["median"], *(row[key] * scale for _, key, scale in SHOWN)]
+        ratios = [receipt[of][name]["median"] for of in ("ratios", "ratios_with_prompt")]
+        cells = [*ratios, *(row[key] * scale for _, key, scale in SHOWN)]
         lines.append(name.ljust(width) + "".join(f"{cell:>14.3f}" for cell in cells))
     if best := receipt.get("first_over_best_other"):
         first = next(iter(receipt["medians"]))

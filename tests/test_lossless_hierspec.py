@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from specdecodes.config import Draft, Memory, Middle, Tree
 from specdecodes.drafters.eagle import EagleDrafter
+from specdecodes.drafters.stride import Stride
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.methods import build, plan_for
 from tests.heads import head_beside
@@ -145,11 +146,14 @@ class Watch:
 
     def __init__(self, monkeypatch):
         self.prompts, self.trees, self.levels = {}, {}, {}
-        prefill, score, level = ModelRunner.prefill, ModelRunner.score, ModelRunner.level
+        score, level = ModelRunner.score, ModelRunner.level
 
-        def spy_prefill(runner, tokens, features=None):
-            self.prompts.setdefault(runner, []).append(tokens.shape[0])
-            return prefill(runner, tokens, features)
+        def spy_on(run):
+            def spy_prompt(runner, tokens, features=None):
+                self.prompts.setdefault(runner, []).append(tokens.shape[0])
+                return run(runner, tokens, features)
+
+            return spy_prompt
 
         def spy_score(runner, tree):
             self.trees.setdefault(runner, []).append(runner.cache.length)
@@ -159,7 +163,8 @@ class Watch:
             self.levels.setdefault(runner, []).append(runner.cache.length)
             return level(runner, tree, nodes, features)
 
-        monkeypatch.setattr(ModelRunner, "prefill", spy_prefill)
+        monkeypatch.setattr(ModelRunner, "prefill", spy_on(ModelRunner.prefill))
+        monkeypatch.setattr(ModelRunner, "follow", spy_on(ModelRunner.follow))
         monkeypatch.setattr(ModelRunner, "score", spy_score)
         monkeypatch.setattr(ModelRunner, "level", spy_level)
 
@@ -213,6 +218,25 @@ def test_adaptive_chains_and_a_full_context(params, tiny_checkpoint, nearly):
     drafted, plain = answered
     assert drafted.tokens == plain.tokens
     assert drafted.finish_reason == plain.finish_reason == "context"
+
+
+def test_a_middle_model_that_rests_runs_nothing_and_goes_on_as_before(tiny_checkpoint, monkeypatch):
+    """It has the target's weights, so all that it offers is taken, behind a rest too."""
+    folder, rests, learn, done = tiny_checkpoint("llama3"), range(3, 20), Stride.learn, []
+    monkeypatch.setattr(Stride, "learn", lambda stride, *given: learn(stride, *given) or done.append(stride))
+    monkeypatch.setattr(Stride, "rests", property(lambda stride: len(done) in rests))
+    monkeypatch.setattr(Stride, "drafts", property(lambda stride: not stride.rests))
+    watch, params = Watch(monkeypatch), replace(GREEDY, max_tokens=30)
+    with build(hierspec_for("classic_sd", folder, folder, exact=False), progress=lambda text: None) as generator:
+        answers = [generator.generate(PROMPTS[1], params) for _ in range(2)]  # the second begins in the rest
+        prompts = watch.prompts[generator._drafter._middle]
+    first, second = (answer.rounds for answer in answers)
+    rounds = [*first, *second]
+    assert answers[0].tokens == answers[1].tokens and rests.start < len(first) < rests.stop < len(rounds)
+    assert all(not rounds[number].proposed and not rounds[number].middles[0].rounds for number in rests)
+    later = rounds[rests.stop : -1]
+    assert later and all(round_.accepted == round_.proposed >= 4 for round_ in later)
+    assert max(prompts[1:]) == len(PROMPTS[1]) + rests.stop - len(first), "at once, and what was answered meanwhile"
 
 
 def test_every_model_has_a_precision_of_its_own(tiny_checkpoint):

@@ -33,6 +33,8 @@ Watch = Callable[[Progress], None]
 
 WARMUP = Sample("warm-up", "", ("Write a short essay about the seasons of the year and what people do in each.",))
 WARMUP_TOKENS = 64
+WARMUP_WORDS = 256
+"""Of a first prompt, where the context has room for eight times as many: long ones take steps that others do not."""
 PROGRESS_SECONDS = 1.0
 
 LAYOUT = ("resident", "streamed", "pinned", "substituted")
@@ -202,8 +204,11 @@ class Asking:
 def _warm_up(generator: Answering, pipeline: Pipeline, notify: Notify, watch: Watch) -> None:
     started = time.perf_counter()
     params = replace(pipeline.sampling, max_tokens=min(WARMUP_TOKENS, pipeline.sampling.max_tokens))
+    (question,) = WARMUP.turns
+    times = min(WARMUP_WORDS, pipeline.max_length // 8) // len(question.split()) or 1
     for number in range(pipeline.warmup):
-        Asking(generator, params, watch, Tally(WARMUP.id, number, pipeline.warmup)).ask(WARMUP)
+        asked = WARMUP if number else replace(WARMUP, turns=(" ".join([question] * times),))
+        Asking(generator, params, watch, Tally(WARMUP.id, number, pipeline.warmup)).ask(asked)
     if pipeline.warmup:
         notify(f"warm-up: {pipeline.warmup} request(s) in {time.perf_counter() - started:.1f} s, not counted")
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
 
 from specdecodes import __version__
 from specdecodes.cli.run_benchmark import run_benchmark
@@ -23,7 +27,20 @@ from specdecodes.cli.run_test import run_test
 from specdecodes.cli.run_tune import run_tune
 from specdecodes.cli.run_verify import run_verify
 
+
+class Commands(TyperGroup):
+    """Ctrl-C ends any of them with one line and 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Lossless speculative decoding for models that do not fit in memory: the full-precision model's own answers, "
     "several tokens for each pass over its weights.",
     no_args_is_help=True,

@@ -5,7 +5,6 @@ Two layers only: the pipeline module, then what is said on the command line.
 
 import inspect
 import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,11 +156,7 @@ def pipeline_command(*, optional: bool = False) -> Callable[[Callable[..., None]
         def run(**given: Any) -> None:
             named = {option.name: given.pop(option.name) for option in common}
             nothing = optional and not any(named.values()) and pipelines.clone_root() is None
-            try:
-                command(None if nothing else resolve(**named), **given)
-            except KeyboardInterrupt:
-                print("interrupted", file=sys.stderr)
-                raise typer.Exit(130) from None
+            command(None if nothing else resolve(**named), **given)
 
         # typer reads a function's options from these; functools.wraps would lead it back to `command`.
         run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__

@@ -36,7 +36,7 @@ class CombinedDrafter:
 
     def propose(self, root: int) -> TokenTree:
         tree = self._base.propose(root)
-        self._ngram.extend(tree, self._limit)
+        self._ngram.extend(tree, self._limit, root)
         return tree
 
     def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:

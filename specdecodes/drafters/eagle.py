@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.cache import KVCache
-from specdecodes.drafters.level import LevelGrower
+from specdecodes.drafters.level import LevelGrower, Missed
 from specdecodes.engine.runner import ModelRunner, Scores
 from specdecodes.models.eagle import EagleHead
 from specdecodes.sampling import Sampler
@@ -15,6 +15,9 @@ from specdecodes.verify import Verdict
 
 STRIP = 1024
 """Rows of a prompt whose features are made together: what that takes beside them does not grow with the prompt."""
+
+HEARD = 64
+"""Tokens of an answer at most whose features are still to be made: while drafting rests, that need not be at once."""
 
 
 class FeatureLevels:
@@ -51,7 +54,8 @@ class FeatureLevels:
 
 
 class EagleDrafter:
-    """Keeps what the target said of every committed token, and gives the head that in place of its own guesses.
+    """Keeps what the target said of every committed token, and gives the head that in place of its own guesses, when it
+    drafts next.
 
     The target's runner taps the layers that the head was trained on.
     """
@@ -63,30 +67,48 @@ class EagleDrafter:
         rows, device = levels.cache.shape.max_length, levels.device
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self._features = torch.zeros(rows, levels.head.spec.hidden_size, dtype=levels.head.dtype, device=device)
-        self._known = 0  # committed tokens; the root comes after them
+        self._known = 0  # committed tokens whose features are made; then come those of `_heard`, then the root
+        self._heard: list[int] = []
+        self._said: list[Tensor] = []  # the target's states of them
         self._sampler: Sampler | None = None
+        self._root = 0
 
     @property
     def levels(self) -> int:
         return self._grower.levels
 
     def begin(self, prompt: Tensor, kept: int, sampler: Sampler, scores: Scores) -> None:
+        self._settle()
         self._sampler, self._known = sampler, kept
         cache = self._levels.cache
         cache.truncate(max(0, min(kept - 1, cache.length)))
         self._learn(prompt[kept:], _states(scores))
-        self._catch_up()
+        self._grower.begin(self._missed)
 
     def propose(self, root: int) -> TokenTree:
         assert self._sampler is not None, "begin() comes first"
-        return self._grower.propose(root, self._sampler, self._catch_up)
+        self._root = root
+        return self._grower.propose(root, self._sampler, self._missed)
 
     def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
         path = torch.tensor(verdict.path, device=tree.depths.device)
         if self._grower.levels:  # the root was run, and with a feature of the target's
             self._levels.cache.keep(path[:1], drafted=True)
-        self._learn(tree.tokens[path], _states(scores)[path])
+        self._heard += (self._root, *verdict.tokens[:-1])
+        self._said.append(_states(scores)[path])
+        if len(self._heard) >= HEARD:
+            self._settle()
         self._grower.learn(verdict)
+
+    @property
+    def _missed(self) -> Missed:
+        return Missed(self._known + len(self._heard) - 1 - self._levels.cache.length, self._catch_up)
+
+    def _settle(self) -> None:
+        """Make the features of what was heard."""
+        if self._heard:
+            self._learn(torch.tensor(self._heard, device=self._levels.device), torch.cat(self._said))
+            self._heard, self._said = [], []
 
     def _learn(self, tokens: Tensor, states: Tensor) -> None:
         """The target committed `tokens` [n], with the hidden `states` [n, k hidden] of the layers it taps."""
@@ -97,14 +119,15 @@ class EagleDrafter:
             start = self._known + first
             self._features[start : start + part.shape[0]] = self._levels.head.features(part)
         self._known = new.stop
-        self._levels.start(self._features[self._known - 1])
 
     def _catch_up(self) -> None:
         """Run the rows of all committed tokens but the last, whose own row needs the token after it."""
+        self._settle()
         rows = slice(self._levels.cache.length, self._known - 1)
         if rows.start < rows.stop:
             tokens = self._tokens[rows.start + 1 : rows.stop + 1]
-            self._levels.runner.prefill(tokens, self._features[rows])
+            self._levels.runner.follow(tokens, self._features[rows])
+        self._levels.start(self._features[self._known - 1])
 
 
 def _states(scores: Scores) -> Tensor:

@@ -65,18 +65,20 @@ class HierarchicalDrafter:
         cache.truncate(min(kept, cache.length))
         self._retell(prompt.tolist())
         self._known, self._parted = prompt.shape[0], True
-        if prompt.shape[0] - cache.length >= self._middle.width:  # what is less runs along with the next root
-            self._run(prompt[cache.length :])
+        self._stride.start(self._missed)
+        if self._stride.drafts and not self._stride.rests and self._run_missed():
+            self._stride.ready()
 
     def propose(self, root: int) -> TokenTree:
-        self._stride.start()
         if len(self._said) == self._known:
             self._say((root,))
+        self._stride.start(self._missed)
         self._work, self._offered = (LevelWork(),), 0
-        token = torch.tensor([root], device=self._middle.device)
         if not self._stride.drafts:
-            return TokenTree.chain(token, self._stride.rows(1))
+            return TokenTree.rooted(torch.tensor(root, device=self._middle.device), self._stride.rows(1))
         try:
+            if self._run_missed():
+                self._stride.ready()
             self._go_on()
         except NumericsError as error:
             self._middle.cache.clear()
@@ -102,7 +104,10 @@ class HierarchicalDrafter:
         if cache.length > stands:
             cache.truncate(stands)
             self._parted = True
-        self._retell([*self._said[:stands], *emitted[agreed:]])
+        if len(self._said) == stands:
+            self._say(emitted[agreed:])
+        else:
+            self._retell([*self._said[:stands], *emitted[agreed:]])
 
     def _go_on(self) -> None:
         """Let the middle model decode until the chain is long enough."""
@@ -128,6 +133,18 @@ class HierarchicalDrafter:
         self._said += taken  # the loop itself tells the sampler
         full = cache.length + len(taken) >= cache.shape.max_length
         return len(taken), "full" if full else None if self._stride.more(self._length) else "long enough"
+
+    @property
+    def _missed(self) -> int:
+        """Committed rows that the middle model has yet to run."""
+        return max(self._known - self._middle.cache.length, 0)
+
+    def _run_missed(self) -> bool:
+        """Run those rows, if they are many: what is less runs along with the root."""
+        if self._missed < self._middle.width:
+            return False
+        self._run(torch.tensor(self._said[self._middle.cache.length : self._known], device=self._middle.device))
+        return True
 
     def _catch_up(self) -> None:
         """Run what the target said and the middle model did not, root included, and take its word on what follows; if

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from specdecodes.drafters.level import LevelGrower
+from specdecodes.drafters.level import LevelGrower, Missed
 from specdecodes.engine.runner import ModelRunner, Scores
 from specdecodes.sampling import Sampler
 from specdecodes.tree import TokenTree
@@ -14,14 +14,15 @@ from specdecodes.verify import Verdict
 
 class IndependentDrafter:
     """Its cache follows the target's: accepted nodes are kept from its own region, and what it never ran is run first
-    thing in the next proposal."""
+    thing in the next proposal that it drafts; while drafting rests, nothing is."""
 
     middles = ()
 
     def __init__(self, runner: ModelRunner, grower: LevelGrower) -> None:
         self._runner, self._grower = runner, grower
         self._sampler: Sampler | None = None
-        self._pending: list[int] = []
+        self._pending: list[int] = []  # committed, and not run
+        self._root = 0
 
     @property
     def levels(self) -> int:
@@ -31,22 +32,32 @@ class IndependentDrafter:
         cache = self._runner.cache
         cache.truncate(min(kept, cache.length))
         self._sampler, self._pending = sampler, prompt[cache.length :].tolist()
-        self._catch_up()
+        self._grower.begin(self._missed)
 
     def propose(self, root: int) -> TokenTree:
         assert self._sampler is not None, "begin() comes first"
-        return self._grower.propose(root, self._sampler, self._catch_up)
+        self._root = root
+        return self._grower.propose(root, self._sampler, self._missed)
 
     def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
+        kept = self._keep(tree, verdict) if self._grower.levels else 0
+        self._pending += (self._root, *verdict.tokens[:-1])[kept:]
+        self._grower.learn(verdict)
+
+    def _keep(self, tree: TokenTree, verdict: Verdict) -> int:
+        """Commit the rows of the path that the draft ran; returns their number."""
         path = torch.tensor(verdict.path, device=tree.depths.device)
         own = path[path < self._grower.slots.shape[0]]  # nodes behind these are another drafter's
         slots = self._grower.slots[own]
-        ran = (slots >= 0) & (tree.depths[own] < self._grower.levels)  # the last level was proposed, not run
-        self._runner.cache.keep(slots[ran], drafted=True)
-        self._pending += tree.tokens[path[int(ran.sum()) :]].tolist()
-        self._grower.learn(verdict)
+        kept = slots[(slots >= 0) & (tree.depths[own] < self._grower.levels)]  # the last level was proposed, not run
+        self._runner.cache.keep(kept, drafted=True)
+        return kept.shape[0]
+
+    @property
+    def _missed(self) -> Missed:
+        return Missed(len(self._pending), self._catch_up)
 
     def _catch_up(self) -> None:
         if self._pending:
-            self._runner.prefill(torch.tensor(self._pending, device=self._runner.device))
+            self._runner.follow(torch.tensor(self._pending, device=self._runner.device))
             self._pending = []

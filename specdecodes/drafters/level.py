@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -32,6 +33,14 @@ class Levels(Protocol):
     def position(self) -> Tensor: ...
 
     def level(self, tree: TokenTree, nodes: Tensor) -> Scores: ...
+
+
+@dataclass(frozen=True)
+class Missed:
+    """Committed `rows` that a draft with a cache of its own has yet to run, and what runs them."""
+
+    rows: int
+    run: Callable[[], None]
 
 
 class LevelGrower:
@@ -74,13 +83,21 @@ class LevelGrower:
         self._sampler: Sampler | None = None
         self.slots = torch.zeros(1, dtype=torch.int64, device=device)  # of the last tree's nodes
 
-    def propose(self, root: int, sampler: Sampler, catch_up: Callable[[], None] = lambda: None) -> TokenTree:
-        """A tree, which is its root alone when drafting does not pay. `catch_up` is called before the draft runs."""
-        self.pace.start()
+    def begin(self, missed: Missed) -> None:
+        """A request starts, or goes on elsewhere. A draft that rests runs what it missed when it is tried again."""
+        self.pace.start(missed.rows)
+        if self.pace.drafts and not self.pace.rests:
+            self._catch_up(missed)
+            self.pace.ready()
+
+    def propose(self, root: int, sampler: Sampler, missed: Missed | None = None) -> TokenTree:
+        """A tree, which is its root alone when drafting does not pay; what was `missed` is run before the draft is."""
+        self.pace.start(0 if missed is None else missed.rows)
         if not self.pace.drafts:
             self.levels, self.slots = 0, self.slots[:1]
             return TokenTree.rooted(torch.tensor(root, device=self._runner.device), self.pace.plain())
-        catch_up()
+        if missed is not None:
+            self._catch_up(missed)
         return self.grow(root, sampler)
 
     def grow(self, root: int, sampler: Sampler) -> TokenTree:
@@ -110,6 +127,12 @@ class LevelGrower:
         if self._trust is not None and self.levels:
             self._trust.learn(self._proposed, self.slots.shape[0], verdict)
         self.pace.learn(len(own))
+
+    def _catch_up(self, missed: Missed) -> None:
+        missed.run()
+        if missed.rows > region_nodes(self._shape) and self._runner.device.type == "cuda":
+            # Or the first level would seem to take as long as a prompt.
+            torch.cuda.current_stream(self._runner.device).synchronize()
 
     def _begin(self, root: int, sampler: Sampler, width: int) -> Recorded:
         """Set the tree to its root; the step of a level of `width`."""

@@ -38,43 +38,49 @@ class NgramDrafter:
     def __init__(self, capacity: int, depth: int, device: torch.device, pace: Pace | None = None) -> None:
         self._capacity, self._depth, self._pace = capacity, depth, pace
         self._trust = Trust(device)
-        self._text = torch.zeros(0, dtype=torch.int64, device=device)  # prompt and answer, the last root included
+        self._text = torch.zeros(0, dtype=torch.int64, device=device)  # prompt and answer
+        self._new: list[int] = []  # behind that, the last root included
 
     def begin(self, prompt: Tensor, kept: int, sampler: Sampler, scores: Scores) -> None:
-        self._text = prompt
+        self._text, self._new = prompt, []
 
     def propose(self, root: int) -> TokenTree:
         token, pace = torch.tensor(root, device=self._text.device), self._pace
         if pace is not None:
             pace.start()
+        if pace is not None and not pace.drafts:
+            self._new.append(root)
+            return TokenTree.rooted(token, pace.plain())
         tree = TokenTree.rooted(token, self._capacity)
-        self.extend(tree, self._capacity - 1)
+        self.extend(tree, self._capacity - 1, root)
         if pace is None:
             return tree
-        if tree.size == 1 or not pace.drafts:
-            return TokenTree.rooted(token, pace.plain())
-        return self._cut(tree, pace)
+        pace.ready()
+        return self._cut(tree, pace) if tree.size > 1 else TokenTree.rooted(token, pace.plain())
 
-    def extend(self, tree: TokenTree, limit: int) -> None:
-        """Add at most `limit` nodes to `tree`, where it has room: what followed its root before, and what followed the
-        end of its likeliest path. Once a round, in place of `propose`."""
-        self._text = torch.cat((self._text, tree.tokens[:1]))
+    def extend(self, tree: TokenTree, limit: int, root: int) -> None:
+        """Add at most `limit` nodes to `tree`, where it has room: what followed its `root` before, and what followed
+        the end of its likeliest path. Once a round, in place of `propose`."""
+        self._new.append(root)
+        limit = min(limit, tree.capacity - tree.size)
+        if limit <= 0:
+            return
+        self._text = torch.cat((self._text, torch.tensor(self._new, device=self._text.device)))
+        self._new = []
         ends = (0, likeliest_end(tree)) if tree.size > 1 else (0,)
         found = [branches for end in ends if (branches := self._after(tree, end)) is not None]
-        limit = min(limit, tree.capacity - tree.size)
-        if found and limit > 0:
+        if found:
             graft(tree, Branches.joined(found), limit)
 
     def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
-        new = torch.tensor(verdict.tokens[:-1], dtype=torch.int64, device=self._text.device)
-        self._text = torch.cat((self._text, new))  # the last token is the next root
+        self._new += verdict.tokens[:-1]  # the last one is the next root
         if self._pace is not None:
-            self._trust.learn(tree, tree.size, verdict)
+            if tree.size > 1:
+                self._trust.learn(tree, tree.size, verdict)
             self._pace.learn(verdict.accepted)
 
     def _cut(self, tree: TokenTree, pace: Pace) -> TokenTree:
         """The part of `tree` that is worth verifying."""
-        pace.ready()
         self._trust.rescore(tree)
         reach = tree.scores[1 : tree.size].exp()
         for level in torch.bincount(tree.depths[1 : tree.size], reach)[1:].tolist():

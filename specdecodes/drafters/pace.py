@@ -6,7 +6,6 @@ of what is proposed. Where steps have one shape only (a pass in exact mode), the
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections import deque
@@ -14,11 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from specdecodes.config import Tree
+from specdecodes.drafters.recess import ENOUGH, MEMORY, Recess, error_of
 
-MEMORY = 15
-"""Figures remembered of each kind. Their median decides: one slow read does not count."""
-
-ENOUGH = 4  # rounds before past ones are believed
 PRIOR = 4  # levels for which the usual one counts
 USUAL = (3.6, 4.0)  # levels reached, and those before them, until there were any
 FADE = 0.95  # of what is remembered of them, from round to round
@@ -27,8 +23,7 @@ WIDE = 64  # rounds of full width that are remembered: widths differ by less tha
 LOOK = 0.01  # of the tokens: what chains may spend on looking whether wide rounds would do better now
 SELDOM = 32  # rounds between two such looks at least
 LUCK = 2.0  # standard errors by which chains have to be ahead
-PATIENCE = (8, 64)  # plain rounds before drafting is tried again: at first, and at most
-_PLAIN = 0  # the size of a pass that verifies nothing, where even that has more rows than one
+_PLAIN = 0  # the size of a pass behind no draft: what a draft leaves to its round is not in it
 
 
 @dataclass(frozen=True)
@@ -60,6 +55,10 @@ class Seconds:
         """The sizes of which there was no step yet."""
         return [size for size in self._expected if size not in self._called]
 
+    def measured(self, size: int) -> bool:
+        """Whether a step of `size` was counted."""
+        return bool(self._seen[size])
+
     def of(self, size: int) -> float:
         if self._seen[size]:
             return statistics.median(self._seen[size])
@@ -79,35 +78,47 @@ class Pace:
         self._tree = tree
         self._widths, self._sizes = sorted(costs.levels), sorted(costs.passes)
         self._levels = Seconds(costs.levels)
-        self._plain = 1 if self._sizes[0] == 1 else _PLAIN
-        self._passes = Seconds({self._plain: costs.passes[self._sizes[0]], **costs.passes})
+        self._passes = Seconds({_PLAIN: costs.passes[self._sizes[0]], **costs.passes})
         self._shares = dict.fromkeys(costs.levels, USUAL)  # by width: chances of levels, and of those before them
         self._gains: deque[float] = deque(maxlen=WIDE)  # tokens that a chain would have been ahead of a wide round
         self._rounds: deque[tuple[int, int, int, int]] = deque(maxlen=2 * MEMORY)  # tokens, levels, width, rows
-        self._ahead: deque[float] = deque(maxlen=MEMORY)  # tokens that a round was ahead of plain decoding
         self._rows: dict[int, int] = {}  # by width: of its last pass
         self._so_far: float | None = None  # tokens a second of `_rounds`
         self._turn = self._look = 0
-        self._pause = self._patience = 0
+        self._recess = Recess(max(costs.levels.values()) / max(costs.levels))
+        self._missed = 0  # rows that the draft has to run before its first level
+        self._began = False
         self._reach: list[float] = []
         self._before = self._mark = 0.0
         self.width, self.rows = tree.width, tree.nodes
 
     @property
-    def drafts(self) -> bool:
-        """Whether the next round drafts; if not, it is a plain one."""
-        return self._pause == 0
+    def rests(self) -> bool:
+        """Whether drafting rests since plain decoding is faster; see `Recess`."""
+        return self._recess.rests
 
-    def start(self) -> None:
-        """A round begins."""
-        self._reach = []
-        self._before = 0.0
+    @property
+    def drafts(self) -> bool:
+        """Whether the round that has started drafts; if not, it is a plain one. Where a plan alone says how long plain
+        rounds take, it is asked of two of them."""
+        if self._tree.adaptive and len(self._sizes) > 1 and self._turn > 1 and not self._passes.measured(_PLAIN):
+            return False
+        return self._recess.over(self._missed)
+
+    def start(self, missed: int = 0) -> None:
+        """A round begins; the draft has yet to run `missed` committed rows."""
+        self._reach, self._missed = [], missed
+        self._before, self._began = 0.0, False
         self._mark = time.perf_counter()
 
     def ready(self) -> int:
         """The draft has seen all that is committed, and its levels begin: their width."""
         now = time.perf_counter()
-        self._before, self._mark = now - self._mark, now
+        before, self._mark, self._began = now - self._mark, now, True
+        if self._missed > (0 if self._recess.rests else self._tree.depth + 1):  # more than a round leaves
+            self._recess.caught_up(self._missed, before)
+        else:
+            self._before = before
         return self.width
 
     def more(self, reach: float) -> bool:
@@ -120,7 +131,7 @@ class Pace:
             return False
         if not self._tree.adaptive:
             return True
-        if self._patience and not self._ahead:  # drafting is tried again
+        if self._recess.rests:  # a trial
             return False
         return self._deeper_pays(self.width, self._reach)
 
@@ -141,8 +152,9 @@ class Pace:
         the root's children, of its best child's and so on, as far as the draft ran them; unused unless `compares`.
         """
         if self.chooses:
-            # A tree that is never verified teaches nothing, so a little of it is, once in a while.
-            sizes = self._sizes[len(self._sizes) > 1 and self._turn % PROBE == 0 :]
+            # A tree that is never verified teaches nothing, so a little of it is, once in a while and in a trial.
+            learns = self._turn % PROBE == 0 or self._recess.rests
+            sizes = self._sizes[len(self._sizes) > 1 and learns :]
             worth = {rows: self._worth(len(self._reach), self.width, rows, chances) for rows in sizes}
             self.rows = max(worth, key=lambda rows: worth[rows])
             if self.compares:
@@ -157,14 +169,14 @@ class Pace:
 
     def learn(self, accepted: int) -> None:
         """The round is over and `accepted` draft tokens were kept."""
-        seconds = self._before + time.perf_counter() - self._mark
+        seconds = time.perf_counter() - self._mark
         if not self._reach:
-            self._passes.add(self._plain, seconds)
-            if not self._pause:  # there was nothing to propose
-                self._rounds.append((1, 0, self.width, self._plain))
-            self._pause = max(self._pause - 1, 0)
+            self._passes.add(_PLAIN, seconds)
+            self._recess.rested(self._passes.of(_PLAIN))
+            if self._began:  # there was nothing to propose
+                self._rounds.append((1, 0, self.width, _PLAIN))
             return
-        self._passes.add(self.rows, seconds)
+        self._passes.add(self.rows, self._before + seconds)
         reached, before = self._shares[self.width]
         self._shares[self.width] = FADE * reached + sum(self._reach), FADE * before + 1.0 + sum(self._reach[:-1])
         self._rounds.append((1 + accepted, len(self._reach), self.width, self.rows))
@@ -172,7 +184,8 @@ class Pace:
             self._turn += 1
             spent = [self._seconds(*steps) for _, *steps in self._rounds]
             self._so_far = sum(tokens for tokens, *_ in self._rounds) / sum(spent)
-            self._judge(1 + accepted, spent[-1])
+            plain = self._passes.of(_PLAIN)
+            self._recess.judge(1 + accepted - spent[-1] / plain, plain)
             self.width = self._next_width()
 
     def _deeper_pays(self, width: int, reaches: Sequence[float]) -> bool:
@@ -211,7 +224,7 @@ class Pace:
         rate = self._so_far
         if rate is None:
             rate = (1.0 + sum(self._reach)) / self._seconds(len(self._reach), self.width, self._sizes[-1])
-        return max(rate, 1.0 / self._passes.of(self._plain))
+        return max(rate, 1.0 / self._passes.of(_PLAIN))
 
     def _seconds(self, levels: int, width: int, rows: int) -> float:
         """Of a round, at what its steps take now."""
@@ -226,20 +239,6 @@ class Pace:
     def _holding(self, nodes: int) -> int:
         """Rows of the smallest pass for a root and so many nodes; of the largest where none is large enough."""
         return next((rows for rows in self._sizes if rows > nodes), self._sizes[-1])
-
-    def _judge(self, tokens: int, seconds: float) -> None:
-        """Pause drafting where plain decoding is faster: surely so by the rounds since drafting was last taken up, or
-        at all if it was taken up to try."""
-        self._ahead.append(tokens - seconds / self._passes.of(self._plain))
-        if len(self._ahead) < ENOUGH and not self._patience:
-            return
-        luck = 0.0 if self._patience else _error(self._ahead)
-        if statistics.mean(self._ahead) + luck < 0.0:
-            self._patience = min(max(2 * self._patience, PATIENCE[0]), PATIENCE[1])
-            self._pause = self._patience
-            self._ahead.clear()
-        elif len(self._ahead) >= ENOUGH:
-            self._patience = 0
 
     def _next_width(self) -> int:
         """Chains where they do well, but for a wide round once in a while, the rarer the more it costs. Every width is
@@ -256,9 +255,4 @@ class Pace:
 
     def _chains_pay(self) -> bool:
         """By what wide rounds show, in which a chain is ahead by more than may be luck."""
-        return len(self._gains) >= 2 * ENOUGH and statistics.mean(self._gains) > LUCK * _error(self._gains)
-
-
-def _error(figures: Sequence[float]) -> float:
-    """Of their mean."""
-    return statistics.stdev(figures) / math.sqrt(len(figures))
+        return len(self._gains) >= 2 * ENOUGH and statistics.mean(self._gains) > LUCK * error_of(self._gains)

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Mapping
 
 from specdecodes.config import Tree
-from specdecodes.drafters.pace import ENOUGH, MEMORY, PATIENCE, Seconds
+from specdecodes.drafters.pace import Seconds
+from specdecodes.drafters.recess import MEMORY, Recess
 
 BELIEF = (4.0, 5.0)  # accepted, of so many, before any were seen
 
@@ -31,15 +32,20 @@ class Stride:
         self._passes = Seconds(passes)
         self._seen: deque[tuple[float, float]] = deque([(round_s, round_tokens)], maxlen=MEMORY)  # of the middle model
         self._chains: deque[tuple[int, int]] = deque(maxlen=MEMORY)  # tokens offered and accepted
-        self._rounds: deque[tuple[int, float, int]] = deque(maxlen=MEMORY // 2)  # tokens, seconds ahead, rows
-        self._pause = self._patience = 0
+        self._recess = Recess(round_s)
+        self._missed = 0  # rows that the middle model has to run before its first round
         self._mark = self._ahead = 0.0
         self._rows = self._sizes[-1]
 
     @property
+    def rests(self) -> bool:
+        """Whether drafting rests since plain decoding is faster; see `Recess`."""
+        return self._recess.rests
+
+    @property
     def drafts(self) -> bool:
-        """Whether the next round drafts; if not, it is a plain one."""
-        return self._pause == 0
+        """Whether the round that has started drafts; if not, it is a plain one."""
+        return self._recess.over(self._missed)
 
     @property
     def acceptance(self) -> float:
@@ -48,9 +54,16 @@ class Stride:
         refused = sum(taken < offered for offered, taken in self._chains)
         return (BELIEF[0] + accepted) / (BELIEF[1] + accepted + refused)
 
-    def start(self) -> None:
-        """A round begins."""
+    def start(self, missed: int = 0) -> None:
+        """A round begins; the middle model has yet to run `missed` committed rows."""
+        self._missed = missed
         self._mark, self._ahead = time.perf_counter(), 0.0
+
+    def ready(self) -> None:
+        """Those rows were run."""
+        now = time.perf_counter()
+        self._recess.caught_up(self._missed, now - self._mark)
+        self._mark = now
 
     def ran(self, seconds: float, tokens: int) -> None:
         """A round of the middle model took `seconds` and yielded `tokens`."""
@@ -58,6 +71,8 @@ class Stride:
 
     def more(self, length: int) -> bool:
         """Whether a chain of `length` tokens is to be made longer."""
+        if self._recess.rests:  # a trial
+            return length == 0
         if length < self._least:
             return True
         if not self._adaptive or length >= self.most:
@@ -81,19 +96,14 @@ class Stride:
 
     def learn(self, offered: int, accepted: int) -> None:
         """The target took `accepted` of the `offered` tokens."""
-        seconds = time.perf_counter() - self._mark
-        self._passes.add(self._rows, seconds)
+        self._passes.add(self._rows, time.perf_counter() - self._mark)
+        plain = self._passes.of(self._sizes[0])
         if not offered:
-            self._pause = max(self._pause - 1, 0)
+            self._recess.rested(plain)
             return
         self._chains.append((offered, accepted))
-        self._rounds.append((1 + accepted, self._ahead, self._rows))
-        if self._adaptive and len(self._rounds) >= ENOUGH:
-            tokens = sum(count for count, *_ in self._rounds)
-            whole = sum(ahead + self._passes.of(rows) for _, ahead, rows in self._rounds)
-            slower = tokens * self._passes.of(self._sizes[0]) < whole
-            self._patience = min(max(2 * self._patience, PATIENCE[0]), PATIENCE[1]) if slower else 0
-            self._pause = self._patience
+        if self._adaptive:
+            self._recess.judge(1 + accepted - (self._ahead + self._passes.of(self._rows)) / plain, plain)
 
     def _size(self, nodes: int) -> int:
         return next(size for size in self._sizes if size >= nodes)

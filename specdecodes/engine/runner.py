@@ -104,17 +104,19 @@ class ModelRunner:
     def prefill(self, tokens: Tensor, features: Tensor | None = None) -> Scores:
         """Commit `tokens` [n] after the cached rows; scores of the last one (one row). `features` [n, hidden]: a
         head's."""
-        stretches = list(self._stretches(tokens.shape[0]))
-        part, rows = stretches[-1][-1]
+        *_, (part, rows) = self._chunks(tokens.shape[0])
         states = self._room(part.start + rows)
-        for stretch in stretches:
-            hidden = self._run([self._prompt_rows(tokens, features, states, *chunk) for chunk in stretch])
-        self.cache.commit(tokens.shape[0])
+        hidden = self._commit(tokens, features, states)
         last = part.stop - part.start - 1
-        first = max(0, last + 1 - self.width)  # the head runs at one width, whatever the chunk's
-        end, last = hidden[-1][:, first : first + self.width], last - first
+        width = self.width if self.exact else 1  # of the head: one width, whatever the chunk's
+        first = max(0, last + 1 - width)
+        end, last = hidden[:, first : first + width], last - first
         logits = self.steps.logits(self.decoder, end)[0, last : last + 1]
         return Scores(logits, end[0, last : last + 1], None if states is None else states[: tokens.shape[0]])
+
+    def follow(self, tokens: Tensor, features: Tensor | None = None) -> None:
+        """Commit `tokens` [n] as `prefill` does, where nobody asks what the model says of them: no head is run."""
+        self._commit(tokens, features, None)
 
     def score(self, tree: TokenTree) -> Scores:
         """Scores of every node of `tree`, in a pass of its capacity. Its cache rows lie in the target's region,
@@ -174,6 +176,13 @@ class ModelRunner:
         for place, hidden in enumerate(self._run(passes)):
             rows = slice(min(chunk, count - place * chunk))
             yield Scores(self.steps.logits(self.decoder, hidden)[0, rows], hidden[0, rows])
+
+    def _commit(self, tokens: Tensor, features: Tensor | None, states: Tensor | None) -> Tensor:
+        """Run `tokens` [n] behind the cached rows; the last chunk's hidden state [1, rows, hidden]."""
+        for stretch in self._stretches(tokens.shape[0]):
+            hidden = self._run([self._prompt_rows(tokens, features, states, *chunk) for chunk in stretch])
+        self.cache.commit(tokens.shape[0])
+        return hidden[-1]
 
     def _stretches(self, count: int) -> Iterator[list[tuple[slice, int]]]:
         """The chunks of a prompt of `count` tokens, each with its rows, in as many lists as there are passes of the

@@ -132,6 +132,8 @@ def test_the_warm_up_is_not_counted(fake, pipeline, tmp_path):
     assert [str(one) for one in seen[:2]] == ["warm-up [1/2], turn 1", "warm-up [2/2], turn 1"]
     assert len(generator.asked) == 4
     assert summary["requests"] == 2
+    long, short = (words for (words,), _ in generator.asked[:2])
+    assert len(long) > 4 * len(short), "prompts of many chunks are run in steps of their own"
 
 
 def test_progress_tells_sample_speed_tau_and_time_left(fake, pipeline, tmp_path, monkeypatch):

@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer import Context
+from typer.core import TyperCommand
 
 from run.main import run
 from specdecodes import pipelines
 from specdecodes.cli import main, run_cache
+from specdecodes.cli.app import app
 from tests.commands import exit_code
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,6 +118,26 @@ def test_other_errors_of_the_system_are_not_hidden(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(run_cache, "kept", fail)
     with pytest.raises(OSError, match="a mistake of ours"):
         main(["run-cache"])
+
+
+@pytest.mark.parametrize("command", [command.name or command.callback.__name__ for command in app.registered_commands])
+def test_ctrl_c_ends_every_command_with_one_line_and_130(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TyperCommand, "make_context", lambda self, *given, **more: Context(self))
+    monkeypatch.setattr(TyperCommand, "invoke", stop)
+    assert outcome(main, [command.replace("_", "-")], capsys) == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_in_the_midst_of_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def stop(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_cache, "kept", stop)
+    assert outcome(main, ["run-cache"], capsys) == (130, "", "interrupted\n")
 
 
 def test_outside_a_clone_a_pipeline_s_name_leads_to_the_clone(

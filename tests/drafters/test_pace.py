@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from specdecodes.config import Tree
-from specdecodes.drafters.pace import PATIENCE, Costs, Pace, Seconds
+from specdecodes.drafters.pace import Costs, Pace, Seconds
+from specdecodes.drafters.recess import PATIENCE
 from tests.drafters.simulated import Regime
 
 

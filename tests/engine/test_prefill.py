@@ -103,6 +103,17 @@ def test_thousands_of_tokens_equal_transformers(family, exact, loaded):
     assert (torch.stack(got) - wanted).abs().max() < 1e-4
 
 
+@torch.no_grad()
+def test_a_prompt_is_followed_without_a_head(loaded):
+    """The same rows as of one that is asked for, in as many readings of the weights."""
+    (runner, layers), (silent, read) = (runner_for(loaded("llama")[0], stretch=100) for _ in range(2))
+    silent.steps = replace(silent.steps, head=None)
+    runner.prefill(prompt_of(200))
+    silent.follow(prompt_of(200))
+    assert silent.cache.length == 200 and read.passes == layers.passes
+    assert silent.cache.keys.equal(runner.cache.keys) and silent.cache.values.equal(runner.cache.values)
+
+
 def test_passes_are_rehearsed_in_one_reading_of_the_weights(loaded):
     """Each size through the layers that stand for their kinds; the cache holds no more than before."""
     decoder, _ = loaded("llama")
