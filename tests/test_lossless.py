@@ -115,19 +115,23 @@ def differing_bits(ours, theirs):
     return int((ours.view(bits) != theirs.view(bits)).sum())
 
 
-@pytest.fixture(scope="module")
-def plain(tiny_checkpoint):
-    """Plain decoding, resident, run once for every case that is compared with it."""
+def plain_answers(tiny_checkpoint, prompts=PROMPTS):
+    """`run(family, params, exact)`: of plain decoding, resident, once for every case that is compared with it."""
     known = {}
 
     def run(family, params, exact, dtype="fp32", compiled=False):
         key = (family, params, exact, dtype, compiled)
         if key not in known:
             folder = tiny_checkpoint(family, dtype)
-            known[key] = answers(pipeline_for("vanilla", folder, None, exact=exact, compiled=compiled), params)
+            known[key] = answers(pipeline_for("vanilla", folder, None, exact=exact, compiled=compiled), params, prompts)
         return known[key]
 
     return run
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_checkpoint):
+    return plain_answers(tiny_checkpoint)
 
 
 @pytest.mark.parametrize(("method", "family", "streamed", "params", "exact"), CASES)

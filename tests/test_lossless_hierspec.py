@@ -18,7 +18,16 @@ from specdecodes.drafters.stride import Stride
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.methods import build, plan_for
 from tests.heads import head_beside
-from tests.test_lossless import BRIEF, GREEDY, PROMPTS, answers, differing_bits, pipeline_for, smallest_budget
+from tests.test_lossless import (
+    BRIEF,
+    GREEDY,
+    PROMPTS,
+    answers,
+    differing_bits,
+    pipeline_for,
+    plain_answers,
+    smallest_budget,
+)
 
 INNER = ("ngram_sd", "classic_sd", "eagle_sd", "eagle3", "share_sd")
 ROWS = [  # levels, streamed (and then exact), params: every pair of them
@@ -75,17 +84,7 @@ def nearly(tiny_checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(tiny_checkpoint):
-    """Plain decoding, run once for all cases that are compared with it."""
-    known = {}
-
-    def run(family, params, exact, dtype="fp32", compiled=False):
-        key = (family, params, exact, dtype, compiled)
-        if key not in known:
-            pipeline = pipeline_for("vanilla", tiny_checkpoint(family, dtype), None, exact=exact, compiled=compiled)
-            known[key] = answers(pipeline, params, PROMPTS[1:])
-        return known[key]
-
-    return run
+    return plain_answers(tiny_checkpoint, PROMPTS[1:])
 
 
 @pytest.mark.parametrize(("levels", "streamed", "params"), ROWS, ids=lambda value: getattr(value, "seed", value))

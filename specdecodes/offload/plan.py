@@ -15,7 +15,6 @@ from specdecodes.offload.alternatives import NEARLY, Alternative, neighbours, ot
 from specdecodes.offload.candidates import (
     DRAFT,
     DRAFT_CACHE,
-    STAGING,
     WORKING,
     Budgets,
     Candidate,
@@ -24,7 +23,6 @@ from specdecodes.offload.candidates import (
     candidates,
     counted,
     over,
-    ring_of,
 )
 from specdecodes.offload.predict import Machine, Prediction, Step, StepTimes, Work, Workload, doubtful, foresee, predict
 from specdecodes.units import format_bytes
@@ -42,7 +40,6 @@ class Placement:
     pinned: tuple[int, ...]  # of the streamed: held in host memory
     substituted: tuple[int, ...]  # drafted by a substitute: all streamed ones, perhaps some resident ones
     ring_slots: int
-    host_slots: int
     device_bytes: Mapping[str, int]
     host_bytes: Mapping[str, int]
     bytes_per_pass: int
@@ -171,7 +168,6 @@ def plan(
         pinned=chosen.pinned,
         substituted=chosen.substituted,
         ring_slots=chosen.slots if chosen.streamed else 0,
-        host_slots=STAGING if chosen.host.get(ring_of(STAGING)) else 0,
         device_bytes=chosen.device,
         host_bytes=chosen.host,
         bytes_per_pass=work.link_bytes,

@@ -64,7 +64,6 @@ class Storage:
     """How the files of a folder can be read. `reason` says why reads are direct or not, for the plan to print."""
 
     direct: bool
-    alignment: int
     reason: str
 
 
@@ -206,9 +205,9 @@ def probe(path: Path) -> Storage:
     """Whether `path` can be read past the page cache, found out by opening and reading it. Raises CheckpointError."""
     kind = _file_system(path)
     if kind in _IN_MEMORY:
-        return Storage(False, ALIGNMENT, f"{kind} keeps its files in memory, so there is no disk to read")
+        return Storage(False, f"{kind} keeps its files in memory, so there is no disk to read")
     if sys.platform != "linux":
-        return Storage(False, ALIGNMENT, f"{sys.platform} has no O_DIRECT; reads go through the page cache")
+        return Storage(False, f"{sys.platform} has no O_DIRECT; reads go through the page cache")
     try:
         os.close(open_for_reading(path, direct=False))
     except OSError as error:
@@ -220,8 +219,8 @@ def probe(path: Path) -> Storage:
         finally:
             os.close(file)
     except OSError as error:
-        return Storage(False, ALIGNMENT, f"{kind} refuses O_DIRECT ({error.strerror}); reads go through the page cache")
-    return Storage(True, ALIGNMENT, f"{kind}, read with O_DIRECT")
+        return Storage(False, f"{kind} refuses O_DIRECT ({error.strerror}); reads go through the page cache")
+    return Storage(True, f"{kind}, read with O_DIRECT")
 
 
 def _file_system(path: Path) -> str:

@@ -19,7 +19,7 @@ from specdecodes.errors import ConfigError, reported
 from specdecodes.models.eagle import EAGLE, EagleSpec
 from specdecodes.models.loading import Checkpoint, load_tensors, open_checkpoint
 from specdecodes.notify import Notify
-from specdecodes.train.data_gen.allocation import DEMO
+from specdecodes.train.data_gen.answers import DEMO
 from specdecodes.train.data_gen.shards import StoredConversations
 from specdecodes.train.examples import Split, draft_vocabulary
 from specdecodes.train.head import LearningHead, head_fields

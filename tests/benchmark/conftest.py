@@ -66,7 +66,6 @@ def placement() -> Placement:
         pinned=(),
         substituted=(1,),
         ring_slots=2,
-        host_slots=0,
         device_bytes={"layers": 1000, "ring": 2000},
         host_bytes={},
         bytes_per_pass=1000,

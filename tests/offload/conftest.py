@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from specdecodes.offload import files, store
-from specdecodes.offload.store import ALIGNMENT, SINGLE, Storage, TensorSpan, read_index
+from specdecodes.offload.store import SINGLE, Storage, TensorSpan, read_index
 from tests.offload.device import SimulatedCuda
 
 Layers = list[dict[str, torch.Tensor]]
@@ -66,7 +66,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulate]:
 def disk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of reading; the direct one where the disk has it."""
     if request.param == "cached":
-        monkeypatch.setattr(files, "probe", lambda path: Storage(False, ALIGNMENT, "as the test says"))
+        monkeypatch.setattr(files, "probe", lambda path: Storage(False, "as the test says"))
     else:
         (tmp_path / "probed").write_bytes(bytes(8192))
         if not store.probe(tmp_path / "probed").direct:

@@ -9,7 +9,7 @@ import pytest
 
 from specdecodes.errors import BudgetError
 from specdecodes.offload.alternatives import NEARLY
-from specdecodes.offload.candidates import SLOTS, STAGING, Budgets, Compression, ModelShape, counted, spread
+from specdecodes.offload.candidates import SLOTS, STAGING, Budgets, Compression, ModelShape, counted, ring_of, spread
 from specdecodes.offload.plan import Placement, plan
 from specdecodes.offload.predict import Machine, Step, StepTimes, Workload
 
@@ -173,7 +173,7 @@ def test_an_accelerator_streams_from_the_host_what_the_host_holds() -> None:
     check(placement, SUBSPEC)
     assert placement.tier == "host"
     assert placement.pinned == placement.streamed
-    assert placement.host_slots == 0
+    assert placement.host_bytes[ring_of(STAGING)] == 0
     assert placement.predicted.link_gbps == pytest.approx(12.0)
 
 
@@ -183,7 +183,7 @@ def test_an_accelerator_whose_host_is_too_small_reads_the_rest_from_disk() -> No
     check(placement, SUBSPEC)
     assert placement.tier == "disk"
     assert len(placement.pinned) == 3
-    assert placement.host_slots == STAGING
+    assert placement.host_bytes[ring_of(STAGING)] == RING
     assert sum(placement.host_bytes.values()) == host
     assert 2.0 < placement.predicted.link_gbps < 12.0
     with pytest.raises(BudgetError, match="host RAM cannot work") as refused:

@@ -173,7 +173,7 @@ def test_the_page_cache_is_not_filled(make_layers: MakeLayers, monkeypatch: pyte
             dropped.append((offset, length))
 
     monkeypatch.setattr(os, "posix_fadvise", advise)
-    monkeypatch.setattr(files, "probe", lambda path: Storage(False, ALIGNMENT, "as the test says"))
+    monkeypatch.setattr(files, "probe", lambda path: Storage(False, "as the test says"))
     layers, spans = make_layers(3)
     with LayerStream(spans, block_bytes=BLOCK) as stream:
         check_pass(stream, layers)

@@ -33,12 +33,12 @@ from specdecodes.models.eagle import ARCHITECTURES, EAGLE, EAGLE3
 from specdecodes.models.loading import Checkpoint, open_checkpoint
 from specdecodes.notify import Notify
 from specdecodes.offload.store import load_tensor
+from specdecodes.train.data_gen.answers import DEMO, AnswerPlan, write_answers
 from specdecodes.train.data_gen.conversations import BadRow, Conversation, read_conversations
 from specdecodes.train.data_gen.features import FeatureReader
 from specdecodes.train.data_gen.mask import MaskedTokens, UnmaskableError, masked
 from specdecodes.train.data_gen.shards import ShardWriter, Share
 
-DEMO = Path(__file__).resolve().parents[3] / "assets" / "demo"
 CHUNK = 256  # rows of a pass
 
 
@@ -221,8 +221,6 @@ def parser() -> argparse.ArgumentParser:
 
 def own_answers(outdir: Path, target: str, share: Share) -> str:
     """Conversations in `outdir` that the target had with prompts of ours; it answers those that are missing."""
-    from specdecodes.train.data_gen.answers import AnswerPlan, write_answers
-
     plan = AnswerPlan(outdir / "chats.jsonl", target)
     if share.count > 1 and not plan.out.exists():
         raise ConfigError(

@@ -21,8 +21,10 @@ from tqdm import tqdm
 from specdecodes.errors import reported
 from specdecodes.models.loading import load_tokenizer, locate
 from specdecodes.train.corpora import Message
-from specdecodes.train.data_gen.allocation import DEMO
 from specdecodes.train.data_gen.prompts import prompts
+
+DEMO = Path(__file__).resolve().parents[3] / "assets" / "demo"
+"""The target unless another is named."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from specdecodes.errors import ConfigError
-from specdecodes.train.data_gen import allocation, answers
+from specdecodes.train.data_gen import allocation
 from specdecodes.train.data_gen.allocation import Allocation, default_layers, launched_share, own_answers, run
 from specdecodes.train.data_gen.conversations import BadRow, conversation_of, read_conversations
 from specdecodes.train.data_gen.shards import Share, StoredConversations
@@ -162,7 +162,7 @@ def test_the_published_layers_where_the_target_has_them():
 
 def test_without_data_the_target_answers_first(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(answers, "write_answers", made.append)
+    monkeypatch.setattr(allocation, "write_answers", made.append)
     assert own_answers(tmp_path, "org/model", Share()) == str(tmp_path / "chats.jsonl")
     assert (made[0].out, made[0].target) == (tmp_path / "chats.jsonl", "org/model")
     with pytest.raises(ConfigError, match=r"data_gen\.answers --out .*chats\.jsonl --target org/model"):
