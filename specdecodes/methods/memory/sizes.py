@@ -70,7 +70,7 @@ def solving_peak(site: Site, draft: DraftNeeds) -> int:
             codes = sum(
                 out * width * scheme.bits // 8 + 8 * out * width // scheme.group_of(width) for out, width in shapes
             )
-            most = max(most, codes + max(solving_bytes(*shape, scheme, itemsize) for shape in shapes))
+            most = max(most, codes + max(solving_bytes(out, width, scheme, itemsize) for out, width in shapes))
     return most
 
 
