@@ -17,7 +17,7 @@ COPIED = ("specdecodes", "run", "tests", "pyproject.toml")
 PAGES = {
     "A benchmark": ("tests/benchmark/questions/test_proverbs.py", "proverbs", 1),
     "A drafter": ("tests/test_lossless.py", "echo and llama3 and fast", 4),
-    "A family": ("tests/models/test_families.py", "seed-oss", 2),
+    "A family": ("tests/models/test_families.py", "seed-oss and (test_families or subspec_sd-seed-oss-streamed)", 2),
 }
 
 
