@@ -22,6 +22,7 @@ PROGRAMS_PER_PROCESSOR = 2
 SPLIT_SLOTS = 128  # slots that a split looks at in a full cache, at least
 MAX_SPLITS = 64
 COMBINED = 2048  # numbers that one warp has registers for
+HELD = 64 * 64  # numbers of a tile of results that four warps have registers for, beside all else
 _LEVELS, _FINITE = tl.constexpr(LEVELS), tl.constexpr(3.4028234e38)
 _ROUNDS = tl.constexpr(12582912.0)  # a sum of about 1.5 * 2^23 has no fraction left
 
@@ -44,7 +45,8 @@ def choose_cut(queries: int, heads: int, slots: int, head_dim: int, itemsize: in
     programs = -(-queries // rows) * heads
     wanted = -(-PROGRAMS_PER_PROCESSOR * processors // programs)
     splits = max(1, min(wanted, -(-slots // SPLIT_SLOTS), MAX_SPLITS))
-    return Cut(rows, 64 if row_bytes <= 128 else 32 if row_bytes <= 512 else 16, 1 << (splits - 1).bit_length(), 4)
+    seen = 64 if row_bytes <= 128 else 32 if row_bytes <= 512 else 16
+    return Cut(rows, seen, 1 << (splits - 1).bit_length(), 4 if rows * head_dim <= HELD else 8)
 
 
 def parts_bytes(rows: int, heads: int, kv_heads: int, slots: int, head_dim: int, itemsize: int) -> int:

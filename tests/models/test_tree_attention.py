@@ -170,3 +170,9 @@ def test_a_cut_fits_the_gpu(processors: int, head_dim: int, itemsize: int) -> No
 
 def test_a_short_cache_is_not_cut() -> None:
     assert choose_cut(56, 4, 100, 128, 2, 132).splits == 1
+
+
+@pytest.mark.parametrize(("queries", "head_dim", "warps"), [(1, 128, 4), (56, 64, 4), (56, 128, 8), (3584, 256, 8)])
+def test_a_large_tile_of_results_has_more_warps(queries: int, head_dim: int, warps: int) -> None:
+    """Four have too few registers for it: on capability 9.0 each thread kept 212 bytes of it in memory."""
+    assert choose_cut(queries, 4, 2400, head_dim, 2, 132).warps == warps
