@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from specdecodes.config import Draft, Memory, Target
+from specdecodes.config import Draft, Memory, Target, Tree
 from specdecodes.errors import BudgetError, CheckpointError, ConfigError
 from specdecodes.methods import build, plan_for
-from specdecodes.methods.assembly import layer_kinds
+from specdecodes.methods.assembly import layer_kinds, pass_seconds
 from specdecodes.methods.memory import placement
+from specdecodes.methods.memory.sizes import solving_peak
 from specdecodes.methods.site import Site
+from specdecodes.offload.predict import Step, StepTimes
 from specdecodes.offload.store import SINGLE
+from specdecodes.quant import Rules
 from tests.conftest import write_tokenizer
 from tests.test_lossless import GREEDY, OF_THE_FILE, PROMPTS, pipeline_for, smallest_budget
 
@@ -195,3 +200,34 @@ def test_layers_of_one_kind_stand_for_each_other(tiny_checkpoint):
     assert layer_kinds(Site.of(pipeline), ()) == [0]
     assert layer_kinds(Site.of(pipeline), {1, 2}) == [0, 1]
     assert layer_kinds(Site.of(mixed), ()) == [0, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("device", "every", "exact", "sizes"),
+    [
+        ("cpu", True, False, [64, 32, 16, 8, 4, 2, 1]),
+        ("cuda", True, False, [64, 16, 4, 1]),
+        ("cuda", False, False, [64, 1]),
+        ("cpu", True, True, [64]),
+    ],
+)
+def test_sizes_of_a_pass(device, every, exact, sizes):
+    """Each may have to be compiled: a GPU has fewer, and a tree that nothing chooses of, itself and a plain pass."""
+    target = SimpleNamespace(
+        site=SimpleNamespace(pipeline=SimpleNamespace(tree=Tree(nodes=64)), device=torch.device(device)),
+        placement=SimpleNamespace(
+            predicted=SimpleNamespace(stream_s=1.0, compute_s=2.0), times=StepTimes(Step(0), Step(0))
+        ),
+        runner=SimpleNamespace(exact=exact),
+    )
+    assert list(pass_seconds(target, every=every)) == sizes
+
+
+def test_a_plan_for_a_device_has_room_to_solve_its_draft():
+    spec = SimpleNamespace(linears=lambda: {"up": (4096, 1024), "down": (1024, 4096)})
+    checkpoint = SimpleNamespace(rules=Rules(()), spec=spec, dtype=torch.bfloat16)
+    site = SimpleNamespace(checkpoint=checkpoint, rules=Rules(()))
+    assert solving_peak(site, SimpleNamespace(rules=Rules(()), model=None)) == 0
+    weights = 4096 * 1024  # of each; the codes of both stay, of four bits and 8 bytes for every 64
+    peak = solving_peak(site, SimpleNamespace(rules=Rules.parse("hqq4"), model=None))
+    assert peak == weights * 22 + 2 * weights * 5 // 8
