@@ -191,6 +191,7 @@ def test_no_pass_that_a_draft_may_choose_is_compiled_in_an_answer(tiny_checkpoin
     """Not exact, so passes have several sizes; all are compiled at load, however few of them the first answer takes."""
     folder = tiny_checkpoint("llama")
     pipeline = pipeline_for("subspec_sd", folder, folder, exact=False, compiled=True)
+    pipeline = replace(pipeline, tree=replace(pipeline.tree, adaptive=True))
     with build(pipeline, progress=lambda text: None) as generator:
         generator.generate(PROMPTS[1], BRIEF[0])
         built = generator.compile_log.graphs
