@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from specdecodes.errors import UNWRITABLE, CompileError, DiskError
 from specdecodes.folders import cache_folder
@@ -72,6 +73,11 @@ def load_if_built(source: Path) -> ctypes.CDLL | None:
         return load(source)
     except (CompileError, OSError):
         return None
+
+
+def address(function: Any) -> int:
+    """Where a library's function lies, for kernels that call it."""
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def _compile(compiler: str, source: Path, library: Path) -> None:

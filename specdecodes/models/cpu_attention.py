@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specdecodes.native import load_if_built
+from specdecodes.native import address, load_if_built
 
 TILE, STRIPE, BLOCK = 64, 512, 32  # queries, slots and dims that a thread holds at a time, as in the source
 
@@ -46,10 +46,17 @@ def is_built() -> bool:
     return _library() is not None
 
 
-def function(dtype: torch.dtype) -> int:
-    """Where the kernel's function for `dtype` lies, for kernels that call it; 0 where it is not built."""
+def shares(dtype: torch.dtype) -> tuple[int, int, int]:
+    """Where its parts lie, for a kernel whose threads share them: how many queries go together, writing a row, and one
+    tile of queries. `is_built` is asked before."""
     library = _library()
-    return 0 if library is None else ctypes.cast(_function(library, dtype), ctypes.c_void_p).value or 0
+    assert library is not None, "is_built() comes first"
+    halves = {
+        torch.bfloat16: (library.write_bfloat16, library.item_bfloat16),
+        torch.float16: (library.write_float16, library.item_float16),
+    }
+    write, item = halves.get(dtype, (library.write_float, library.item_float))
+    return address(library.attend_tile), address(write), address(item)
 
 
 def _function(library: ctypes.CDLL, dtype: torch.dtype) -> Any:

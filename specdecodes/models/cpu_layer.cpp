@@ -1,23 +1,26 @@
 // A layer of a draft on a few rows in one call: norm, queries, keys and values, rotary positions, attention, output,
-// norm, SwiGLU. Linears and attention are other libraries' functions, which share their work among threads; what lies
-// between is little, stays in float, and is rounded to the model's type where it enters the cache or leaves the layer.
+// norm, SwiGLU. One team of threads goes through all of it, each step shared among them by rows, heads or units of
+// outputs: what lies between the linears is little, and to wake threads for it costs as much. Linears and attention are
+// other libraries' functions; all stays in float, and is rounded to the model's type for attention and where it leaves the
+// layer.
 //
 // hidden, out [rows][hidden]; cos, sin [rows][dim]; keys, values, slots, mask, start and stop as in cpu_attention.cpp.
 
 #include <vector>
 
+#include "../quant/kernels/cpu/w4a8_product.h"
 #include "cpu_numbers.h"
 
 namespace {
 
-using Product = void (*)(const float* x, const int8_t*, const float*, const uint8_t* packed, const uint16_t* scale,
-                         const uint16_t* offset, const uint8_t* table, float* y, int64_t rows, int64_t in, int64_t out,
-                         int64_t groups, int bits, int variant);
-using Attend = int (*)(const void* query, const void* key, const void* value, void* keys, void* values,
-                       const int64_t* slots, const uint8_t* mask, void* out, double scale, const int64_t* n, int exact);
+using Share = void (*)(const Product*, int64_t first, int64_t end);
+using Write = void (*)(const void* numbers, int64_t dim, int is_key, int64_t eight_bits, void* cache, int64_t index);
+using Attend = void (*)(const void* query, const void* keys, const void* values, const uint8_t* mask, void* out,
+                        double scale, const int64_t* n, int64_t tile, int64_t item);
 
-constexpr int64_t CHUNK = 1024;   // numbers that a thread takes at a time
-constexpr int64_t PARALLEL = 16;  // chunks that are worth a second thread
+constexpr int64_t COLUMNS = UNIT * LANES;    // outputs of a unit
+constexpr int64_t WIDEST_HEAD = 1024;
+constexpr int64_t WORTH_THREADS = 1 << 18;  // weights
 
 // As w4a8.cpp takes it; bias [out] or null.
 struct Linear {
@@ -34,7 +37,9 @@ extern "C" {
 
 // Norms are float; those of a head's queries and keys may be null.
 struct Layer {
-  Product product;
+  Share round, multiply;
+  int64_t (*tile)(int64_t queries, int64_t kv_heads);
+  Write write;
   Attend attend;
   const float *norm, *post_norm, *query_norm, *key_norm;
   double eps;
@@ -70,25 +75,41 @@ WIDEST void narrowed(const float* from, bfloat16* to, int64_t count) { narrow_ea
 WIDEST void narrowed(const float* from, float16* to, int64_t count) { narrow_each(from, to, count); }
 WIDEST void narrowed(const float* from, float* to, int64_t count) { narrow_each(from, to, count); }
 
-// out = x / its root mean square * weight; out may be x.
-WIDEST void normalize(const float* x, const float* weight, double eps, int64_t size, float* out) {
+WIDEST float squared(const float* x, int64_t count) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < size; ++i) sum += x[i] * x[i];
-  const float scale = 1.0f / std::sqrt(sum / float(size) + float(eps));
-  for (int64_t i = 0; i < size; ++i) out[i] = x[i] * scale * weight[i];
+  for (int64_t i = 0; i < count; ++i) sum += x[i] * x[i];
+  return sum;
 }
 
-// Of one head, in place; its halves turn against each other.
-WIDEST void rotate(float* x, const float* cos, const float* sin, int64_t dim) {
+WIDEST void scaled(const float* x, float scale, const float* weight, float* out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = x[i] * scale * weight[i];
+}
+
+// A head in place: its norm, if there is one, and its halves turned against each other.
+template <typename T>
+INLINE void turn(float* x, const float* norm, double eps, const T* cos, const T* sin, int64_t dim) {
   const int64_t half = dim / 2;
-  float *low = x, *high = x + half;
+  float *low = x, *high = x + half, sum = 0;
+  if (norm) {
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < dim; ++i) sum += x[i] * x[i];
+    const float scale = 1.0f / std::sqrt(sum / float(dim) + float(eps));
+    for (int64_t i = 0; i < dim; ++i) x[i] = x[i] * scale * norm[i];
+  }
   for (int64_t i = 0; i < half; ++i) {
     const float a = low[i], b = high[i];
-    low[i] = a * cos[i] - b * sin[i];
-    high[i] = b * cos[half + i] + a * sin[half + i];
+    low[i] = a * widen(cos[i]) - b * widen(sin[i]);
+    high[i] = b * widen(cos[half + i]) + a * widen(sin[half + i]);
   }
 }
+#define TURNED(T)                                                                                        \
+  WIDEST void turned(float* x, const float* norm, double eps, const T* cos, const T* sin, int64_t dim) { \
+    turn(x, norm, eps, cos, sin, dim);                                                                   \
+  }
+TURNED(bfloat16)
+TURNED(float16)
+TURNED(float)
 
 WIDEST void add(float* x, const float* y, int64_t count) {
   for (int64_t i = 0; i < count; ++i) x[i] += y[i];
@@ -103,95 +124,176 @@ WIDEST void gated(const float* gate, const float* up, float* out, int64_t count)
   }
 }
 
-// y [rows][linear.out]
-void run(const Layer& layer, const Linear& linear, const float* x, int64_t rows, float* y) {
-  layer.product(x, nullptr, nullptr, linear.packed, linear.scale, linear.offset, linear.table, y, rows, linear.in,
-                linear.out, linear.groups, int(linear.bits), int(linear.variant));
-  for (int64_t row = 0; linear.bias && row < rows; ++row) add(y + row * linear.out, linear.bias, linear.out);
-}
-
-void gate(const Layer& layer, const float* both, int64_t rows, float* out) {
-  const int64_t chunks = (layer.ffn + CHUNK - 1) / CHUNK;
-#pragma omp parallel for schedule(static) if (rows * chunks >= PARALLEL)
-  for (int64_t item = 0; item < rows * chunks; ++item) {
-    const int64_t row = item / chunks, first = item % chunks * CHUNK;
-    const float* from = both + row * layer.gate_up.out + first;
-    gated(from, from + layer.ffn, out + row * layer.ffn + first, std::min(CHUNK, layer.ffn - first));
-  }
-}
-
-// Turns queries, keys and values [rows][qkv.out] to their positions; out [rows][heads * dim] is what they yield. `room`
-// is for as many numbers as both have.
+// A layer at work on its rows. What is declared `team` is called by all threads of one, and shared among them by columns:
+// a thread goes on with what it has computed itself, since numbers come slowly from another core.
 template <typename T>
-int attend(const Layer& layer, const Step& step, float* qkv, float* room, float* out) {
-  const int64_t dim = layer.dim, heads = layer.heads, kv = layer.kv_heads, queries = heads * dim, width = 2 * kv * dim;
-  T *const query = reinterpret_cast<T*>(room), *const rest = query + step.rows * queries;
-  T* const attended = rest + step.rows * width;
-  float turn[2 * 1024];
-  for (int64_t row = 0; row < step.rows; ++row) {
-    float* const x = qkv + row * layer.qkv.out;
-    widened(static_cast<const T*>(step.cos) + row * dim, turn, dim);
-    widened(static_cast<const T*>(step.sin) + row * dim, turn + 1024, dim);
-    for (int64_t head = 0; head < heads + kv; ++head) {
-      const float* norm = head < heads ? layer.query_norm : layer.key_norm;
-      if (norm) normalize(x + head * dim, norm, layer.eps, dim, x + head * dim);
-      rotate(x + head * dim, turn, turn + 1024, dim);
-    }
-    narrowed(x, query + row * queries, queries);
-    narrowed(x + queries, rest + row * width, width);
+struct Work {
+  const Layer& layer;
+  const Step& step;
+  float *x, *inputs, *outputs;  // [rows][o.out], and [rows] of the widest inputs and outputs
+  float* squares;               // [units of o][rows], summed over the columns of x that a unit has
+  T *query, *attended;          // [rows][heads * dim]
+  int8_t* levels;
+  float* steps;
+
+  Product product(const Linear& l, bool adds) const {
+    return {step.rows, l.in, l.out, l.groups, l.in / l.groups, l.bits, l.variant, adds, inputs, l.packed, l.scale,
+            l.offset, l.table, nullptr, nullptr, adds ? x : outputs, levels, steps, steps + step.rows * l.groups};
   }
-  const int64_t n[] = {step.rows, heads,     kv,    dim,  step.cache_slots, step.start, step.stop,
-                       step.mask_stride, width, width, step.eight_bits};
-  if (layer.attend(query, rest, rest + kv * dim, step.keys, step.values, step.slots, step.mask, attended,
-                   1.0 / std::sqrt(double(dim)), n, 0))
-    return 1;
-  widened(attended, out, step.rows * queries);
-  return 0;
-}
+
+  void multiply(const Product& p, int64_t first, int64_t end) const {  // team
+#pragma omp for schedule(static) nowait
+    for (int64_t unit = first; unit < end; ++unit) layer.multiply(&p, unit, unit + 1);
+  }
+
+  // The columns of unit `unit` of x, once they are whole.
+  void sum_squares(int64_t unit) const {
+    const int64_t first = unit * COLUMNS, count = std::min(COLUMNS, layer.hidden - first);
+    for (int64_t row = 0; row < step.rows; ++row)
+      squares[unit * step.rows + row] = squared(x + row * layer.o.out + first, count);
+  }
+
+  void multiply_into_x(const Product& p, const float* bias) const {  // team
+#pragma omp for schedule(static)
+    for (int64_t unit = 0; unit < p.units(); ++unit) {
+      const int64_t first = unit * COLUMNS, count = std::min(COLUMNS, layer.hidden - first);
+      layer.multiply(&p, unit, unit + 1);
+      for (int64_t row = 0; bias && row < step.rows; ++row) add(x + row * p.out + first, bias + first, count);
+      sum_squares(unit);
+    }
+  }
+
+  void round_normalized(const Product& p, const float* norm) const {  // team
+    for (int64_t row = 0; row < step.rows; ++row) {
+      float sum = 0;
+      for (int64_t unit = 0; unit * COLUMNS < layer.hidden; ++unit) sum += squares[unit * step.rows + row];
+      const float scale = 1.0f / std::sqrt(sum / float(layer.hidden) + float(layer.eps));
+#pragma omp for schedule(static) nowait
+      for (int64_t g = 0; g < p.groups; ++g) {
+        const int64_t first = g * p.group;
+        scaled(x + row * layer.o.out + first, scale, norm + first, inputs + row * p.in + first, p.group);
+        layer.round(&p, row * p.groups + g, row * p.groups + g + 1);
+      }
+    }
+#pragma omp barrier
+  }
+
+  // Queries, keys and values turned to their positions; keys and values go to their slots.
+  void place() const {  // team
+    const int64_t dim = layer.dim, heads = layer.heads, kv = layer.kv_heads;
+#pragma omp for schedule(static)
+    for (int64_t head = 0; head < heads + 2 * kv; ++head)
+      for (int64_t row = 0; row < step.rows; ++row) {
+        float* const own = outputs + row * layer.qkv.out + head * dim;
+        const bool is_key = head >= heads && head < heads + kv;
+        T numbers[WIDEST_HEAD];
+        if (layer.qkv.bias) add(own, layer.qkv.bias + head * dim, dim);
+        if (head < heads || is_key)
+          turned(own, head < heads ? layer.query_norm : layer.key_norm, layer.eps,
+                 static_cast<const T*>(step.cos) + row * dim, static_cast<const T*>(step.sin) + row * dim, dim);
+        narrowed(own, head < heads ? query + (row * heads + head) * dim : numbers, dim);
+        if (head >= heads)
+          layer.write(numbers, dim, is_key, step.eight_bits, is_key ? step.keys : step.values,
+                      (head - heads) % kv * step.cache_slots + step.slots[row]);
+      }
+  }
+
+  void attend() const {  // team
+    const int64_t group = layer.heads / layer.kv_heads, queries = step.rows * group;
+    const int64_t tile = layer.tile(queries, layer.kv_heads);
+    const int64_t n[] = {step.rows, layer.heads, layer.kv_heads, layer.dim, step.cache_slots, step.start, step.stop,
+                         step.mask_stride, 0, 0, step.eight_bits};
+    const int64_t items = layer.kv_heads * ((queries + tile - 1) / tile);
+#pragma omp for schedule(static)
+    for (int64_t item = 0; item < items; ++item)
+      layer.attend(query, step.keys, step.values, step.mask, attended, 1.0 / std::sqrt(double(layer.dim)), n, tile,
+                   item);
+  }
+
+  void round_attended(const Product& p) const {  // team
+#pragma omp for schedule(static)
+    for (int64_t g = 0; g < p.groups; ++g)
+      for (int64_t row = 0; row < step.rows; ++row) {
+        const int64_t at = row * p.in + g * p.group;
+        widened(attended + at, inputs + at, p.group);
+        layer.round(&p, row * p.groups + g, row * p.groups + g + 1);
+      }
+  }
+
+  void round_gated(const Product& p) const {  // team
+    const float* const bias = layer.gate_up.bias;
+#pragma omp for schedule(static)
+    for (int64_t g = 0; g < p.groups; ++g)
+      for (int64_t row = 0; row < step.rows; ++row) {
+        const int64_t first = g * p.group;
+        float* const own = outputs + row * layer.gate_up.out + first;
+        if (bias) add(own, bias + first, p.group), add(own + layer.ffn, bias + layer.ffn + first, p.group);
+        gated(own, own + layer.ffn, inputs + row * p.in + first, p.group);
+        layer.round(&p, row * p.groups + g, row * p.groups + g + 1);
+      }
+  }
+
+  void run(const T* hidden, T* out) const {  // team
+    const Product qkv = product(layer.qkv, false), o = product(layer.o, true);
+    const Product gate_up = product(layer.gate_up, false), down = product(layer.down, true);
+    const int64_t size = layer.hidden, up = layer.ffn % COLUMNS == 0 ? layer.ffn / COLUMNS : 0;
+#pragma omp for schedule(static)
+    for (int64_t unit = 0; unit < o.units(); ++unit) {
+      const int64_t first = unit * COLUMNS, count = std::min(COLUMNS, size - first);
+      for (int64_t row = 0; row < step.rows; ++row)
+        widened(hidden + row * size + first, x + row * o.out + first, count);
+      sum_squares(unit);
+    }
+    round_normalized(qkv, layer.norm);
+    multiply(qkv, 0, qkv.units());
+#pragma omp barrier
+    place();
+    attend();
+    round_attended(o);
+    multiply_into_x(o, layer.o.bias);
+    round_normalized(gate_up, layer.post_norm);
+    multiply(gate_up, 0, up);  // a thread's share of both halves, whose product it takes next
+    multiply(gate_up, up, gate_up.units());
+#pragma omp barrier
+    round_gated(down);
+    multiply_into_x(down, layer.down.bias);
+#pragma omp for schedule(static)
+    for (int64_t unit = 0; unit < down.units(); ++unit) {
+      const int64_t first = unit * COLUMNS, count = std::min(COLUMNS, size - first);
+      for (int64_t row = 0; row < step.rows; ++row)
+        narrowed(x + row * down.out + first, out + row * size + first, count);
+    }
+  }
+};
 
 template <typename T>
 int run_layer(const Layer& layer, const Step& step, const T* hidden, T* out) {
-  const int64_t rows = step.rows, size = layer.hidden;
-  const int64_t widest_in = std::max({size, layer.heads * layer.dim, layer.ffn});
-  const int64_t widest_out = std::max({layer.qkv.out, layer.o.out, layer.gate_up.out, layer.down.out});
-  const int64_t needed = rows * (size + widest_in + widest_out + 2 * (layer.heads + layer.kv_heads) * layer.dim);
+  for (int64_t row = 0; row < step.rows; ++row)
+    if (step.slots[row] < 0 || step.slots[row] >= step.cache_slots) return 1;
+  const int64_t rows = step.rows, queries = layer.heads * layer.dim;
+  const int64_t in = std::max({layer.hidden, queries, layer.ffn}), out_ = std::max(layer.qkv.out, layer.gate_up.out);
+  const int64_t groups = std::max({layer.qkv.groups, layer.o.groups, layer.gate_up.groups, layer.down.groups});
+  const int64_t sizes[] = {layer.o.out, in, out_, layer.o.out / LANES, queries, queries, (in + 3) / 4, 2 * groups};
+  int64_t weights = 0, ends[8], end = 0;  // ends: of the parts of the scratch, in lines of sixteen numbers
+  for (const Linear* l : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down}) weights += l->in * l->out;
+  for (int part = 0; part < 8; ++part) ends[part] = end += (rows * sizes[part] + 15) / 16 * 16;
   thread_local std::vector<float> scratch;  // kept: fresh memory costs more than what is done in it
-  if (int64_t(scratch.size()) < needed) scratch.resize(needed);
-  float *const x = scratch.data(), *const inputs = x + rows * size;
-  float *const outputs = inputs + rows * widest_in, *const room = outputs + rows * widest_out;
-  const auto norm = [&](const float* weight) {
-    for (int64_t row = 0; row < rows; ++row)
-      normalize(x + row * size, weight, layer.eps, size, inputs + row * size);
-  };
-  const auto add_outputs = [&](const Linear& linear) {
-    for (int64_t row = 0; row < rows; ++row) add(x + row * size, outputs + row * linear.out, size);
-  };
-  widened(hidden, x, rows * size);
-  norm(layer.norm);
-  run(layer, layer.qkv, inputs, rows, outputs);
-  if (attend<T>(layer, step, outputs, room, inputs)) return 1;
-  run(layer, layer.o, inputs, rows, outputs);
-  add_outputs(layer.o);
-  norm(layer.post_norm);
-  run(layer, layer.gate_up, inputs, rows, outputs);
-  gate(layer, outputs, rows, inputs);
-  run(layer, layer.down, inputs, rows, outputs);
-  add_outputs(layer.down);
-  narrowed(x, out, rows * size);
+  if (int64_t(scratch.size()) < end) scratch.resize(end);
+  float* const all = scratch.data();
+  const Work<T> work{layer, step, all, all + ends[0], all + ends[1], all + ends[2], reinterpret_cast<T*>(all + ends[3]),
+                     reinterpret_cast<T*>(all + ends[4]), reinterpret_cast<int8_t*>(all + ends[5]), all + ends[6]};
+#pragma omp parallel if (weights > WORTH_THREADS)
+  work.run(hidden, out);
   return 0;
 }
 
 }  // namespace
 
 // 0, or 1 when a slot to write lies outside the cache.
-extern "C" int layer_bfloat16(const Layer* layer, const Step* step, const bfloat16* hidden, bfloat16* out) {
-  return run_layer(*layer, *step, hidden, out);
-}
-
-extern "C" int layer_float16(const Layer* layer, const Step* step, const float16* hidden, float16* out) {
-  return run_layer(*layer, *step, hidden, out);
-}
-
-extern "C" int layer_float(const Layer* layer, const Step* step, const float* hidden, float* out) {
-  return run_layer(*layer, *step, hidden, out);
-}
+#define LAYER(T)                                                                                  \
+  extern "C" int layer_##T(const Layer* layer, const Step* step, const T* hidden, T* out) { \
+    return run_layer(*layer, *step, hidden, out);                                                 \
+  }
+LAYER(bfloat16)
+LAYER(float16)
+LAYER(float)

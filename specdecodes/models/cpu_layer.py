@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from specdecodes.models import cpu_attention
 from specdecodes.models.decoder import DecoderLayer, LayerStep, RMSNorm
 from specdecodes.native import load_if_built
-from specdecodes.quant.kernels.cpu.w4a8 import W4A8Linear, product
+from specdecodes.quant.kernels.cpu.w4a8 import W4A8Linear, shares
 
 _WIDEST_HEAD = 1024  # in the source
 _ADDRESS, _NUMBER = ctypes.c_void_p, ctypes.c_int64
@@ -34,7 +34,8 @@ class _Linear(ctypes.Structure):
 
 class _Layer(ctypes.Structure):
     _fields_ = [
-        *((name, _ADDRESS) for name in ("product", "attend", "norm", "post_norm", "query_norm", "key_norm")),
+        *((name, _ADDRESS) for name in ("round", "multiply", "tile", "write", "attend")),
+        *((name, _ADDRESS) for name in ("norm", "post_norm", "query_norm", "key_norm")),
         ("eps", ctypes.c_double),
         *((name, _NUMBER) for name in ("hidden", "heads", "kv_heads", "dim", "ffn")),
         *((name, _Linear) for name in ("qkv", "o", "gate_up", "down")),
@@ -60,8 +61,8 @@ class LayerCall:
         self._linears = linears
         query, key, _ = attention.widths
         self._layer = _Layer(
-            product(),
-            cpu_attention.function(dtype),
+            *shares(),
+            *cpu_attention.shares(dtype),
             *(None if norm is None else self._hold(norm.weight) for norm in norms),
             next(norm.eps for norm in norms if norm is not None),
             linears[0].in_features,

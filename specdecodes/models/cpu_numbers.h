@@ -73,4 +73,29 @@ INLINE float exponential(float x) {
   return x < -87.0f ? 0.0f : sum * scale;
 }
 
+// The same in double.
+INLINE double exponential(double x) {
+  const double clipped = std::max(x, -700.0);
+  const double turns = std::nearbyint(clipped * 1.4426950408889634);
+  const double rest = (clipped - turns * 6.93145751953125e-1) - turns * 1.42860682030941723212e-6;
+  double sum = 1.0 / 6227020800.0;  // Taylor's series: |rest| is at most 0.35, the next term below 1e-17
+  sum = sum * rest + 1.0 / 479001600.0;
+  sum = sum * rest + 1.0 / 39916800.0;
+  sum = sum * rest + 1.0 / 3628800.0;
+  sum = sum * rest + 1.0 / 362880.0;
+  sum = sum * rest + 1.0 / 40320.0;
+  sum = sum * rest + 1.0 / 5040.0;
+  sum = sum * rest + 1.0 / 720.0;
+  sum = sum * rest + 1.0 / 120.0;
+  sum = sum * rest + 1.0 / 24.0;
+  sum = sum * rest + 1.0 / 6.0;
+  sum = sum * rest + 0.5;
+  sum = sum * rest + 1.0;
+  sum = sum * rest + 1.0;
+  const uint64_t power = uint64_t(int64_t(int32_t(turns)) + 1023) << 52;
+  double scale;
+  std::memcpy(&scale, &power, 8);
+  return x < -700.0 ? 0.0 : sum * scale;
+}
+
 }  // namespace

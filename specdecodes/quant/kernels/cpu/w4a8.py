@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.errors import CompileError, QuantError
-from specdecodes.native import load
+from specdecodes.native import address, load
 from specdecodes.quant.activations import levels_and_steps
 from specdecodes.quant.codes import Codes
 from specdecodes.quant.kernels.cpu.lanes import LANES, LanesLinear
@@ -49,9 +49,9 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def product() -> int:
-    """Where the kernel's function lies, for kernels that call it."""
-    return ctypes.cast(_library().w4a8, ctypes.c_void_p).value or 0
+def shares() -> tuple[int, int]:
+    """Where its parts lie, for a kernel whose threads share them: rounding groups, and multiplying units."""
+    return address(_library().w4a8_round), address(_library().w4a8_multiply)
 
 
 @functools.cache
