@@ -142,6 +142,17 @@ def test_every_variant_of_the_own_kernels_agrees(kernel: Kernel, variant: int, s
 
 
 @BUILT
+@pytest.mark.parametrize("scheme", ["hqq4", "higgs4", "hqq2"])
+def test_a_row_of_the_integer_kernel_does_not_depend_on_how_many_there_are(scheme: str) -> None:
+    linear = W4A8Linear(solved(torch.randn(16 * 9, 128) * 0.02, scheme))
+    x = torch.randn(17, 128)
+    whole = linear(x)
+    for rows in range(1, 17):
+        assert linear(x[:rows]).equal(whole[:rows])
+        assert linear(x[17 - rows :]).equal(whole[17 - rows :])
+
+
+@BUILT
 @pytest.mark.parametrize("scheme", ["hqq2", "hqq2:g8", "higgs2"])
 def test_codes_of_two_bits_are_held_in_two_where_groups_allow(scheme: str) -> None:
     torch.manual_seed(0)

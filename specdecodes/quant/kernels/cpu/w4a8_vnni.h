@@ -48,7 +48,7 @@ VNNI inline __attribute__((always_inline)) void vnni_group(const Product& p, int
                                                            const uint8_t* w, float* total) {
   constexpr int SUMS = M * N < 8 ? 2 : 1;  // two sums per output where one alone would wait for itself
   constexpr int PARTS = 8 / BITS;          // codes of a byte
-  constexpr bool FETCH = M > 1;            // one row leaves the processor time to see by itself what comes
+  constexpr bool FETCH = M > 2;            // fewer rows leave the processor time to see by itself what comes
   const __m512i low = _mm512_set1_epi8((1 << BITS) - 1);
   const __m512i table = TABLE ? _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.table)))
                               : _mm512_setzero_si512();
