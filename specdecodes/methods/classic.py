@@ -17,10 +17,13 @@ from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_outer
 from specdecodes.notify import Notify
 
+ACCEPTANCE = 0.8
+"""A level, until a run has shown it: another model agrees less often than the target's own weights in few bits."""
+
 
 def needs(site: Site) -> tuple[DraftNeeds, ...]:
-    draft = _draft_site(site)
-    return (DraftNeeds(levels=site.pipeline.tree.depth, model=draft, cache=_draft_cache(draft)),)
+    draft, levels = _draft_site(site), site.pipeline.tree.depth
+    return (DraftNeeds(levels, model=draft, cache=_draft_cache(draft), acceptance=ACCEPTANCE),)
 
 
 def drafter(target: LoadedTarget, progress: Notify) -> IndependentDrafter:

@@ -81,9 +81,11 @@ def _told(
     if best is None:
         short = min(candidate.shortfall(budgets) for candidate in group)
         return Alternative(what, None, f"{format_bytes(short)} over the budget")
-    speed = predicted[id(best)].tokens_per_second
-    slower = speed < predicted[id(chosen)].tokens_per_second
-    return Alternative(what, speed, "slower" if slower else f"not {NEARLY:.0%} faster, and streams or takes more")
+    other, taken = predicted[id(best)], predicted[id(chosen)]
+    if other.tokens_per_second < taken.tokens_per_second:
+        return Alternative(what, other.tokens_per_second, "slower")
+    worse = "its draft is slower" if other.draft_step_s > taken.draft_step_s else "it streams or takes more"
+    return Alternative(what, other.tokens_per_second, f"not {NEARLY:.0%} faster, and {worse}")
 
 
 def other_rounds(work: Work, machine: Machine, workload: Workload, levels: float) -> list[Alternative]:

@@ -98,6 +98,10 @@ class Candidate:
     slots: int = SLOTS  # of the ring
 
     @property
+    def device_bytes(self) -> int:
+        return sum(self.device.values())
+
+    @property
     def ring_bytes(self) -> int:
         return self.device[ring_of(self.slots)]
 
@@ -155,7 +159,7 @@ def _rings(least: Candidate, budgets: Budgets, workload: Workload) -> tuple[int,
     if workload.ring is not None or not (workload.levels and workload.ahead) or most <= slots:
         return (slots,)
     slot = least.ring_bytes // slots
-    fit = most if budgets.device is None else slots + (budgets.device - sum(least.device.values())) // slot
+    fit = most if budgets.device is None else slots + (budgets.device - least.device_bytes) // slot
     return slots, min(max(fit, slots + 1), most)
 
 

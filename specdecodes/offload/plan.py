@@ -1,7 +1,8 @@
 """What lives where: memory budgets and a model's shapes in, a table and the predicted speed out. Pure arithmetic.
 
-Of the placements that fit, the fastest is taken, and of nearly equal ones that which streams least: the estimate is no
-finer than that, and a resident layer cannot disappoint.
+Of the placements that fit, the fastest is taken. The estimate is no finer than a few percent, so of nearly equal ones
+it is that whose draft is cheapest, since steps that were timed on a few layers take longer in the whole model, and of
+those the one that streams least.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def plan(
     predicted = [(predict(_work(shape, candidate, workload), machine, workload), candidate) for candidate in fitting]
     enough = max(prediction.tokens_per_second for prediction, _ in predicted) * (1 - NEARLY)
     good = [pair for pair in predicted if pair[0].tokens_per_second >= enough]
-    best, chosen = min(good, key=lambda pair: (len(pair[1].streamed), sum(pair[1].device.values())))
+    best, chosen = min(good, key=lambda pair: (pair[0].draft_step_s, len(pair[1].streamed), pair[1].device_bytes))
     others = neighbours(everything, chosen, budgets, {id(candidate): p for p, candidate in predicted})
     work = _work(shape, chosen, workload)
     return Placement(

@@ -108,8 +108,19 @@ def test_resident_layers_keep_substitutes_where_a_cheap_draft_is_worth_more() ->
     assert placement.predicted.tokens_per_second > 1.5 * bare.predicted.tokens_per_second
 
 
+def test_of_nearly_equal_placements_the_cheapest_draft_is_taken() -> None:
+    """A slow disk is worth layers that draft in full precision, a fast one is not, and between them either would do."""
+    budget, chosen = Budgets(FIXED + RING + LAYERS * 14 * MB + 7 * 50 * MB), {}
+    workload = replace(DRAFTED, levels=4, adaptive=False)
+    for gbps in (0.5, 1.2, 2.0):
+        placement = plan(SUBSPEC, budget, replace(CPU, disk_gbps=gbps), workload)
+        passed_over = any(other.why == "not 2% faster, and its draft is slower" for other in placement.rejected)
+        chosen[gbps] = len(placement.resident), len(placement.substituted), passed_over
+    assert chosen == {0.5: (9, 12, True), 1.2: (7, 20, True), 2.0: (7, 20, False)}
+
+
 def test_more_memory_is_never_slower() -> None:
-    """But for the 2% within which the placement that streams least is taken."""
+    """But for the 2% within which the placement with the cheapest draft is taken."""
     for budget in range(520, 1600, 90):
         chosen = plan(SUBSPEC, Budgets(budget * MB), CPU, DRAFTED)
         assert taken(chosen) <= budget * MB

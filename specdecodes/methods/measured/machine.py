@@ -17,7 +17,8 @@ from specdecodes.native import missing_triton
 from specdecodes.offload.predict import Machine
 from specdecodes.offload.store import measure_read, probe
 
-_SAMPLE = 128 * 2**20  # bytes read from disk: a tenth of a second or so
+_SAMPLE = 256 * 2**20  # bytes read from disk: a sixth of a second or so
+_FIRST = 32 * 2**20  # before those: a disk that was idle begins slowly
 
 
 def measure(files: tuple[Path, ...], device: torch.device) -> Machine:
@@ -56,7 +57,9 @@ def free_bytes(device: torch.device) -> int:
 
 @cache
 def _disk_gbps(files: tuple[Path, ...]) -> float:
-    return measure_read(list(files), direct=probe(files[0]).direct, max_bytes=_SAMPLE)
+    direct = probe(files[0]).direct
+    measure_read(list(files), direct=direct, max_bytes=_FIRST)
+    return measure_read(list(files), direct=direct, max_bytes=_SAMPLE)
 
 
 @cache
