@@ -23,6 +23,11 @@ WIDE = 64  # rounds of full width that are remembered: widths differ by less tha
 LOOK = 0.01  # of the tokens: what chains may spend on looking whether wide rounds would do better now
 SELDOM = 32  # rounds between two such looks at least
 LUCK = 2.0  # standard errors by which chains have to be ahead
+AGAIN = 32  # rounds behind which plain ones are timed again: a machine is not equally fast at all times
+LOOKS = 3  # plain rounds in a row, then
+FEW = 5  # plain rounds remembered: more than half of them are the last LOOKS
+SURPLUS = 1.02  # times plain decoding that drafting has to be: what it takes is more than its steps' medians
+CLOSE = 1.4  # times plain decoding: where drafting is faster than that, it is not asked
 _PLAIN = 0  # the size of a pass behind no draft: what a draft leaves to its round is not in it
 
 
@@ -40,15 +45,18 @@ class Costs:
 class Seconds:
     """Of one kind of step, by size: what was measured, or what was expected times how wrong that was elsewhere."""
 
-    def __init__(self, expected: Mapping[int, float]) -> None:
-        self._expected = dict(expected)
-        self._seen: dict[int, deque[float]] = {size: deque(maxlen=MEMORY) for size in expected}
+    def __init__(self, expected: Mapping[int, float], memory: Mapping[int, int] | None = None) -> None:
+        """`memory`: of sizes of which not MEMORY steps are remembered, but so many."""
+        self._expected, kept = dict(expected), memory or {}
+        self._seen: dict[int, deque[float]] = {size: deque(maxlen=kept.get(size, MEMORY)) for size in expected}
         self._called: set[int] = set()
+        self._now: dict[int, float] = {}  # what was last told, until something is added
 
     def add(self, size: int, seconds: float) -> None:
         """A step of `size` took `seconds`. The first of a size may have compiled, and is not counted."""
         if size in self._called:
             self._seen[size].append(seconds)
+            self._now = {}
         self._called.add(size)
 
     def untried(self) -> list[int]:
@@ -60,6 +68,11 @@ class Seconds:
         return bool(self._seen[size])
 
     def of(self, size: int) -> float:
+        if size not in self._now:
+            self._now[size] = self._told(size)
+        return self._now[size]
+
+    def _told(self, size: int) -> float:
         if self._seen[size]:
             return statistics.median(self._seen[size])
         known = [statistics.median(seen) / self._expected[other] for other, seen in self._seen.items() if seen]
@@ -78,18 +91,20 @@ class Pace:
         self._tree = tree
         self._widths, self._sizes = sorted(costs.levels), sorted(costs.passes)
         self._levels = Seconds(costs.levels)
-        self._passes = Seconds({_PLAIN: costs.passes[self._sizes[0]], **costs.passes})
+        self._passes = Seconds({_PLAIN: costs.passes[self._sizes[0]], **costs.passes}, {_PLAIN: FEW})
         self._shares = dict.fromkeys(costs.levels, USUAL)  # by width: chances of levels, and of those before them
         self._gains: deque[float] = deque(maxlen=WIDE)  # tokens that a chain would have been ahead of a wide round
         self._rounds: deque[tuple[int, int, int, int]] = deque(maxlen=2 * MEMORY)  # tokens, levels, width, rows
         self._rows: dict[int, int] = {}  # by width: of its last pass
         self._so_far: float | None = None  # tokens a second of `_rounds`
         self._turn = self._look = 0
+        self._since, self._looks = AGAIN - 2, 0  # rounds since plain ones were timed, and those to time now
         self._recess = Recess(max(costs.levels.values()) / max(costs.levels))
         self._missed = 0  # rows that the draft has to run before its first level
         self._began = False
         self._reach: list[float] = []
         self._before = self._mark = 0.0
+        self._deciding = 0.0  # seconds that the last round's lesson took
         self.width, self.rows = tree.width, tree.nodes
 
     @property
@@ -99,11 +114,8 @@ class Pace:
 
     @property
     def drafts(self) -> bool:
-        """Whether the round that has started drafts; if not, it is a plain one. Where a plan alone says how long plain
-        rounds take, it is asked of two of them."""
-        if self._tree.adaptive and len(self._sizes) > 1 and self._turn > 1 and not self._passes.measured(_PLAIN):
-            return False
-        return self._recess.over(self._missed)
+        """Whether the round that has started drafts; if not, it is a plain one."""
+        return self._looks == 0 and self._recess.over(self._missed)
 
     def start(self, missed: int = 0) -> None:
         """A round begins; the draft has yet to run `missed` committed rows."""
@@ -160,7 +172,6 @@ class Pace:
             if self.compares:
                 self._gains.append(self._worth_of_chain(chain) - worth[self.rows])
         self._rows[self.width] = self.rows
-        self._mark = time.perf_counter()
         return self.rows
 
     def plain(self) -> int:
@@ -169,14 +180,16 @@ class Pace:
 
     def learn(self, accepted: int) -> None:
         """The round is over and `accepted` draft tokens were kept."""
-        seconds = time.perf_counter() - self._mark
+        now = time.perf_counter()
+        seconds = now - self._mark
         if not self._reach:
             self._passes.add(_PLAIN, seconds)
             self._recess.rested(self._passes.of(_PLAIN))
+            self._looks = max(self._looks - 1, 0)
             if self._began:  # there was nothing to propose
                 self._rounds.append((1, 0, self.width, _PLAIN))
             return
-        self._passes.add(self.rows, self._before + seconds)
+        self._passes.add(self.rows, self._before + seconds + self._deciding)
         reached, before = self._shares[self.width]
         self._shares[self.width] = FADE * reached + sum(self._reach), FADE * before + 1.0 + sum(self._reach[:-1])
         self._rounds.append((1 + accepted, len(self._reach), self.width, self.rows))
@@ -185,8 +198,17 @@ class Pace:
             spent = [self._seconds(*steps) for _, *steps in self._rounds]
             self._so_far = sum(tokens for tokens, *_ in self._rounds) / sum(spent)
             plain = self._passes.of(_PLAIN)
-            self._recess.judge(1 + accepted - spent[-1] / plain, plain)
+            self._recess.judge(1 + accepted - SURPLUS * spent[-1] / plain, plain)
             self.width = self._next_width()
+            self._look_at_plain(plain)
+            self._deciding = time.perf_counter() - now
+
+    def _look_at_plain(self, plain: float) -> None:
+        """Have plain rounds timed now and then, where they are not the same passes and drafting is not far ahead."""
+        self._since = 0 if self.rests else self._since + 1
+        close = not self._passes.measured(_PLAIN) or (self._so_far or 0.0) * plain < CLOSE
+        if len(self._sizes) > 1 and self._since >= AGAIN and close:
+            self._since, self._looks = 0, LOOKS
 
     def _deeper_pays(self, width: int, reaches: Sequence[float]) -> bool:
         """Whether any number of further levels, each reached from the one before about as often as levels were so far,
@@ -249,10 +271,10 @@ class Pace:
         if not self._chains_pay():
             return full
         if self.width == full:
-            tokens = statistics.mean(tokens for tokens, *_ in self._rounds)
-            self._look = self._turn + max(SELDOM, int(statistics.mean(self._gains) / (LOOK * tokens)))
+            tokens = statistics.fmean(tokens for tokens, *_ in self._rounds)
+            self._look = self._turn + max(SELDOM, int(statistics.fmean(self._gains) / (LOOK * tokens)))
         return full if self._turn >= self._look else narrow
 
     def _chains_pay(self) -> bool:
         """By what wide rounds show, in which a chain is ahead by more than may be luck."""
-        return len(self._gains) >= 2 * ENOUGH and statistics.mean(self._gains) > LUCK * error_of(self._gains)
+        return len(self._gains) >= 2 * ENOUGH and statistics.fmean(self._gains) > LUCK * error_of(self._gains)
