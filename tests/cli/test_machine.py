@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
-import torch
 
 from specdecodes.cli import machine, main
 from tests.commands import exit_code
@@ -23,7 +23,7 @@ def brief(monkeypatch: pytest.MonkeyPatch):
 
 def test_libraries_are_listed_with_their_versions():
     found = by_name(machine.software())
-    assert found["torch"] == machine.Finding("torch", torch.__version__, True)
+    assert found["torch"] == machine.Finding("torch", importlib.metadata.version("torch"), True)
 
 
 def test_what_is_missing_comes_with_its_cure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -73,7 +73,7 @@ def test_one_line_says_why_an_answer_is_short(reason: str, words: str):
 
 def test_the_plan_is_held_against_the_measurement():
     predicted = Prediction(2.0, 0.1, 2, 0.5, 0.1, 0.7, 3.0, 4.0, 6.0)
-    placement = Placement((), (0,), (), (0,), 2, 0, {}, {}, 1, predicted, "RAM", Budgets(), "")
+    placement = Placement((), (0,), (), (0,), 2, {}, {}, 1, predicted, "RAM", Budgets(), "")
     shown = cells(prediction_table({"link_gbps": 1.0, "draft_step_s": 0.05, "tokens_per_round": 3.0}, placement))
     assert (shown["link, GB/s"], shown["draft step, ms"]) == ("2 1 0.50", "100 50 0.50")
     assert shown["tokens/round"] == "3 3 1.00 +0%" and "decode tokens/s" not in shown
