@@ -5,9 +5,10 @@
 
 The checkpoint that --make writes has normally distributed bf16 weights, which compress as trained ones do (to 67.1% of
 their bytes; a model that was widened with zeros would compress better than any real one). Such weights say nothing that
-a draft would guess, so drafts are of a fixed size and what counts is the round. Compressed copies are written to the
-cache folder before anything is timed. The receipt has the terms of a mean round, the ratios on over off within a
-prompt, and what `auto` chooses here by the rates that it measures. A slower disk is had by a control group, as root:
+a draft would guess, and which layers it drafts as they are changes what it guesses: what is compared are rounds.
+Compressed copies are written to the cache folder before anything is timed. The receipt has the terms of a mean round,
+how many times as fast one is with the switch on, within a prompt, and what `auto` chooses here by the rates that it
+measures. A slower disk is had by a control group, as root:
 
     mkdir /sys/fs/cgroup/blkio/slow
     echo "$(lsblk -no MAJ:MIN DEVICE | xargs) 1000000000" > /sys/fs/cgroup/blkio/slow/blkio.throttle.read_bps_device
@@ -30,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is 
 
 from benchmarks.alternating import paired
 from benchmarks.receipt import write_receipt
-from benchmarks.settings import SPEED, in_turn, table
+from benchmarks.settings import in_turn, table
 from specdecodes.config import Memory, Pipeline, Target, Tree
 from specdecodes.errors import reported
 from specdecodes.methods import plan_for
@@ -62,7 +63,7 @@ def main() -> None:
     receipt = measure(arguments)
     write_receipt(arguments.out, receipt)
     print(table(receipt))
-    print(json.dumps({name: receipt[name] for name in ("codec", "on_over_off", "auto")}, indent=1))
+    print(json.dumps({name: receipt[name] for name in ("codec", "rounds_faster", "auto")}, indent=1))
 
 
 def make(folder: Path) -> None:
@@ -87,15 +88,17 @@ def make(folder: Path) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All arms on the same prompts, in turn."""
+    """All arms on the same prompts, in turn. Raises RuntimeError where their tokens differ."""
     pipelines = arms(arguments.model, arguments.device_memory)
     plain = dict.fromkeys((name for name in pipelines if name.startswith("vanilla")), arguments.plain_tokens)
     params = SamplingParams(max_tokens=arguments.tokens, ignore_eos=True)
     found = in_turn(pipelines, params, rounds=arguments.rounds, warm=1, tokens=plain)
     speed = {"way": codec.way(), "gbps_of_a_core": codec.core_gbps()}
-    ratios = {method: on_over_off(found["rounds"], method) for method in METHODS}
+    if not all(found["same_tokens"]):
+        raise RuntimeError("the arms gave different tokens")
+    ratios = {method: faster(found["rounds"], method) for method in METHODS}
     auto = {method: choice(pipelines[f"{method} off"]) for method in METHODS}
-    return {"codec": speed, "on_over_off": ratios, "auto": auto} | found
+    return {"codec": speed, "rounds_faster": ratios, "auto": auto} | found
 
 
 def arms(model: str, device_memory: str) -> dict[str, Pipeline]:
@@ -108,13 +111,10 @@ def arms(model: str, device_memory: str) -> dict[str, Pipeline]:
     }
 
 
-def on_over_off(rounds: Sequence[Mapping[str, Mapping[str, float]]], method: str) -> dict[str, Any]:
-    """Ratios of the two speeds within a prompt. Raises RuntimeError where the rounds of both were not alike."""
-    on, off = ([row[f"{method} {how}"] for row in rounds] for how in ("on", "off"))
-    alike = ("new_tokens", "rounds", "tau")
-    if [[row[name] for name in alike] for row in on] != [[row[name] for name in alike] for row in off]:
-        raise RuntimeError(f"{method} gave other answers when its weights came compressed")
-    return paired([row[SPEED] for row in on], [row[SPEED] for row in off])
+def faster(rounds: Sequence[Mapping[str, Mapping[str, float]]], method: str) -> dict[str, Any]:
+    """How many times as fast a round is when weights come compressed, within a prompt."""
+    on, off = ([row[f"{method} {how}"]["round_s"] for row in rounds] for how in ("on", "off"))
+    return paired(off, on)
 
 
 def choice(pipeline: Pipeline) -> dict[str, Any]:

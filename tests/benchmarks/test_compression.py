@@ -9,10 +9,6 @@ import pytest
 from benchmarks import compression
 
 
-def row(speed: float, tau: float = 0.5) -> dict[str, float]:
-    return {"decode_tokens_per_second": speed, "new_tokens": 16, "rounds": 10, "tau": tau}
-
-
 def test_every_method_has_the_switch_off_and_on_and_nothing_else_differs() -> None:
     made = compression.arms("a/model", "500MB")
     assert list(made) == ["vanilla off", "vanilla on", "subspec_sd off", "subspec_sd on"]
@@ -22,12 +18,16 @@ def test_every_method_has_the_switch_off_and_on_and_nothing_else_differs() -> No
     assert {(one.memory.device, one.tree, one.exact) for one in made.values()} == {("500MB", compression.TREE, False)}
 
 
-def test_ratios_are_of_rounds_that_were_alike() -> None:
-    rounds = [{"vanilla on": row(3.0), "vanilla off": row(2.0)}, {"vanilla on": row(1.0), "vanilla off": row(1.0)}]
-    assert compression.on_over_off(rounds, "vanilla")["all"] == [1.5, 1.0]
-    rounds[1]["vanilla on"] = row(1.0, tau=0.6)
-    with pytest.raises(RuntimeError, match="vanilla gave other answers"):
-        compression.on_over_off(rounds, "vanilla")
+def test_a_round_is_held_against_the_one_of_the_same_prompt() -> None:
+    rounds = [{"vanilla on": {"round_s": on}, "vanilla off": {"round_s": off}} for on, off in ((2.0, 3.0), (1.0, 1.0))]
+    assert compression.faster(rounds, "vanilla")["all"] == [1.5, 1.0]
+
+
+def test_other_tokens_are_no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = SimpleNamespace(model="a/model", device_memory="500MB", plain_tokens=8, tokens=16, rounds=2)
+    monkeypatch.setattr(compression, "in_turn", lambda *given, **more: {"rounds": [], "same_tokens": [True, False]})
+    with pytest.raises(RuntimeError, match="different tokens"):
+        compression.measure(asked)  # type: ignore[arg-type]
 
 
 def test_what_auto_chooses_is_told_with_the_speeds_that_were_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
