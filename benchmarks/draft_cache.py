@@ -50,7 +50,7 @@ def main() -> None:
     for context in contexts:
         for found in measure(decoder, context, widths, given.rounds):
             results.append(found)
-            figures = [found[f"{kind}_bytes"] / 1e6 for kind in (BF16, INT8)]
+            figures = [found[f"{kind}_mb"] for kind in (BF16, INT8)]
             figures += [found[f"{kind}_ms"] for kind in (BF16, INT8)]
             ratio = found["ratio"]
             table.add_row(str(context), str(found["width"]), *(f"{one:.1f}" for one in figures), f"{ratio:.2f}")
@@ -84,7 +84,7 @@ def runner_of(decoder: Decoder, context: int, width: int, *, int8: bool) -> Mode
 
 
 def measure(decoder: Decoder, context: int, widths: list[int], rounds: int) -> list[dict[str, float]]:
-    """Milliseconds of a level, and bytes of the cache."""
+    """Milliseconds of a level, and megabytes of the cache."""
     found = []
     for width in widths:
         runners = {kind: runner_of(decoder, context, width, int8=kind == INT8) for kind in (BF16, INT8)}
@@ -97,9 +97,10 @@ def measure(decoder: Decoder, context: int, widths: list[int], rounds: int) -> l
                 seconds[kind].append(time.perf_counter() - started)
         row: dict[str, float] = {"context": context, "width": width}
         for kind, runner in runners.items():
-            row[f"{kind}_bytes"] = runner.cache.keys.nbytes + runner.cache.values.nbytes
+            row[f"{kind}_mb"] = (runner.cache.keys.nbytes + runner.cache.values.nbytes) / 1e6
             row[f"{kind}_ms"] = 1e3 * statistics.median(seconds[kind][1:])
-        row["ratio"] = statistics.median(one / other for one, other in zip(seconds[INT8], seconds[BF16], strict=True))
+        pairs = list(zip(seconds[INT8], seconds[BF16], strict=True))[1:]
+        row["ratio"] = statistics.median(coded / whole for coded, whole in pairs)
         found.append(row)
     return found
 

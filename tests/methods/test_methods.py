@@ -57,6 +57,19 @@ def test_a_prompts_stretch_is_shorter_where_memory_is_short(tiny_checkpoint):
     assert stretches == [256, 256, 2048]
 
 
+def test_a_streamed_prompt_reads_the_weights_once_for_thousands_of_tokens(tiny_checkpoint):
+    """3000 tokens are twelve chunks, and two passes of the weights."""
+    folder = tiny_checkpoint("llama", max_position_embeddings=4096)
+    pipeline = replace(pipeline_for("vanilla", folder, None, exact=False), max_length=3100)
+    kept = (2048 - 256) * 2 * (64 + 16) * 4  # hidden states, and cos and sin
+    pipeline = replace(pipeline, memory=Memory(smallest_budget(pipeline) + kept, ahead=False))
+    with build(pipeline, progress=lambda text: None) as generator, torch.no_grad():
+        placement, runner = generator.placement, generator._target
+        assert len(placement.streamed) == 4 and placement.stretch == 2048
+        runner.prefill(torch.arange(3000) % 90 + 3)
+        assert 2.0 <= runner.traffic.bytes_read / placement.bytes_per_pass < 2.1  # whole pages of the disk
+
+
 @pytest.mark.parametrize("drafts", [False, True], ids=["target", "draft"])
 def test_a_context_beyond_the_checkpoints_positions_is_refused(drafts, tiny_checkpoint):
     short, long = tiny_checkpoint("llama"), tiny_checkpoint("llama", max_position_embeddings=4096)
@@ -170,8 +183,6 @@ def test_32k_tokens_are_planned_for(tiny_checkpoint):
 
 
 def test_a_device_that_is_not_there(tiny_checkpoint):
-    import torch
-
     pipeline = pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True)
     with pytest.raises(ConfigError, match="is no device"):
         build(replace(pipeline, target=replace(pipeline.target, device="gpu0")))
