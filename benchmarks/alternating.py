@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -37,19 +39,27 @@ def alternate(
     """Every prompt's answers by arm, in an order that turns around each time; the first `warm` prompts are left out.
 
     `tokens` limits the answers of the arms that it names; `before` is called with an arm's name ahead of each of its
-    answers.
+    answers. Ctrl-C, or a kill, ends it early once an answer counts: what was measured is returned.
     """
-    rounds = []
-    for number, prompt in enumerate(prompts):
-        answers = {}
-        for name in arms if number % 2 else reversed(arms):
-            before(name)
-            limit = tokens.get(name, params.max_tokens)
-            answers[name] = arms[name].generate(prompt, replace(params, max_tokens=limit))
-        speeds = (f"{name} {answers[name].decode_tokens_per_second:.2f}" for name in arms)
-        print(f"prompt {number}: {', '.join(speeds)} tokens/s", flush=True)
-        if number >= warm:
-            rounds.append({name: answers[name] for name in arms})
+    rounds: list[dict[str, Generation]] = []
+    killed = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for number, prompt in enumerate(prompts):
+            answers = {}
+            for name in arms if number % 2 else reversed(arms):
+                before(name)
+                limit = tokens.get(name, params.max_tokens)
+                answers[name] = arms[name].generate(prompt, replace(params, max_tokens=limit))
+            speeds = (f"{name} {answers[name].decode_tokens_per_second:.2f}" for name in arms)
+            print(f"prompt {number}: {', '.join(speeds)} tokens/s", flush=True)
+            if number >= warm:
+                rounds.append({name: answers[name] for name in arms})
+    except KeyboardInterrupt:
+        if not rounds:
+            raise
+        print(f"stopped; what {len(rounds)} prompts showed is kept", file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGTERM, killed)
     return rounds
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import predicted, settings
-from benchmarks.alternating import paired
+from benchmarks.alternating import alternate, paired
 from specdecodes.config import Pipeline, Target
 from specdecodes.errors import ConfigError
+from specdecodes.sampling import SamplingParams
 from specdecodes.stats import Generation, Round
 
 SMALL = "--set compile=off --set draft.quant=hqq4:g32 --set tree.depth=3 --set tree.nodes=8 --device-memory 2GiB"
@@ -31,6 +32,31 @@ def test_ratios_are_within_a_round():
     found = paired([2.0, 9.0, 4.0], [1.0, 3.0, 4.0])
     assert (found["median"], found["all"]) == (2.0, [2.0, 3.0, 1.0])
     assert paired([3.0], [2.0])["middle_half"] == [1.5, 1.5]
+
+
+class Answering:
+    """Answers at once, and is interrupted at its answer number `last`."""
+
+    def __init__(self, last: int) -> None:
+        self._left = last
+
+    def generate(self, prompt: list[dict[str, str]], params: SamplingParams) -> Generation:
+        self._left -= 1
+        if self._left == 0:
+            raise KeyboardInterrupt
+        return Generation("", (5,), 3, 0, (), {"prefill": 1.0}, 2.0, 1.0, 0, "length")
+
+
+@pytest.mark.parametrize(("last", "kept"), [(4, 2), (3, 1)])
+def test_what_was_measured_before_an_interruption_is_kept(last: int, kept: int, capsys):
+    arms = {"one": Answering(99), "other": Answering(last)}
+    assert len(alternate(arms, [[]] * 6, SamplingParams(), tokens={}, warm=1)) == kept
+    assert "kept" in capsys.readouterr().err
+
+
+def test_an_interruption_before_an_answer_counts_ends_it():
+    with pytest.raises(KeyboardInterrupt):
+        alternate({"one": Answering(2)}, [[]] * 6, SamplingParams(), tokens={}, warm=1)
 
 
 @pytest.fixture
