@@ -44,7 +44,6 @@ def page() -> str:
         receipt = json.loads(path.read_text(encoding="utf-8"))
         if any("round_s" in row for row in arms_of(receipt).values()):
             revision = receipt["environment"]["revision"]
-            revision = receipt["environment"]["revision"]
             parts.append(f"`{path.name}`, revision {revision}:\n\n{table(arms_of(receipt))}")
     return "\n".join(parts)
 

@@ -55,7 +55,7 @@ class LayerCall:
 
     def __init__(self, layer: DecoderLayer, linears: list[W4A8Linear], dtype: torch.dtype) -> None:
         attention, norms = layer.self_attn, _norms(layer)
-        self._dtype, self._function = dtype, _function(dtype)
+        self._function = _function(dtype)
         # Held as long as their addresses are.
         self._held: list[Tensor] = []
         self._linears = linears
