@@ -13,9 +13,9 @@ import torch
 from specdecodes.config import Pipeline, override
 from specdecodes.errors import BudgetError
 from specdecodes.methods import plan_for
-from specdecodes.offload.slots import Slots, State
-from specdecodes.offload.stream import LayerStream
-from specdecodes.offload.stream_cuda import CudaLayerStream
+from specdecodes.offload.streaming.slots import Slots, State
+from specdecodes.offload.streaming.stream import LayerStream
+from specdecodes.offload.streaming.stream_cuda import CudaLayerStream
 
 
 class OneByOne(Slots):

@@ -35,7 +35,7 @@ from benchmarks.settings import in_turn, table
 from specdecodes.config import Memory, Pipeline, Target, Tree
 from specdecodes.errors import reported
 from specdecodes.methods import plan_for
-from specdecodes.offload import codec
+from specdecodes.offload.compression import codec
 from specdecodes.sampling import SamplingParams
 
 SOURCE = Path(__file__).resolve().parents[1] / "assets" / "demo"  # of the tokenizer

@@ -30,7 +30,7 @@ from specdecodes.engine.compile import compiled_steps
 from specdecodes.models.cpu_layer import fuse
 from specdecodes.models.decoder import DecoderLayer, LayerStep, joined
 from specdecodes.models.families import ModelSpec, spec_of
-from specdecodes.offload.pages import side_by_side
+from specdecodes.offload.storage.pages import side_by_side
 from specdecodes.quant import Execution, specimen
 from specdecodes.quant.spec import find_scheme
 

@@ -24,8 +24,8 @@ from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
 from specdecodes.methods import build
 from specdecodes.methods.measured.machine import link_gbps
 from specdecodes.native import missing_triton
-from specdecodes.offload.candidates import DRAFT, counted
-from specdecodes.offload.plan import Placement
+from specdecodes.offload.planning.candidates import DRAFT, counted
+from specdecodes.offload.planning.plan import Placement
 from specdecodes.sampling import SamplingParams
 from specdecodes.units import parse_bytes
 

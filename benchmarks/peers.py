@@ -55,7 +55,7 @@ from specdecodes.benchmark.environment import describe
 from specdecodes.benchmark.questions.mt_bench import BUNDLED
 from specdecodes.benchmark.questions.sources import question, read_samples
 from specdecodes.folders import replacing
-from specdecodes.offload.store import measure_read, probe, read_index
+from specdecodes.offload.storage.store import measure_read, probe, read_index
 from specdecodes.units import parse_bytes
 
 HERE = Path(__file__).resolve().parent

@@ -32,8 +32,8 @@ from specdecodes.errors import reported
 from specdecodes.folders import cache_folder
 from specdecodes.generator import Generator, Prompt
 from specdecodes.methods import build, learn, plan_for
-from specdecodes.offload.plan import Placement
-from specdecodes.offload.terms import compare
+from specdecodes.offload.planning.plan import Placement
+from specdecodes.offload.planning.terms import compare
 from specdecodes.sampling import SamplingParams
 from specdecodes.stats import Generation, summarize
 

@@ -29,7 +29,7 @@ from specdecodes.errors import ConfigError, reported
 from specdecodes.generator import Generator
 from specdecodes.methods import build
 from specdecodes.models.loading import open_checkpoint
-from specdecodes.offload.store import measure_read, probe
+from specdecodes.offload.storage.store import measure_read, probe
 from specdecodes.sampling import SamplingParams
 from specdecodes.stats import Generation
 

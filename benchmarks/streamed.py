@@ -26,7 +26,7 @@ from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
 from specdecodes.errors import reported
 from specdecodes.generator import Generator
 from specdecodes.methods import build
-from specdecodes.offload.store import measure_read, probe, read_index
+from specdecodes.offload.storage.store import measure_read, probe, read_index
 from specdecodes.sampling import SamplingParams
 
 

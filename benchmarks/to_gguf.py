@@ -16,7 +16,7 @@ import torch
 
 from specdecodes.models.families import ModelSpec
 from specdecodes.models.loading import open_checkpoint
-from specdecodes.offload.store import load_tensor
+from specdecodes.offload.storage.store import load_tensor
 
 NAMES = {
     "input_layernorm.weight": "attn_norm.weight",

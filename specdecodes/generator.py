@@ -18,7 +18,7 @@ from specdecodes.engine.compile import CompileLog
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError, ContextOverflowError, NumericsError
 from specdecodes.likelihood import Likelihood, ScoreRequest, batches, likelihoods, shared_length
-from specdecodes.offload.plan import Placement
+from specdecodes.offload.planning.plan import Placement
 from specdecodes.sampling import Sampler, SamplingParams
 from specdecodes.stats import Generation, Round
 

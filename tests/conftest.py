@@ -164,7 +164,7 @@ def write_tokenizer(folder: Path, vocab_size: int) -> None:
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans without timing steps: what is compared does not depend on how long they take."""
     from specdecodes.methods.memory import placement
-    from specdecodes.offload.predict import Step, StepTimes
+    from specdecodes.offload.planning.predict import Step, StepTimes
 
     step = Step(1e-4)
     monkeypatch.setattr(placement, "timed_steps", lambda *needs: StepTimes(step, step, step, 5e-5, 1e-4))

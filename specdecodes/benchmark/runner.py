@@ -26,7 +26,7 @@ from specdecodes.stats import Generation
 
 if TYPE_CHECKING:
     from specdecodes.generator import Chunk, Origin
-    from specdecodes.offload.plan import Placement
+    from specdecodes.offload.planning.plan import Placement
 
 Messages = list[dict[str, str]]
 Watch = Callable[[Progress], None]

@@ -14,7 +14,7 @@ from specdecodes.errors import SpecDecodesError
 if TYPE_CHECKING:
     from specdecodes.config import Pipeline, Tree
     from specdecodes.generator import Generation, Generator
-    from specdecodes.offload.plan import Placement
+    from specdecodes.offload.planning.plan import Placement
 
     Shape = tuple[str, Tree]
 

@@ -17,7 +17,7 @@ import torch
 
 from specdecodes.benchmark.environment import cpu_line, cpu_name, installed
 from specdecodes.folders import cache_folder
-from specdecodes.offload.store import measure_read, probe
+from specdecodes.offload.storage.store import measure_read, probe
 from specdecodes.quant.cache import entries
 from specdecodes.units import format_bytes
 

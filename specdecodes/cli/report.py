@@ -11,7 +11,7 @@ from specdecodes.tables import ruled
 
 if TYPE_CHECKING:
     from specdecodes.config import Pipeline
-    from specdecodes.offload.plan import Placement
+    from specdecodes.offload.planning.plan import Placement
     from specdecodes.stats import Generation
 
 PREDICTED = ("term", "predicted", "measured", "ratio", "speed is off by")
@@ -59,7 +59,7 @@ def measured(generations: Sequence[Generation]) -> dict[str, Any]:
 
 def prediction_table(summary: Mapping[str, Any], placement: Placement) -> Table:
     """The plan's terms beside the measured ones."""
-    from specdecodes.offload.terms import compare
+    from specdecodes.offload.planning.terms import compare
 
     table = ruled("plan and measurement", *PREDICTED, numbers=PREDICTED[1:])
     for check in compare(placement.predicted, summary):

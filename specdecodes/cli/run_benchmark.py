@@ -17,7 +17,7 @@ from specdecodes.notify import Notify
 if TYPE_CHECKING:
     from specdecodes.benchmark.questions import Benchmark
     from specdecodes.config import Pipeline
-    from specdecodes.offload.plan import Placement
+    from specdecodes.offload.planning.plan import Placement
 
 
 @pipeline_command()

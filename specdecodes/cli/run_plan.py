@@ -14,7 +14,7 @@ from specdecodes.tables import ruled
 
 if TYPE_CHECKING:
     from specdecodes.config import Pipeline
-    from specdecodes.offload.plan import Placement
+    from specdecodes.offload.planning.plan import Placement
 
 
 @pipeline_command()

@@ -54,7 +54,7 @@ class Counters(Protocol):
 
 
 class Stream(Protocol):
-    """What a streamed model needs of `offload.stream.LayerStream`."""
+    """What a streamed model needs of `offload.streaming.stream.LayerStream`."""
 
     def layer(self, index: int) -> contextlib.AbstractContextManager[Mapping[str, Tensor]]: ...
 

@@ -16,7 +16,7 @@ from specdecodes.methods.assembly import Method, load, plan_on
 from specdecodes.methods.measured.outcome import learn
 from specdecodes.methods.site import Site
 from specdecodes.notify import Notify
-from specdecodes.offload.plan import Placement
+from specdecodes.offload.planning.plan import Placement
 
 __all__ = ["METHODS", "Method", "build", "learn", "plan_for"]
 

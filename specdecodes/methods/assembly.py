@@ -29,12 +29,12 @@ from specdecodes.methods.weights.quantized import load_quantized
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_layers, load_outer, load_tokenizer
 from specdecodes.notify import Notify
-from specdecodes.offload.candidates import Budgets
-from specdecodes.offload.compressed import READERS, CompressedLayer
-from specdecodes.offload.plan import Placement
-from specdecodes.offload.predict import StepTimes, share_of
-from specdecodes.offload.stream import LayerStream
-from specdecodes.offload.stream_cuda import CudaLayerStream
+from specdecodes.offload.compression.compressed import READERS, CompressedLayer
+from specdecodes.offload.planning.candidates import Budgets
+from specdecodes.offload.planning.plan import Placement
+from specdecodes.offload.planning.predict import StepTimes, share_of
+from specdecodes.offload.streaming.stream import LayerStream
+from specdecodes.offload.streaming.stream_cuda import CudaLayerStream
 from specdecodes.quant import Scheme
 
 STEP, GPU_STEP = 2, 4  # between sizes of a pass to choose from; a GPU takes as long for a few rows as for one

@@ -16,9 +16,9 @@ from specdecodes.errors import SpecDecodesError
 from specdecodes.methods import method_of
 from specdecodes.methods.assembly import plan_on
 from specdecodes.methods.site import Site
-from specdecodes.offload.alternatives import NEARLY, Alternative
-from specdecodes.offload.plan import Placement
-from specdecodes.offload.predict import StepTimes
+from specdecodes.offload.planning.alternatives import NEARLY, Alternative
+from specdecodes.offload.planning.plan import Placement
+from specdecodes.offload.planning.predict import StepTimes
 
 BITS = ("hqq8", "hqq4", "hqq3", "hqq2")
 OWN_DRAFT = ("subspec_sd", "share_sd")

@@ -25,7 +25,7 @@ from specdecodes.methods.assembly import (
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
 from specdecodes.notify import Notify
-from specdecodes.offload.candidates import Budgets
+from specdecodes.offload.planning.candidates import Budgets
 
 Find = Callable[[Pipeline], Method]
 

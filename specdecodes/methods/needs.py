@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from specdecodes.cache import CacheShape
 from specdecodes.methods.site import Site
 from specdecodes.models.families import ModelSpec
-from specdecodes.offload.plan import Placement
+from specdecodes.offload.planning.plan import Placement
 from specdecodes.quant import Execution, Rules
 
 

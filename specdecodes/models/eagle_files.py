@@ -18,7 +18,7 @@ from specdecodes.errors import CheckpointError
 from specdecodes.models.eagle import EAGLE, EAGLE3, LAYER, MAPS, EagleSpec
 from specdecodes.models.families import ModelSpec
 from specdecodes.models.loading import locate
-from specdecodes.offload.store import SINGLE, load_tensor, read_index
+from specdecodes.offload.storage.store import SINGLE, load_tensor, read_index
 
 BIN = "pytorch_model.bin"
 _FILES = ("*.safetensors", "*.safetensors.index.json", BIN, "config.json")

@@ -16,9 +16,9 @@ from specdecodes.errors import CheckpointError
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.families import ModelSpec, spec_of
 from specdecodes.models.stored import check_linears, rules_of, tensors_of
-from specdecodes.offload.pages import side_by_side
-from specdecodes.offload.pickled import PATTERNS, pickled_files, read_pickled
-from specdecodes.offload.store import TensorSpan, load_tensor, read_index
+from specdecodes.offload.storage.pages import side_by_side
+from specdecodes.offload.storage.pickled import PATTERNS, pickled_files, read_pickled
+from specdecodes.offload.storage.store import TensorSpan, load_tensor, read_index
 from specdecodes.quant import Rules
 from specdecodes.quant.checkpoints import LinearLayout, find_layout
 from specdecodes.quant.codes import Solved

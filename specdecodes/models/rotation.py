@@ -19,7 +19,7 @@ from torch import Tensor
 
 from specdecodes.errors import CheckpointError
 from specdecodes.models.loading import Checkpoint
-from specdecodes.offload.store import load_tensor
+from specdecodes.offload.storage.store import load_tensor
 
 TOLERANCE = 0.01
 """What rounding may have changed, relative to the whole: tables in bfloat16 that were rounded twice differ by 0.002."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from specdecodes.errors import CheckpointError
 from specdecodes.models.families import ModelSpec
-from specdecodes.offload.store import TensorSpan
+from specdecodes.offload.storage.store import TensorSpan
 from specdecodes.quant import Rules
 from specdecodes.quant.checkpoints import LinearLayout
 

@@ -1,1 +1,2 @@
-"""Weights larger than memory: where they rest (`store`), how they arrive (`stream`), what lives where (`plan`)."""
+"""Weights larger than memory: what lives where (`planning`), where they rest (`storage`), in how many bytes
+(`compression`), and how they arrive (`streaming`)."""

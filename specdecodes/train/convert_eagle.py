@@ -23,7 +23,7 @@ from specdecodes.models.eagle import EAGLE3, EagleSpec
 from specdecodes.models.eagle_files import HeadFiles, open_head, save_head
 from specdecodes.models.loading import Checkpoint, open_checkpoint, read_spec
 from specdecodes.models.rotation import back_from_norm, find_rotation
-from specdecodes.offload.store import load_tensor
+from specdecodes.offload.storage.store import load_tensor
 
 
 def convert(source: str, out: Path, model: str, rotation: str | None = None, matrix: Path | None = None) -> EagleSpec:

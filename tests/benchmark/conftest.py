@@ -10,8 +10,8 @@ import pytest
 from specdecodes.config import Pipeline, Target
 from specdecodes.errors import ContextOverflowError
 from specdecodes.generator import Chunk, Origin
-from specdecodes.offload.plan import Budgets, Placement
-from specdecodes.offload.predict import Prediction
+from specdecodes.offload.planning.plan import Budgets, Placement
+from specdecodes.offload.planning.predict import Prediction
 from specdecodes.sampling import SamplingParams
 from specdecodes.stats import Generation, Round
 

@@ -14,8 +14,8 @@ import pytest
 from benchmarks import gpu, gpu_arm
 from benchmarks.alternating import link_used
 from specdecodes.config import Tree
-from specdecodes.offload.candidates import DRAFT
-from specdecodes.offload.plan import Placement
+from specdecodes.offload.planning.candidates import DRAFT
+from specdecodes.offload.planning.plan import Placement
 
 
 def test_medians_are_of_the_rounds_and_ratios_within_a_round() -> None:

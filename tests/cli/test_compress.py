@@ -25,7 +25,7 @@ def test_the_size_is_told_before_files_are_written_once(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("specdecodes.offload.compressed.cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("specdecodes.offload.compression.compressed.cache_folder", lambda: tmp_path)
     folder = tiny_checkpoint("llama", "bf16", num_hidden_layers=10, hidden_size=128, intermediate_size=512)
     code, first = told(folder, "5MB", capsys)
     assert code == 0

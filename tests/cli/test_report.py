@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from specdecodes.cli.report import metrics_table, one_line, prediction_table
-from specdecodes.offload.plan import Budgets, Placement
-from specdecodes.offload.predict import Prediction
+from specdecodes.offload.planning.plan import Budgets, Placement
+from specdecodes.offload.planning.predict import Prediction
 from specdecodes.stats import Generation, Round
 
 

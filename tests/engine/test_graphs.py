@@ -12,7 +12,7 @@ from specdecodes.engine.graphs import GraphPool, Recorded
 from specdecodes.engine.recorded_pass import RecordedPass
 from specdecodes.engine.sight import Sight
 from specdecodes.methods import build
-from specdecodes.offload.stream_cuda import CudaLayerStream
+from specdecodes.offload.streaming.stream_cuda import CudaLayerStream
 from tests.engine.recorder import SimulatedRecorder
 from tests.offload.conftest import make_layers, simulate  # noqa: F401
 from tests.test_lossless import GREEDY, answers, differing_bits, pipeline_for

@@ -7,9 +7,9 @@ import time
 import pytest
 import torch
 
-from specdecodes.offload.landings import stream_beside
-from specdecodes.offload.store import ALIGNMENT
-from specdecodes.offload.stream_cuda import CudaLayerStream
+from specdecodes.offload.storage.store import ALIGNMENT
+from specdecodes.offload.streaming.landings import stream_beside
+from specdecodes.offload.streaming.stream_cuda import CudaLayerStream
 from tests.offload.conftest import MakeLayers, make_layers  # noqa: F401
 
 BLOCK = 16 * ALIGNMENT

@@ -8,7 +8,7 @@ import pytest
 
 from specdecodes.config import Memory, Tree
 from specdecodes.methods import build, choices, plan_for
-from specdecodes.offload.predict import Step, StepTimes
+from specdecodes.offload.planning.predict import Step, StepTimes
 from specdecodes.sampling import SamplingParams
 from tests.test_lossless import pipeline_for, smallest_budget
 

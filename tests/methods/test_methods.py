@@ -17,8 +17,8 @@ from specdecodes.methods.assembly import layer_kinds, pass_seconds
 from specdecodes.methods.memory import placement
 from specdecodes.methods.memory.sizes import solving_peak
 from specdecodes.methods.site import Site
-from specdecodes.offload.predict import Step, StepTimes
-from specdecodes.offload.store import SINGLE
+from specdecodes.offload.planning.predict import Step, StepTimes
+from specdecodes.offload.storage.store import SINGLE
 from specdecodes.quant import Rules
 from tests.conftest import write_tokenizer
 from tests.test_lossless import GREEDY, OF_THE_FILE, PROMPTS, pipeline_for, smallest_budget

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from specdecodes.methods import assembly, build, plan_for
-from specdecodes.offload.stream import LayerStream
-from specdecodes.offload.stream_cuda import CudaLayerStream
+from specdecodes.offload.streaming.stream import LayerStream
+from specdecodes.offload.streaming.stream_cuda import CudaLayerStream
 from tests.test_lossless import pipeline_for
 
 LINK = 1e-3  # GB/s, so slow that it alone decides

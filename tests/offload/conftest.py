@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from specdecodes.offload import files, store
-from specdecodes.offload.store import SINGLE, Storage, TensorSpan, read_index
-from tests.offload.device import SimulatedCuda
+from specdecodes.offload.storage import files, store
+from specdecodes.offload.storage.store import SINGLE, Storage, TensorSpan, read_index
+from tests.offload.streaming.device import SimulatedCuda
 
 Layers = list[dict[str, torch.Tensor]]
 MakeLayers = Callable[..., tuple[Layers, list[dict[str, TensorSpan]]]]

@@ -14,8 +14,8 @@ import torch
 from specdecodes.errors import ConfigError
 from specdecodes.methods.measured.ledger import keep, key_of, recall
 from specdecodes.native import missing_triton
-from specdecodes.offload.predict import Machine
-from specdecodes.offload.store import measure_read, probe
+from specdecodes.offload.planning.predict import Machine
+from specdecodes.offload.storage.store import measure_read, probe
 
 _SAMPLE = 256 * 2**20  # bytes read from disk: a sixth of a second or so
 _FIRST = 32 * 2**20  # before those: a disk that was idle begins slowly

@@ -12,9 +12,9 @@ from specdecodes.methods.measured.ledger import Figures, every, keep, key_of, re
 from specdecodes.methods.measured.machine import remember_stream
 from specdecodes.methods.measured.step_times import narrower
 from specdecodes.models.loading import open_checkpoint
-from specdecodes.offload.experience import Run, pooled
-from specdecodes.offload.plan import Placement
-from specdecodes.offload.predict import Seen, Step, StepTimes, at_depth
+from specdecodes.offload.planning.experience import Run, pooled
+from specdecodes.offload.planning.plan import Placement
+from specdecodes.offload.planning.predict import Seen, Step, StepTimes, at_depth
 
 ENOUGH = 32
 """New tokens from which on a run says something."""

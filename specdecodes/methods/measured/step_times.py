@@ -23,7 +23,7 @@ from specdecodes.engine.runner import ModelRunner
 from specdecodes.methods.measured.ledger import keep, key_of, recall
 from specdecodes.models.decoder import Decoder, joined
 from specdecodes.models.families import ModelSpec
-from specdecodes.offload.predict import Step
+from specdecodes.offload.planning.predict import Step
 from specdecodes.quant import Execution, Rules, packed_bytes, specimen
 from specdecodes.sampling import Sampler, SamplingParams
 from specdecodes.tree import TokenTree

@@ -17,11 +17,11 @@ from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
 from specdecodes.methods.weights.compression import choose
 from specdecodes.methods.weights.disk import disk_room, disk_rows
-from specdecodes.offload.candidates import Budgets, Compression
-from specdecodes.offload.plan import Placement, plan
-from specdecodes.offload.predict import Machine, StepTimes, Workload, acceptance_of
-from specdecodes.offload.store import probe
-from specdecodes.offload.stretch import rows_beside, stretches
+from specdecodes.offload.planning.candidates import Budgets, Compression
+from specdecodes.offload.planning.plan import Placement, plan
+from specdecodes.offload.planning.predict import Machine, StepTimes, Workload, acceptance_of
+from specdecodes.offload.planning.stretch import rows_beside, stretches
+from specdecodes.offload.storage.store import probe
 from specdecodes.quant import Rules, choose_kernels
 from specdecodes.units import format_bytes
 

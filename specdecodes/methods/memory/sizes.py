@@ -9,10 +9,10 @@ from specdecodes.cache import CacheShape
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
 from specdecodes.models.attention import scratch_bytes
-from specdecodes.offload.candidates import WORKING, ModelShape
-from specdecodes.offload.layout import lay_out
-from specdecodes.offload.store import TensorSpan
-from specdecodes.offload.working import Widths, working_bytes
+from specdecodes.offload.planning.candidates import WORKING, ModelShape
+from specdecodes.offload.planning.working import Widths, working_bytes
+from specdecodes.offload.storage.layout import lay_out
+from specdecodes.offload.storage.store import TensorSpan
 from specdecodes.quant import Execution, Rules, packed_bytes
 from specdecodes.quant.solvers import solving_bytes
 from specdecodes.sampling import at_once

@@ -20,10 +20,8 @@ from specdecodes.errors import BudgetError, CheckpointError, ConfigError
 from specdecodes.models.loading import Checkpoint
 from specdecodes.native import missing_triton
 from specdecodes.notify import Notify
-from specdecodes.offload import codec
-from specdecodes.offload.alternatives import NEARLY, Alternative
-from specdecodes.offload.candidates import Compression
-from specdecodes.offload.compressed import (
+from specdecodes.offload.compression import codec
+from specdecodes.offload.compression.compressed import (
     BLOCK_BYTES,
     HOST_BLOCK_BYTES,
     READERS,
@@ -34,8 +32,10 @@ from specdecodes.offload.compressed import (
     sample_ratio,
     write_layer,
 )
-from specdecodes.offload.layout import lay_out
-from specdecodes.offload.plan import Placement
+from specdecodes.offload.planning.alternatives import NEARLY, Alternative
+from specdecodes.offload.planning.candidates import Compression
+from specdecodes.offload.planning.plan import Placement
+from specdecodes.offload.storage.layout import lay_out
 from specdecodes.quant.cache import checkpoint_identity
 from specdecodes.units import format_bytes
 
@@ -204,7 +204,7 @@ def _identity(files: tuple[Path, ...]) -> str:
 @functools.cache
 def _device_gbps(device: torch.device) -> float:
     """GB/s of weights that the device restores, the best of three after one that compiles."""
-    from specdecodes.offload import codec_kernel
+    from specdecodes.offload.compression import codec_kernel
 
     generator = torch.Generator().manual_seed(0)
     raw = torch.randn(_SAMPLE, generator=generator).bfloat16().view(torch.uint8)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from specdecodes.errors import CheckpointError
 from specdecodes.models.loading import Checkpoint, load_linear, open_checkpoint
 from specdecodes.notify import Notify
-from specdecodes.offload.store import INDEX, SINGLE, TensorSpan, load_tensor
+from specdecodes.offload.storage.store import INDEX, SINGLE, TensorSpan, load_tensor
 from specdecodes.quant import Execution
 from specdecodes.quant.cache import checkpoint_identity
 from specdecodes.quant.checkpoints import PackedLayout

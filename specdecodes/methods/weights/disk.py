@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from specdecodes.models.loading import Checkpoint
-from specdecodes.offload.compressed import compressed_folder
+from specdecodes.offload.compression.compressed import compressed_folder
 from specdecodes.quant import SubstituteCache
 from specdecodes.units import format_bytes
 

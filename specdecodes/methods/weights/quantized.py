@@ -14,8 +14,8 @@ from specdecodes.methods.weights.disk import disk_room
 from specdecodes.models.decoder import JOINED, Decoder
 from specdecodes.models.loading import load_linear, load_tensors
 from specdecodes.notify import Notify
-from specdecodes.offload.candidates import counted
-from specdecodes.offload.pages import side_by_side
+from specdecodes.offload.planning.candidates import counted
+from specdecodes.offload.storage.pages import side_by_side
 from specdecodes.quant import Execution, LayerDone, Rules, SubstituteCache, assemble, choose_kernels, substitute, tune
 
 

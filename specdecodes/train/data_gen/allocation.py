@@ -32,7 +32,7 @@ from specdecodes.methods.site import Site
 from specdecodes.models.eagle import ARCHITECTURES, EAGLE, EAGLE3
 from specdecodes.models.loading import Checkpoint, open_checkpoint
 from specdecodes.notify import Notify
-from specdecodes.offload.store import load_tensor
+from specdecodes.offload.storage.store import load_tensor
 from specdecodes.train.data_gen.answers import DEMO, AnswerPlan, write_answers
 from specdecodes.train.data_gen.conversations import BadRow, Conversation, read_conversations
 from specdecodes.train.data_gen.features import FeatureReader

@@ -15,9 +15,9 @@ from specdecodes.errors import BudgetError, CheckpointError, ConfigError
 from specdecodes.methods import build, plan_for
 from specdecodes.methods.weights import compression
 from specdecodes.models.loading import open_checkpoint
-from specdecodes.offload import codec
-from specdecodes.offload.compressed import layer_path
-from specdecodes.offload.plan import Placement
+from specdecodes.offload.compression import codec
+from specdecodes.offload.compression.compressed import layer_path
+from specdecodes.offload.planning.plan import Placement
 from specdecodes.sampling import SamplingParams
 from specdecodes.units import format_bytes
 
@@ -29,7 +29,9 @@ PROMPT = tuple(range(3, 40))
 @pytest.fixture
 def pipeline(tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     """Streams everything that can stream from disk, in bf16."""
-    monkeypatch.setattr("specdecodes.offload.compressed.cache_folder", lambda: tmp_path)  # kernels stay where they are
+    monkeypatch.setattr(
+        "specdecodes.offload.compression.compressed.cache_folder", lambda: tmp_path
+    )  # kernels stay where they are
     base = Pipeline(
         "vanilla",
         Target(str(tiny_checkpoint("llama", "bf16", **LARGER)), device="cpu"),

@@ -1,0 +1,229 @@
+"""Every placement worth comparing, and the bytes of its parts. Pure arithmetic.
+
+A streamed layer takes ring space that all of them share, and a substitute where the draft needs one. A resident layer
+leaves the stream and needs no substitute; it may keep one all the same, where a cheap draft step is worth more than the
+bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from specdecodes.offload.planning.predict import Machine, Workload
+
+STAGING = 2
+"""Slots of host memory that layers pass through from disk to an accelerator: one is read while another is copied."""
+
+SLOTS = 2
+"""Of a ring, at least: one slot is read while another is computed. A further one holds bytes that arrive while a draft
+runs; it costs as much as a resident layer that is drafted by its substitute, and hides as much, or less where drafts
+are short."""
+
+WORKING = "working memory"
+DRAFT, DRAFT_CACHE = "draft model", "draft's key-value cache"
+
+
+@dataclass(frozen=True)
+class Compression:
+    """How streamed layers can be compressed: the bytes that each one then takes, and what restoring them costs.
+
+    `gbps` counts restored bytes, of one core or of the accelerator. `on_disk`: in files too, not in host memory alone.
+    """
+
+    layer_bytes: tuple[int, ...]
+    gbps: float
+    way: str
+    on_disk: bool
+    buffer_bytes: int  # for compressed bytes on their way, beside the ring
+    source: str = ""  # how the bytes are known
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Bytes of a model's parts, in the dtype that it runs in."""
+
+    layer_bytes: tuple[int, ...]
+    embedding_bytes: int  # embedding, head and final norm: always resident
+    kv_bytes_per_token: int
+    working_bytes: int = 0  # activations, masks, logits: see `working_bytes`
+    slot_bytes: tuple[int, ...] = ()  # of the ring, per layer, as `layout.lay_out` says; empty: two pages a layer more
+    conversion_bytes: int = 0  # when streamed layers are converted on arrival: the largest one
+    substitute_bytes: tuple[int, ...] = ()  # packed draft layers; empty: the method needs none
+    draft_bytes: int = 0  # an independent draft model
+    draft_kv_bytes_per_token: int = 0
+    rebuilt_bytes: int = 0  # the largest weight that a linear without a fused kernel rebuilds at every call
+    can_stream: bool = True
+    substitute_all: bool = False  # resident layers too, whatever that costs
+    compression: Compression | None = None  # of what streams
+    beside: tuple[tuple[str, int], ...] = ()  # further parts and their bytes: a middle model's
+
+    def arriving(self, layer: int, *, pinned: bool) -> int:
+        """Bytes that bring a streamed layer; `pinned`: from host memory."""
+        if self.compression is None or not (pinned or self.compression.on_disk):
+            return self.layer_bytes[layer]
+        return self.compression.layer_bytes[layer]
+
+    def kept(self, layer: int) -> int:
+        """Bytes of host memory that a pinned layer takes."""
+        return self.slot(layer) if self.compression is None else self.compression.layer_bytes[layer]
+
+    def slot(self, layer: int) -> int:
+        return self.slot_bytes[layer] if self.slot_bytes else -(-self.layer_bytes[layer] // 4096) * 4096 + 8192
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Bytes that the model may use; None is no limit. Without an accelerator both mean RAM and the smaller one counts.
+
+    `source` and `host_source` say, for the plan's table, where a budget is from that the user did not give like that.
+    """
+
+    device: int | None = None
+    host: int | None = None
+    source: str = ""
+    host_source: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One choice of where the layers live, as indices in order, and the bytes of every part."""
+
+    resident: tuple[int, ...]
+    streamed: tuple[int, ...]
+    pinned: tuple[int, ...]  # of the streamed: held in host memory
+    substituted: tuple[int, ...]
+    device: dict[str, int]
+    host: dict[str, int]
+    slots: int = SLOTS  # of the ring
+
+    @property
+    def device_bytes(self) -> int:
+        return sum(self.device.values())
+
+    @property
+    def ring_bytes(self) -> int:
+        return self.device[ring_of(self.slots)]
+
+    def with_ring(self, slots: int) -> Candidate:
+        """The same with a ring of so many slots."""
+        before, size = ring_of(self.slots), self.ring_bytes // self.slots * slots
+        parts = ((ring_of(slots), size) if part == before else (part, nbytes) for part, nbytes in self.device.items())
+        return replace(self, device=dict(parts), slots=slots)
+
+    def shortfall(self, budgets: Budgets) -> int:
+        """Bytes over the budgets, both together; 0 for a placement that fits."""
+        return over(self.device, budgets.device) + over(self.host, budgets.host)
+
+
+def candidates(shape: ModelShape, budgets: Budgets, machine: Machine, workload: Workload) -> Iterator[Candidate]:
+    """Every count of resident layers that may be, with no and with as many of their substitutes as fit, with the
+    smallest ring and with the largest."""
+    layers = range(len(shape.layer_bytes))
+    for count in range(0 if shape.can_stream else len(layers), len(layers) + 1):
+        resident = spread(count, len(layers))
+        streamed = tuple(layer for layer in layers if layer not in set(resident))
+        pinned, host = _host_side(shape, budgets, machine, streamed)
+        slots = _fewest(workload, len(streamed))
+        for both in _substituted(shape, budgets, workload, resident, streamed):
+            device = _device_side(shape, workload, resident, streamed, both, slots)
+            least = Candidate(resident, streamed, pinned, both, device, host, slots)
+            yield from map(least.with_ring, _rings(least, budgets, workload))
+
+
+def _substituted(
+    shape: ModelShape, budgets: Budgets, workload: Workload, resident: Sequence[int], streamed: Sequence[int]
+) -> Iterator[tuple[int, ...]]:
+    """The layers that have a substitute: those that must, and with as many of the resident ones as fit."""
+    if shape.substitute_all or not shape.substitute_bytes:
+        yield tuple(sorted((*resident, *streamed))) if shape.substitute_all else ()
+        return
+    yield tuple(streamed)
+    slots = _fewest(workload, len(streamed))
+    for kept in range(len(resident), 0, -1):
+        both = tuple(sorted({*streamed, *(resident[place] for place in spread(kept, len(resident)))}))
+        if not over(_device_side(shape, workload, resident, streamed, both, slots), budgets.device):
+            yield both
+            return
+
+
+def _fewest(workload: Workload, streamed: int) -> int:
+    """Slots of the smallest ring: those that were asked for, as long as so many layers stream."""
+    return max(SLOTS, min(workload.ring or SLOTS, streamed))
+
+
+def _rings(least: Candidate, budgets: Budgets, workload: Workload) -> tuple[int, ...]:
+    """Slots of the smallest ring and, where a draft runs, of the largest that fits (of one too large, to be told, where
+    no larger one does); fewer than layers stream."""
+    most, slots = len(least.streamed) - 1, least.slots
+    if workload.ring is not None or not (workload.levels and workload.ahead) or most <= slots:
+        return (slots,)
+    slot = least.ring_bytes // slots
+    fit = most if budgets.device is None else slots + (budgets.device - least.device_bytes) // slot
+    return slots, min(max(fit, slots + 1), most)
+
+
+def spread(count: int, total: int) -> tuple[int, ...]:
+    """`count` of `total` layers to keep resident: evenly spaced, so that the ring catches up between streamed ones.
+
+    Early layers might serve acceptance better, since an error made there passes through all others; not measured yet.
+    """
+    return tuple((2 * place + 1) * total // (2 * count) for place in range(count))
+
+
+def over(parts: Mapping[str, int], limit: int | None) -> int:
+    """Bytes by which `parts` exceed `limit`."""
+    return max(0, sum(parts.values()) - limit) if limit is not None else 0
+
+
+def ring_of(slots: int) -> str:
+    """The part that the ring is: `ring of 2 slots`."""
+    return f"ring of {slots} slots"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 resident layer`, `2 resident layers`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _device_side(
+    shape: ModelShape,
+    workload: Workload,
+    resident: Sequence[int],
+    streamed: Sequence[int],
+    substituted: Sequence[int],
+    slots: int,
+) -> dict[str, int]:
+    slot = max((shape.slot(layer) for layer in streamed), default=0)
+    return {
+        "embedding and head": shape.embedding_bytes,
+        counted(len(resident), "resident layer"): sum(shape.layer_bytes[layer] for layer in resident),
+        ring_of(slots): slots * slot,
+        "compressed bytes on their way": shape.compression.buffer_bytes if shape.compression and streamed else 0,
+        "conversion of a streamed layer": shape.conversion_bytes if streamed else 0,
+        counted(len(substituted), "substitute"): sum(shape.substitute_bytes[layer] for layer in substituted),
+        DRAFT: shape.draft_bytes,
+        "key-value cache": shape.kv_bytes_per_token * workload.cache_rows,
+        DRAFT_CACHE: shape.draft_kv_bytes_per_token * workload.draft_cache_rows,
+        "weight rebuilt for a product": shape.rebuilt_bytes,
+        WORKING: shape.working_bytes,
+        **dict(shape.beside),
+    }
+
+
+def _host_side(
+    shape: ModelShape, budgets: Budgets, machine: Machine, streamed: Sequence[int]
+) -> tuple[tuple[int, ...], dict[str, int]]:
+    """The streamed layers that host memory holds for an accelerator, and its bytes; the rest passes through a ring."""
+    if not machine.has_accelerator:
+        return (), {}
+    ring = STAGING * max((shape.slot(layer) for layer in streamed), default=0)
+    for count in range(len(streamed), -1, -1):
+        pinned = tuple(streamed[place] for place in spread(count, len(streamed)))
+        host = {
+            counted(count, "pinned layer"): sum(shape.kept(layer) for layer in pinned),
+            ring_of(STAGING): ring if count < len(streamed) else 0,
+        }
+        if not count or not over(host, budgets.host):
+            return pinned, host
+    raise AssertionError("a count of none ends the loop")

@@ -1,0 +1,267 @@
+"""What lives where: memory budgets and a model's shapes in, a table and the predicted speed out. Pure arithmetic.
+
+Of the placements that fit, the fastest is taken. The estimate is no finer than a few percent, so of nearly equal ones
+it is that whose draft is cheapest, since steps that were timed on a few layers take longer in the whole model, and of
+those the one that streams least.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from specdecodes.errors import BudgetError
+from specdecodes.offload.planning.alternatives import NEARLY, Alternative, neighbours, other_rounds
+from specdecodes.offload.planning.candidates import (
+    DRAFT,
+    DRAFT_CACHE,
+    WORKING,
+    Budgets,
+    Candidate,
+    Compression,
+    ModelShape,
+    candidates,
+    counted,
+    over,
+)
+from specdecodes.offload.planning.predict import (
+    Machine,
+    Prediction,
+    Step,
+    StepTimes,
+    Work,
+    Workload,
+    doubtful,
+    foresee,
+    predict,
+)
+from specdecodes.units import format_bytes
+
+_WORTH_A_ROW = ("target kernel", "draft model's kernel", "draft kernel", "draft acceptance", "middle model")
+"""Notes that the plan of the model above a middle model repeats."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where every layer lives, what that takes, and the speed to expect. Layers are indices in order."""
+
+    resident: tuple[int, ...]
+    streamed: tuple[int, ...]
+    pinned: tuple[int, ...]  # of the streamed: held in host memory
+    substituted: tuple[int, ...]  # drafted by a substitute: all streamed ones, perhaps some resident ones
+    ring_slots: int
+    device_bytes: Mapping[str, int]
+    host_bytes: Mapping[str, int]
+    bytes_per_pass: int
+    predicted: Prediction
+    device_name: str
+    budgets: Budgets
+    storage: str
+    times: StepTimes = StepTimes(Step(0.0), Step(0.0))  # that the prediction rests on
+    kernel: str = ""  # what substitutes run on; empty where the method has none
+    draft_rules: str = ""  # how they are quantized
+    notes: tuple[tuple[str, str, str], ...] = ()  # further rows of the table: what runs, what is measured or assumed
+    rejected: tuple[Alternative, ...] = ()
+    stretch: int = 0  # rows of a prompt that a pass of the weights takes along
+    compression: Compression | None = None  # None: what streams, streams as it is
+    whole_bytes: int = 0  # of the streamed layers when they have arrived
+    basis: tuple[Work, Machine, Workload] | None = None  # of the prediction
+    middle: Placement | None = None  # of a middle model and its draft, whose bytes are counted here
+
+    def unlocked(self, nbytes: int) -> Placement:
+        """The same, expected to be slower: the system refused to page-lock `nbytes` of what streams a pass."""
+        assert self.basis is not None, "a planned placement knows what it rests on"
+        work, machine, workload = self.basis
+        work = replace(work, unlocked_bytes=nbytes)
+        row = ("not page-locked", "host RAM, copied twice", format_bytes(nbytes))
+        return replace(
+            self,
+            predicted=foresee(work, machine, workload),
+            notes=(*self.notes, row),
+            basis=(work, machine, workload),
+        )
+
+    @property
+    def tier(self) -> str:
+        """The nearest place that holds the whole model: resident, host or disk."""
+        if not self.streamed:
+            return "resident"
+        return "host" if len(self.pinned) == len(self.streamed) else "disk"
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(part, where, size) for a table; the last rows are the predicted round and what it rests on."""
+        rows = [(part, self.device_name, format_bytes(size)) for part, size in self.device_bytes.items() if size]
+        rows.append(_total(self.device_bytes, self.device_name, self.budgets.device, self.budgets.source))
+        if self.host_bytes:
+            rows += [(part, "host RAM", format_bytes(size)) for part, size in self.host_bytes.items() if size]
+            rows.append(_total(self.host_bytes, "host RAM", self.budgets.host, self.budgets.host_source))
+        layers = len(self.resident) + len(self.streamed)
+        if self.streamed:
+            source = f"disk: {self.storage or 'not probed'}" if self.tier == "disk" else "host RAM"
+            part = f"streamed a pass: {len(self.streamed)} of {counted(layers, 'layer')}"
+            rows.append((part, source, format_bytes(self.bytes_per_pass)))
+        if self.streamed and self.compression is not None:
+            c, share = self.compression, self.bytes_per_pass / self.whole_bytes
+            rate = f"{c.gbps:.3g} GB/s{'' if self.host_bytes else ' a core'} by {c.way}"
+            rows.append((f"compressed from {format_bytes(self.whole_bytes)}", f"{rate}, {c.source}", f"{share:.1%}"))
+        return [*rows, *self._round_rows(), *self.notes]
+
+    def _round_rows(self) -> list[tuple[str, str, str]]:
+        p = self.predicted
+        terms = f"pass {p.compute_s:.3g} s of computing"
+        if self.streamed:
+            terms += f" beside {p.stream_s:.3g} s of streaming at {p.link_gbps:.2f} GB/s"
+        if p.draft_step_s:
+            levels = f"{p.levels:.3g} draft level" + ("" if p.levels == 1 else "s")
+            terms = f"{levels} of {p.draft_step_s * 1e3:.3g} ms, {terms}"
+        bound = p.bound_tokens_per_second
+        limit = f", bound {bound:.3g} tokens/s" if bound is not None else ""
+        tokens = "1 token a round" if p.tokens_per_round == 1 else f"{p.tokens_per_round:.3g} tokens a round"
+        return [
+            ("predicted round", terms, f"{p.round_s:.3g} s"),
+            ("predicted speed", f"{tokens}{limit}", p.speed),
+        ]
+
+    def parts_as_middle(self) -> dict[str, int]:
+        """Bytes of the parts as the plan of the model above counts them; the innermost draft's keep their names."""
+        kept = (DRAFT, DRAFT_CACHE, WORKING)
+        return {part if part in kept else f"middle's {part}": size for part, size in self.device_bytes.items() if size}
+
+    def as_middle(self) -> list[tuple[str, str, str]]:
+        """Rows for the table of the model above: the round to expect, and what it rests on."""
+        notes = [note for note in self.notes if note[0] in _WORTH_A_ROW or note[0].startswith("middle's")]
+        return [(f"middle's {part}", where, size) for part, where, size in (*self._round_rows(), *notes)]
+
+    def summary(self) -> str:
+        """One line: what is resident, what streams from where, the expected speed."""
+        layers = len(self.resident) + len(self.streamed)
+        streams = f", {format_bytes(self.bytes_per_pass)} a pass from {self.tier}" if self.streamed else ""
+        if streams and self.compression is not None:
+            streams += f", compressed from {format_bytes(self.whole_bytes)}"
+        speed = f"expected {self.predicted.speed}"
+        total = format_bytes(sum(self.device_bytes.values()))
+        return f"{len(self.resident)} of {layers} layers resident{streams}; {total} of {self.device_name}; {speed}"
+
+
+def plan(
+    shape: ModelShape,
+    budgets: Budgets,
+    machine: Machine,
+    workload: Workload,
+    *,
+    storage: str = "",
+    kernel: str = "",
+    kernel_note: str = "",
+    notes: Sequence[tuple[str, str, str]] = (),
+) -> Placement:
+    """The fastest placement that fits. `storage` says how the disk is read, `kernel_note` why the substitutes run on
+    `kernel`, both for the table; `notes` are further rows of it.
+
+    Raises BudgetError with the bytes that are short, when even the smallest placement does not fit.
+    """
+    if not machine.has_accelerator:
+        limits = [limit for limit in (budgets.device, budgets.host) if limit is not None]
+        budgets = Budgets(min(limits, default=None), None, budgets.source)
+    everything = list(candidates(shape, budgets, machine, workload))
+    fitting = [candidate for candidate in everything if candidate.shortfall(budgets) == 0]
+    if not fitting:
+        raise _refusal(min(everything, key=lambda candidate: candidate.shortfall(budgets)), budgets, machine)
+    predicted = [(predict(_work(shape, candidate, workload), machine, workload), candidate) for candidate in fitting]
+    enough = max(prediction.tokens_per_second for prediction, _ in predicted) * (1 - NEARLY)
+    good = [pair for pair in predicted if pair[0].tokens_per_second >= enough]
+    best, chosen = min(good, key=lambda pair: (pair[0].draft_step_s, len(pair[1].streamed), pair[1].device_bytes))
+    others = neighbours(everything, chosen, budgets, {id(candidate): p for p, candidate in predicted})
+    work = _work(shape, chosen, workload)
+    return Placement(
+        resident=chosen.resident,
+        streamed=chosen.streamed,
+        pinned=chosen.pinned,
+        substituted=chosen.substituted,
+        ring_slots=chosen.slots if chosen.streamed else 0,
+        device_bytes=chosen.device,
+        host_bytes=chosen.host,
+        bytes_per_pass=work.link_bytes,
+        predicted=foresee(work, machine, workload),
+        device_name=_device_name(machine),
+        budgets=budgets,
+        storage=storage,
+        times=workload.times,
+        kernel=kernel,
+        notes=(*notes, *_notes(machine, workload, kernel if chosen.substituted else "", kernel_note)),
+        rejected=(*others, *other_rounds(work, machine, workload, best.levels)),
+        basis=(work, machine, workload),
+        compression=shape.compression if chosen.streamed else None,
+        whole_bytes=sum(shape.layer_bytes[layer] for layer in chosen.streamed),
+    )
+
+
+def _work(shape: ModelShape, candidate: Candidate, workload: Workload) -> Work:
+    """What `predict` needs to know of a candidate."""
+    layers, pinned, times = len(shape.layer_bytes), set(candidate.pinned), workload.times
+    arriving = {layer: shape.arriving(layer, pinned=layer in pinned) for layer in candidate.streamed}
+    whole = sum(shape.layer_bytes[layer] for layer in candidate.streamed)
+    expanded = sum(shape.layer_bytes[layer] for layer in arriving if arriving[layer] != shape.layer_bytes[layer])
+    return Work(
+        draft_step_s=times.draft_step(layers, len(candidate.substituted)),
+        compute_s=times.target_pass(layers, len(candidate.streamed)),
+        disk_bytes=sum(size for layer, size in arriving.items() if layer not in pinned),
+        link_bytes=sum(arriving.values()),
+        ahead_bytes=candidate.ring_bytes * sum(arriving.values()) // max(whole, 1) if workload.ahead else 0,
+        expand_s=expanded / shape.compression.gbps / 1e9 if shape.compression else 0.0,
+    )
+
+
+def _notes(machine: Machine, workload: Workload, kernel: str, kernel_note: str) -> list[tuple[str, str, str]]:
+    """The rows below the prediction: what it rests on, and what no budget counts."""
+    notes = [("step times", workload.times.source, "")]
+    if kernel:
+        notes.insert(0, ("draft kernel", kernel_note, kernel))
+    notes.append(("range of speeds", _range_basis(workload), "4 answers of 5"))
+    if workload.levels:
+        share = f"{workload.acceptance:.3g} a level"
+        notes.append(("draft acceptance", workload.acceptance_source, share))
+    if machine.process_bytes:
+        notes.append(("Python and torch", "RAM, not counted in a budget", f"{format_bytes(machine.process_bytes)} now"))
+    return notes
+
+
+def _range_basis(workload: Workload) -> str:
+    if workload.seen is not None:
+        return "as far apart as past answers and predictions were"
+    if not workload.levels:
+        return "steps were timed on a few layers"
+    low, high = doubtful(workload.acceptance)
+    return f"acceptance may be {low:.2g} to {high:.2g} a level; steps were timed on a few layers"
+
+
+def _refusal(candidate: Candidate, budgets: Budgets, machine: Machine) -> BudgetError:
+    short = [
+        (name, flag, part, limit)
+        for name, flag, part, limit in (
+            (_device_name(machine), "--device-memory", candidate.device, budgets.device),
+            ("host RAM", "--host-memory", candidate.host, budgets.host),
+        )
+        if limit is not None and over(part, limit)
+    ]
+    causes, cures = [], []
+    for name, flag, parts, limit in short:
+        total = sum(parts.values())
+        largest = sorted(parts.items(), key=lambda item: -item[1])[:4]
+        listed = ", ".join(f"{part} {format_bytes(size)}" for part, size in largest if size)
+        causes.append(
+            f"{format_bytes(limit)} of {name} cannot work: the smallest placement takes {format_bytes(total)}, "
+            f"{total - limit} bytes more ({listed})"
+        )
+        cures.append(f"{flag} {math.ceil(total / 2**20)}MiB")
+    cure = f"Give at least {' and '.join(cures)}, or a shorter --max-length."
+    return BudgetError(f"{'; '.join(causes)}. {cure}", candidate.shortfall(budgets))
+
+
+def _total(parts: Mapping[str, int], name: str, limit: int | None, source: str) -> tuple[str, str, str]:
+    label = "total" if limit is None else f"total of a budget of {format_bytes(limit)}"
+    return label + (f" ({source})" if source and limit is not None else ""), name, format_bytes(sum(parts.values()))
+
+
+def _device_name(machine: Machine) -> str:
+    return "device memory" if machine.has_accelerator else "RAM"

@@ -1,0 +1,1 @@
+"""Where weights rest: a checkpoint's files, read in place, and the memory that takes what is read."""
