@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from specdecodes.config import Tree
+from specdecodes.drafters.looks import FEW, PLAIN, Looks
 from specdecodes.drafters.pace import Seconds
 from specdecodes.drafters.recess import MEMORY, Recess
 
@@ -29,10 +30,11 @@ class Stride:
         self.most = min(tree.depth, tree.nodes - 1)
         self._least, self._adaptive = min(least, self.most), tree.adaptive
         self._sizes = sorted(passes)
-        self._passes = Seconds(passes)
+        self._passes = Seconds({PLAIN: passes[self._sizes[0]], **passes}, {PLAIN: FEW})
         self._seen: deque[tuple[float, float]] = deque([(round_s, round_tokens)], maxlen=MEMORY)  # of the middle model
         self._chains: deque[tuple[int, int]] = deque(maxlen=MEMORY)  # tokens offered and accepted
-        self._recess = Recess(round_s)
+        self._rounds: deque[tuple[int, float]] = deque(maxlen=MEMORY)  # tokens and seconds
+        self._recess, self._looks = Recess(round_s), Looks()
         self._missed = 0  # rows that the middle model has to run before its first round
         self._mark = self._ahead = 0.0
         self._rows = self._sizes[-1]
@@ -45,7 +47,7 @@ class Stride:
     @property
     def drafts(self) -> bool:
         """Whether the round that has started drafts; if not, it is a plain one."""
-        return self._recess.over(self._missed)
+        return not self._looks.due and self._recess.over(self._missed)
 
     @property
     def acceptance(self) -> float:
@@ -96,14 +98,27 @@ class Stride:
 
     def learn(self, offered: int, accepted: int) -> None:
         """The target took `accepted` of the `offered` tokens."""
-        self._passes.add(self._rows, time.perf_counter() - self._mark)
-        plain = self._passes.of(self._sizes[0])
+        seconds = time.perf_counter() - self._mark
         if not offered:
-            self._recess.rested(plain)
+            self._passes.add(PLAIN, seconds)
+            self._recess.rested(self._passes.of(PLAIN))
+            self._looks.timed()
             return
+        self._passes.add(self._rows, seconds)
         self._chains.append((offered, accepted))
         if self._adaptive:
-            self._recess.judge(1 + accepted - (self._ahead + self._passes.of(self._rows)) / plain, plain)
+            plain, spent = self._passes.of(PLAIN), self._ahead + self._passes.of(self._rows)
+            self._rounds.append((1 + accepted, spent))
+            self._recess.judge(1 + accepted - spent / plain, plain)
+            if len(self._sizes) > 1:  # plain rounds are other passes
+                self._looks.drafted(self._times(plain), rests=self.rests)
+
+    def _times(self, plain: float) -> float | None:
+        """How many times as fast as plain decoding rounds were lately; None before there was a plain one."""
+        if not self._passes.measured(PLAIN):
+            return None
+        tokens, seconds = (sum(figures) for figures in zip(*self._rounds, strict=True))
+        return plain * tokens / seconds
 
     def _size(self, nodes: int) -> int:
         return next(size for size in self._sizes if size >= nodes)
