@@ -18,6 +18,10 @@ from specdecodes.values import read_value
 DTYPES = ("auto", "bf16", "fp16", "fp32")
 COMPRESS = ("auto", "on", "off")
 KV = ("auto", "int8")
+MOST_NODES = 4096
+"""Nodes of a verified tree; what masks take grows with the square."""
+MOST_DRAFTED = 16384
+"""Nodes that a draft may see before the best of them are kept."""
 
 
 def _require(holds: bool, rule: str) -> None:
@@ -107,6 +111,9 @@ class Tree:
         _require(self.width >= 1, f"tree.width must be 1 or more, not {self.width}.")
         _require(self.depth >= 1, f"tree.depth must be 1 or more, not {self.depth}.")
         _require(self.nodes >= 2, f"tree.nodes must be 2 or more (the root and one proposal), not {self.nodes}.")
+        _require(self.nodes <= MOST_NODES, f"tree.nodes must be {MOST_NODES} or less, not {self.nodes}.")
+        drafted = self.width * self.depth
+        _require(drafted <= MOST_DRAFTED, f"tree.width times tree.depth must be {MOST_DRAFTED} or less, not {drafted}.")
 
 
 @dataclass(frozen=True)

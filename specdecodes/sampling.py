@@ -7,8 +7,9 @@ no noise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -40,17 +41,18 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         checks = {
-            "temperature must be 0 (greedy) or more": self.temperature >= 0,
-            "top_k must be 0 (off) or more": self.top_k >= 0,
-            "top_p must be above 0 and at most 1 (off)": 0 < self.top_p <= 1,
-            "min_p must be at least 0 (off) and below 1": 0 <= self.min_p < 1,
-            "repetition_penalty must be above 0": self.repetition_penalty > 0,
-            "max_tokens must be 1 or more": self.max_tokens >= 1,
-            "stop must hold no empty string": all(self.stop),
+            "temperature": ("0 (greedy) or more", 0 <= self.temperature < math.inf),
+            "top_k": ("0 (off) or more", self.top_k >= 0),
+            "top_p": ("above 0 and at most 1 (off)", 0 < self.top_p <= 1),
+            "min_p": ("at least 0 (off) and below 1", 0 <= self.min_p < 1),
+            "repetition_penalty": ("above 0", 0 < self.repetition_penalty < math.inf),
+            "seed": ("a number of 64 bits", -(1 << 63) <= self.seed < 1 << 63),
+            "max_tokens": ("1 or more", self.max_tokens >= 1),
+            "stop": ("without an empty string", all(self.stop)),
         }
-        for rule, holds in checks.items():
+        for name, (rule, holds) in checks.items():
             if not holds:
-                raise ConfigError(f"{rule}: {self}.")
+                raise ConfigError(f"{name} must be {rule}, not {asdict(self)[name]}.")
 
     @property
     def greedy(self) -> bool:

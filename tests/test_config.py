@@ -58,6 +58,8 @@ def test_a_value_of_the_right_type_is_taken_as_it_is(key: str, value: object):
         ("tree=8", ("tree.width", "tree.depth")),
         ("tree.depth.more=8", ("tree.depth",)),
         ("tree.depth", ("key.path=value",)),
+        ("tree.width=1000000", ("tree.width times tree.depth must be 16384 or less, not 16000000",)),
+        ("tree.nodes=9999999", ("tree.nodes must be 4096 or less, not 9999999",)),
         ("tree.depth=deep", ("'deep'", "whole number")),
         ("tree.depth=1.5", ("'1.5'", "whole number")),
         ("exact=perhaps", ("true or false or none",)),

@@ -112,17 +112,24 @@ def test_a_forgetful_sampler_is_a_new_one():
     "options",
     [
         {"temperature": -1},
+        {"temperature": float("inf")},
+        {"temperature": float("nan")},
         {"top_p": 0},
         {"top_p": 1.1},
         {"min_p": 1},
         {"top_k": -1},
+        {"repetition_penalty": 0},
+        {"seed": 1 << 63},
         {"max_tokens": 0},
         {"stop": ("",)},
     ],
 )
 def test_settings_that_cannot_hold_are_refused(options):
-    with pytest.raises(ConfigError):
+    ((name, value),) = options.items()
+    with pytest.raises(ConfigError) as refused:
         SamplingParams(**options)
+    said = str(refused.value)
+    assert said.startswith(f"{name} must be ") and said.endswith(f", not {value}.")
 
 
 @pytest.mark.parametrize("size", [1, 5, 7])

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from specdecodes.cli.options import pipeline_command
 from specdecodes.cli.report import plan_table
+from specdecodes.cli.session import PLANNING
 from specdecodes.errors import BudgetError
 from specdecodes.tables import ruled
 
@@ -28,7 +29,8 @@ def run_plan(
     from specdecodes.methods import plan_for
 
     console = Console()
-    placement = plan_for(pipeline)
+    with Console(stderr=True).status(PLANNING):
+        placement = plan_for(pipeline)
     console.print(plan_table(placement, pipeline))
     if explain:
         with console.status("planning other settings"):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from specdecodes.sampling import SamplingParams
     from specdecodes.stats import Generation
 
+PLANNING = "planning: reading headers, timing the disk and a few steps; a first start builds kernels, half a minute"
 COMPILING_TOKENS = 8
 """Enough for a second round: the first has no tree to keep rows of."""
 
@@ -26,7 +27,7 @@ COMPILING_TOKENS = 8
 @contextmanager
 def opened(pipeline: Pipeline, console: Console) -> Iterator[Generator]:
     """The pipeline's generator, compiled, closed at the end. Progress goes to `console`, which is standard error."""
-    with working(console, "planning: reading headers, timing the disk and a few steps"):
+    with working(console, PLANNING):
         from specdecodes.methods import build, plan_for
 
         placement = plan_for(pipeline)

@@ -159,7 +159,11 @@ def _config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"config.json in {folder} could not be read: {error}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"config.json in {folder} could not be read: {reason} Give the folder of a whole model (an EAGLE head is "
+            "none: it drafts for one with --set method=eagle_sd), or download it again."
+        ) from error
 
 
 def _eos_ids(folder: Path, config: Any) -> tuple[int, ...]:

@@ -209,5 +209,5 @@ def check_group(width: int, group: int, *, name: str = "weight") -> None:
         return
     leaf = name.rpartition(".")[2]
     fits = [str(size) for size in (256, 128, 64, 32, 16, 8) if width % size == 0]
-    cure = f"groups that divide it: {', '.join(fits)}" if fits else f"keep it as it is: +{leaf}=none"
+    cure = f"groups that divide it: {', '.join(fits)}" if fits else f"leave it out with +{leaf}=none: hqq4+{leaf}=none"
     raise QuantError(f"{name}: {width} input features cannot be cut into groups of {group}; {cure}.")

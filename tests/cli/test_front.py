@@ -64,6 +64,8 @@ def test_every_command_takes_the_common_options(command: str, capsys: pytest.Cap
         (["run.exp_offloading.subspec_sd_dem", "run-test"], ("unknown pipeline", f"did you mean '{DEMO}'")),
         (["run-test"], ("'run-test' stands where a pipeline belongs", f"{DEMO} run-test", "--model FOLDER")),
         (["run-plan", "--model", "./nowhere"], ("there is no folder ./nowhere",)),
+        (["my/own.py", "run-plan"], ("there is no file my/own.py",)),
+        (["run-plan", "--model", "assets/demo-eagle"], ("assets/demo-eagle", "an EAGLE head", "method=eagle_sd")),
         ([DEMO, "run-plan", "--set", "tree.dpth=4"], ("unknown setting", "did you mean 'tree.depth'")),
         ([DEMO, "run-plan", "--dtype", "float16"], ("target.dtype", "did you mean 'fp16'")),
         ([DEMO, "run-plan", "--device-memory", "8GX"], ("'8GX' is not a size", "8GiB")),

@@ -98,6 +98,14 @@ def test_a_budget_is_what_was_asked_as_far_as_it_is_free(tiny_checkpoint, monkey
         assert (budgets.device, budgets.source) == (given, source)
 
 
+def test_a_budget_that_nothing_uses_is_told(tiny_checkpoint):
+    """Beside no GPU there is one memory."""
+    pipeline = pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True)
+    told = {row[0]: row for row in plan_for(replace(pipeline, memory=Memory(device="4GiB", host="2GiB"))).rows()}
+    assert "not used" in told["host budget"][1] and told["host budget"][2] == "2GiB"
+    assert "host budget" not in {row[0] for row in plan_for(pipeline).rows()}
+
+
 def test_unknown_method_is_named(tiny_checkpoint):
     pipeline = replace(pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True), method="subspek_sd")
     with pytest.raises(ConfigError, match="subspek_sd.*subspec_sd"):

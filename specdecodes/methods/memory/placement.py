@@ -40,6 +40,7 @@ def place(
     workload = _workload(site, draft, cache.slots, budgets, times)
     rows = [
         *shortages(site.device),
+        *_host_row(site),
         *_kernel_row("target kernel", site),
         *(_kernel_row("draft model's kernel", draft.model) if draft.model else ()),
         *(_middle_rows(site.pipeline.middle, draft.middle) if draft.middle else ()),
@@ -129,6 +130,13 @@ def _kv_row(site: Site, draft: DraftNeeds) -> list[tuple[str, str, str]]:
     kv, keeps = site.pipeline.draft.kv, draft.cache is not None or draft.middle is not None
     coded = kv != "auto" and keeps and not site.drafting
     return [("draft's keys and values", "8 bits, and a step a row and head", kv)] if coded else []
+
+
+def _host_row(site: Site) -> list[tuple[str, str, str]]:
+    given = site.pipeline.memory.host
+    if given is None or site.device.type != "cpu" or site.drafting:
+        return []
+    return [("host budget", "not used: without a GPU --device-memory is the budget of RAM", str(given))]
 
 
 def _middle_rows(middle: Middle, planned: Placement) -> list[tuple[str, str, str]]:
