@@ -36,7 +36,7 @@ def check(name: str) -> None:
     """Refuse a name that leads nowhere, without importing the module it means."""
     if name not in shipped() and not _module_file(name).is_file():
         if name.endswith(".py"):
-            raise ConfigError(f"there is no file {name}; give the path of a .py file that holds a pipeline, or a module.")
+            raise ConfigError(f"there is no file {name}; give a .py file that holds a pipeline, or a module.")
         if clone_root() is None:
             raise ConfigError(
                 f"there is no pipeline {name} here: pipelines come with a clone of the project; name a model with "
