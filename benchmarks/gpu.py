@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from importlib.util import find_spec
 from itertools import product
@@ -36,6 +36,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
 
 from benchmarks.gpu_arm import ACCELERATE, ARMS, LLAMA_CPP, PUBLISHED, run_arm
+from benchmarks.receipt import arms_table
 from specdecodes.benchmark.environment import describe
 from specdecodes.errors import SpecDecodesError
 
@@ -112,7 +113,7 @@ def write(path: Path, arguments: argparse.Namespace, runs: Sequence[dict[str, An
     receipt |= {"environment": describe(), "dry_run": arguments.dry_run}
     path.write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
     notes = [*(f"- {note}" for note in fallbacks(runs)), "", f"`{command}`"]
-    text = f"# {path.stem}, cap {arguments.cap}\n\n{table(arms)}\n" + "\n".join(notes).lstrip() + "\n"
+    text = f"# {path.stem}, cap {arguments.cap}\n\n{arms_table(arms, COLUMNS)}\n" + "\n".join(notes).lstrip() + "\n"
     path.with_suffix(".md").write_text(text, encoding="utf-8")
     return text
 
@@ -181,15 +182,6 @@ def speeds(runs: Sequence[dict[str, Any]], arm: str) -> dict[int, float]:
     """Tokens a second of `arm` by round, where it did not fail."""
     good = [run for run in runs if run["arm"] == arm and "error" not in run]
     return {run["round"]: run["decode_tokens_per_second"] for run in good}
-
-
-def table(arms: Mapping[str, Mapping[str, float]]) -> str:
-    """The arms as a Markdown table; what an arm does not have stays empty."""
-    lines = ["| arm | " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
-    for arm, row in arms.items():
-        cells = [form.format(row[name]) if row.get(name) else "" for name, form in COLUMNS.values()]
-        lines.append(f"| {arm} | " + " | ".join(cells if row else ["failed", *cells[1:]]) + " |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.capped import has_module
+from specdecodes import tables
 
 HERE = Path(__file__).resolve().parent
 BASE = "vanilla"
@@ -184,23 +185,22 @@ def alike(ours: Sequence[int], theirs: Sequence[int]) -> int:
 
 def markdown(runs: Sequence[Mapping[str, Any]], left_out: Mapping[str, str], notes: Sequence[str]) -> str:
     """The table, what was left out, and the notes."""
-    lines = [
-        f"| arm | tokens/s | times {BASE} | tokens a pass | first token | peak memory | as {BASE} |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, row in summary(runs).items():
-        cells = [
+    heads = ("arm", "tokens/s", f"times {BASE}", "tokens a pass", "first token", "peak memory", f"as {BASE}")
+    rows = [
+        (
+            name,
             _cell(row.get("tokens_per_second"), "{:.2f}") or f"failed: {row['error']}",
             _cell(row["times_plain"], "{:.2f}"),
             _cell(row.get("tokens_per_pass"), "{:.1f}"),
             _cell(row.get("first_token_s"), "{:.1f} s"),
             _cell(row["peak_bytes"] and row["peak_bytes"] / 2**20, "{:.0f} MiB"),
             f"{row['alike']}/{row['comparable']}" if row["comparable"] else "",
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        )
+        for name, row in summary(runs).items()
+    ]
     told = dict.fromkeys(f"{run['arm']}: {run['note']}" for run in runs if "note" in run)
     more = [*told, *(f"{name}: left out, {reason}" for name, reason in left_out.items()), *notes]
-    return "\n".join([*lines, "", *(f"- {line}" for line in more)]) + "\n"
+    return tables.markdown(heads, rows) + "\n" + "".join(f"- {line}\n" for line in more)
 
 
 def _placed(run: Mapping[str, Any]) -> list[tuple[int, Any]]:

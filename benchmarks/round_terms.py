@@ -8,9 +8,14 @@ Writes the page anew from assets/results; a test holds it against them.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
+
+from benchmarks.receipt import arms_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "rounds.md"
@@ -44,7 +49,7 @@ def page() -> str:
         receipt = json.loads(path.read_text(encoding="utf-8"))
         if any("round_s" in row for row in arms_of(receipt).values()):
             revision = receipt["environment"]["revision"]
-            parts.append(f"`{path.name}`, revision {revision}:\n\n{table(arms_of(receipt))}")
+            parts.append(f"`{path.name}`, revision {revision}:\n\n{arms_table(arms_of(receipt), COLUMNS)}")
     return "\n".join(parts)
 
 
@@ -53,16 +58,6 @@ def arms_of(receipt: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
     found, told = receipt.get("medians", {}), receipt.get("settings", {})
     named = {name: text.replace(":", ": ", 1).replace(",", ", ").rstrip(": ") for name, text in told.items()}
     return {named.get(name, name): row for name, row in found.items() if isinstance(row, dict)}
-
-
-def table(arms: Mapping[str, Mapping[str, float]]) -> str:
-    """One row an arm; a column that no arm has is left out."""
-    columns = {title: way for title, way in COLUMNS.items() if any(row.get(way[0]) for row in arms.values())}
-    lines = ["| arm | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
-    for name, row in arms.items():
-        cells = [form.format(row[key]) if row.get(key) is not None else "" for key, form in columns.values()]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

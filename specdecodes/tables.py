@@ -1,8 +1,9 @@
-"""The look of every table in a terminal: a title, a rule below the heads, no frame that narrow windows would break."""
+"""The look of every table: in a terminal a title, a rule below the heads, no frame that narrow windows would break; in
+Markdown words to the left and numbers to the right."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 
 from rich import box
 from rich.table import Table
@@ -25,3 +26,13 @@ def ruled(title: str, *columns: str, numbers: Collection[str] = ()) -> Table:
         number = column in numbers
         table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
     return table
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table for a page: a column of words, then columns of numbers, which are aligned to the right."""
+    lines = [
+        heads,
+        ["---", *["---:"] * (len(heads) - 1)],
+        *([cell.replace("|", "\\|") for cell in row] for row in rows),
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

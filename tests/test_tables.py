@@ -1,4 +1,4 @@
-"""Tables stay readable in narrow windows: numbers whole and to the right, no frame."""
+"""Tables stay readable in narrow windows, numbers whole and to the right, no frame; on a page they stay tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from specdecodes.tables import ruled
+from specdecodes.tables import markdown, ruled
 
 
 def test_numbers_are_whole_and_end_at_one_column_however_narrow_the_window():
@@ -19,3 +19,8 @@ def test_numbers_are_whole_and_end_at_one_column_however_narrow_the_window():
     assert [line.strip() for line in lines[:2]] == ["", "a title"]
     assert len({line.rstrip().rindex("MiB") for line in lines if "MiB" in line}) == 1
     assert max(map(len, lines)) <= 30 and not set("│┃|") & set(screen.getvalue())
+
+
+def test_a_cell_cannot_break_a_table_on_a_page():
+    text = markdown(("what", "size"), [("this | that", "7.98")])
+    assert text == "| what | size |\n| --- | ---: |\n| this \\| that | 7.98 |\n"

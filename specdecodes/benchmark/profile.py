@@ -19,6 +19,7 @@ from specdecodes.benchmark.trace import PHASES, Timeline, named_spans, timelines
 from specdecodes.errors import ConfigError
 from specdecodes.sampling import SamplingParams
 from specdecodes.stats import Round
+from specdecodes.tables import markdown
 
 if TYPE_CHECKING:
     from specdecodes.generator import Chunk, Generator, Prompt
@@ -85,10 +86,8 @@ def summary(profile_: Profile, method: str, model: str) -> str:
         f"{_mean_seconds(profile_.before) * 1e3:.3g} ms before (x {profile_.slowdown:.2f}). "
         f"{TRACE} opens in https://ui.perfetto.dev.",
         "",
-        *_table("range (phases first; the others lie in them)", _phases_first(profile_.ranges), count),
-        "",
-        *_table("operator, by its own time", profile_.costs, count),
-        "",
+        _table("range (phases first; the others lie in them)", _phases_first(profile_.ranges), count),
+        _table("operator, by its own time", profile_.costs, count),
     ]
     return "\n".join(lines)
 
@@ -128,17 +127,17 @@ def _phases_first(ranges: Sequence[tuple[str, int, float]]) -> list[tuple[str, i
     return sorted(ranges, key=lambda row: (order.get(row[0], len(order)), -row[2]))
 
 
-def _table(title: str, rows: Sequence[tuple[str, int, float]], rounds: int) -> list[str]:
-    head = [f"| {title} | calls a round | ms a round | ms a call |", "|---|--:|--:|--:|"]
-    return head + [
-        f"| {_cell(name)} | {calls / rounds:.4g} | {seconds / rounds * 1e3:.3g} | {seconds / calls * 1e3:.3g} |"
+def _table(title: str, rows: Sequence[tuple[str, int, float]], rounds: int) -> str:
+    cells = [
+        (_short(name), f"{calls / rounds:.4g}", f"{seconds / rounds * 1e3:.3g}", f"{seconds / calls * 1e3:.3g}")
         for name, calls, seconds in rows
     ]
+    return markdown((title, "calls a round", "ms a round", "ms a call"), cells)
 
 
-def _cell(name: str) -> str:
+def _short(name: str) -> str:
     short = re.sub(r"^## Call CompiledFxGraph (\w{8})\w*.*", r"compiled graph \1", name)
-    return (short if len(short) <= 60 else short[:59] + "…").replace("|", "\\|")
+    return short if len(short) <= 60 else short[:59] + "…"
 
 
 def _mean_seconds(rounds: Sequence[Round]) -> float:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from specdecodes.errors import ConfigError
-from specdecodes.tables import ruled
+from specdecodes.tables import markdown, ruled
 from specdecodes.units import format_bytes
 
 if TYPE_CHECKING:
@@ -172,9 +172,7 @@ def _print(pages: "Sequence[SideBySide]") -> None:
 
 def _markdown(pages: "Sequence[SideBySide]") -> None:
     for page in pages:
-        rows = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)], *map(cells, page.standings)]
-        print(f"### {_title(page)}\n")
-        print("\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows))
+        print(f"### {_title(page)}\n\n{markdown(COLUMNS, map(cells, page.standings))}", end="")
         notes = [*sentences(page), *(f"Warning: {warning}." for warning in page.warnings)]
         print("\n" + "\n".join(f"{'  - ' if note.startswith(' ') else '- '}{note.strip()}" for note in notes) + "\n")
     print(legend(pages[0]))

@@ -28,10 +28,6 @@ def test_medians_are_of_the_rounds_and_ratios_within_a_round() -> None:
     assert found["plain"] == {"decode_tokens_per_second": 2.0, "tau": 2.0, "times_plain": 1.0}
     assert found["subspec"]["decode_tokens_per_second"] == 8.0 and found["subspec"]["times_plain"] == 4.0
     assert found["classic"] == {}
-    lines = gpu.table(found).splitlines()
-    assert lines[2] == "| plain | 2.00 | 1.00 |  | 2.0 |  |  |  |  |  |"
-    assert lines[4].startswith("| classic | failed |")
-    assert len({line.count("|") for line in lines}) == 1
 
 
 def test_the_published_settings() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from specdecodes import tables
 from specdecodes.benchmark.results.journal import read_json, write_json
 from specdecodes.benchmark.sweeps.grid import Point, Row
 from specdecodes.config import Pipeline, override
@@ -172,9 +173,7 @@ def table_rows(rows: Iterable[Row], found: Mapping[str, Fidelity]) -> list[dict[
 
 def markdown(table: Sequence[Mapping[str, Any]], about: Sequence[str]) -> str:
     """The table for a page, with the lines of `about` under it."""
-    lines = [" | ".join(HEAD), " | ".join(["---"] + ["---:"] * (len(HEAD) - 1))]
-    lines += [" | ".join(cells(row)) for row in table]
-    return "\n".join(f"| {line} |" for line in lines) + "\n\n" + "\n".join(f"- {line}" for line in about) + "\n"
+    return tables.markdown(HEAD, map(cells, table)) + "\n" + "".join(f"- {line}\n" for line in about)
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
