@@ -94,14 +94,13 @@ class Codes:
         if self.zero is None:
             return self.scale, torch.zeros_like(self.scale)
         offset = (8.0 - self.zero) * self.scale
-        rows, groups = (self.scale == 1.0).nonzero(as_tuple=True)
+        suspects = self.scale == 1.0
+        rows = suspects.any(1).nonzero().flatten()
         if not rows.numel():
             return self.scale, offset
-        flat = (self.codes(rows).view(rows.numel(), -1, self.group) == 0).all(2)
-        is_flat = flat.gather(1, groups[:, None]).squeeze(1)
-        rows, groups = rows[is_flat], groups[is_flat]
-        scale = self.scale.index_put((rows, groups), torch.zeros((), device=offset.device))
-        return scale, offset.index_put((rows, groups), -self.zero[rows, groups])
+        flat = suspects.index_select(0, rows) & (self.codes(rows).view(len(rows), -1, self.group) == 0).all(2)
+        flat = torch.zeros_like(suspects).index_copy_(0, rows, flat)
+        return self.scale.masked_fill(flat, 0.0), torch.where(flat, -self.zero, offset)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it as tensors, to be kept in a file; `from_tensors` takes them."""
@@ -182,11 +181,13 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int) -> Tensor:
-    """The codes of `pack`: [..., in * bits / 8] uint8 to [..., in] uint8."""
+    """The codes of `pack`: [..., in * bits / 8] uint8 to [..., in] uint8; or of wider integers to such integers, whose
+    bytes are the codes of neighbours."""
+    everywhere = int.from_bytes(b"\1" * packed.itemsize, "little")
     sizes = [packed.shape[-1] * width // bits for width in PLANES[bits]]
-    codes, shift = torch.zeros((), dtype=torch.uint8, device=packed.device), 0
+    codes, shift = torch.zeros((), dtype=packed.dtype, device=packed.device), 0
     for plane, width in zip(packed.split(sizes, -1), PLANES[bits], strict=True):
-        parts = [(plane >> place) & (2**width - 1) for place in range(0, 8, width)]
+        parts = [(plane >> place) & (2**width - 1) * everywhere for place in range(0, 8, width)]
         codes, shift = codes | (torch.cat(parts, -1) << shift), shift + width
     return codes
 

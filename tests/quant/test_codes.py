@@ -14,6 +14,7 @@ def test_codes_come_back(bits: int) -> None:
     packed = pack(codes, bits)
     assert packed.shape == (5, 3, 8 * bits)
     assert torch.equal(unpack(packed, bits), codes)
+    assert torch.equal(unpack(packed.view(torch.int32), bits).view(torch.uint8), codes)
 
 
 def test_blocks_cover_all_rows_in_order() -> None:

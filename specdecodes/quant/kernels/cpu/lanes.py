@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from specdecodes.errors import QuantError
-from specdecodes.quant.codes import Codes
+from specdecodes.quant.codes import PLANES, Codes, unpack
 from specdecodes.quant.grids import CENTRED, E2M1, STEPS, table
 from specdecodes.quant.hadamard import rotate
 from specdecodes.quant.parallel import Workers, workers
@@ -139,16 +139,24 @@ def _pack(codes: Codes, bits: int, pool: Workers) -> Tensor:
     """[padded out * in * bits / 8] uint8, made by blocks of rows."""
 
     def pack(rows: slice) -> Tensor:
-        block, shares = codes.codes(rows), 8 // bits  # codes of a byte
-        # Axes: block and lane of the outputs; of the inputs, those that come at a time, the four of them, the place.
-        parts = F.pad(block, (0, 0, 0, -len(block) % LANES)).view(-1, LANES, block.shape[1] // (4 * shares), shares, 4)
-        bytes_ = parts[..., 0, :].clone()
+        block, shares = _fours(codes, rows), 8 // bits  # fours whose codes lie in the same bytes
+        # Axes: block and lane of the outputs; of the inputs, those that come at a time, the fours of them.
+        parts = F.pad(block, (0, 0, 0, -len(block) % LANES)).view(-1, LANES, block.shape[1] // shares, shares)
+        together = parts[..., 0].clone()
         for share in range(1, shares):
-            bytes_ |= parts[..., share, :] << (bits * share)
-        return bytes_.transpose(1, 2).contiguous()
+            together |= parts[..., share] << (bits * share)
+        return together.transpose(1, 2).contiguous()
 
-    blocks = torch.cat(pool.map(pack, codes.row_blocks()))  # [blocks, in / 8 or 16, 16, 4]
-    return torch.cat([unit.transpose(0, 1).flatten() for unit in blocks.split(UNIT)])
+    blocks = torch.cat(pool.map(pack, codes.row_blocks()))  # [blocks, in / 8 or 16, 16] of four bytes
+    return torch.cat([unit.transpose(0, 1).flatten() for unit in blocks.split(UNIT)]).view(torch.uint8)
+
+
+def _fours(codes: Codes, rows: slice) -> Tensor:
+    """Codes of some rows, four in an integer: [rows, in / 4] int32. Where they lie so that four can be taken at a time,
+    none is ever alone."""
+    packed = codes.packed[rows]
+    together = packed.shape[1] % (4 * sum(PLANES[codes.bits])) == 0 and packed.storage_offset() % 4 == 0
+    return unpack(packed.view(torch.int32), codes.bits) if together else codes.codes(rows).view(torch.int32)
 
 
 def unpack_lanes(packed: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
