@@ -1,4 +1,4 @@
-"""Builds a C++ source into a shared library, once a machine, with nothing but a compiler; and what Triton needs."""
+"""Builds a C++ source into a shared library, once a machine, with nothing but a compiler; what Triton needs; cores."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,11 @@ from specdecodes.folders import cache_folder
 
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 SECONDS = 120
+
+
+def usable_cores() -> int:
+    """That this process may run on, counted as the system counts them."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def find_compiler() -> str | None:

@@ -17,6 +17,7 @@ import torch
 
 from specdecodes.benchmark.environment import cpu_line, cpu_name, installed
 from specdecodes.folders import cache_folder
+from specdecodes.native import usable_cores
 from specdecodes.offload.storage.store import measure_read, probe
 from specdecodes.quant.cache import entries
 from specdecodes.units import format_bytes
@@ -63,10 +64,9 @@ def software() -> Iterator[Finding]:
 def processor() -> Iterator[Finding]:
     """The CPU and its memory."""
     logical, physical = psutil.cpu_count() or 1, psutil.cpu_count(logical=False) or 1
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else logical
     yield Finding("system", f"{platform.system()} {platform.release()} {platform.machine()}")
     yield Finding("CPU", cpu_name())
-    cores = f"{physical} physical, {logical} logical, {usable} usable"
+    cores = f"{physical} physical, {logical} logical, {usable_cores()} usable"
     yield Finding("cores", f"{cores}; torch uses {torch.get_num_threads()} threads")
     flags = cpu_line("flags").split()
     features = " ".join(name for name in CPU_FEATURES if name in flags)

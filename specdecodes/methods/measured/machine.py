@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -13,7 +11,7 @@ import torch
 
 from specdecodes.errors import ConfigError
 from specdecodes.methods.measured.ledger import keep, key_of, recall
-from specdecodes.native import missing_triton
+from specdecodes.native import missing_triton, usable_cores
 from specdecodes.offload.planning.predict import Machine
 from specdecodes.offload.storage.store import measure_read, probe
 
@@ -29,9 +27,8 @@ def measure(files: tuple[Path, ...], device: torch.device) -> Machine:
     process = psutil.Process().memory_info().rss
     if link:
         return Machine(disk, link, process_bytes=process)
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     threads = torch.get_num_threads()
-    return Machine(disk, process_bytes=process, cores=max(cores, threads), threads=threads)
+    return Machine(disk, process_bytes=process, cores=max(usable_cores(), threads), threads=threads)
 
 
 def streamed_before(tier: str, files: tuple[Path, ...]) -> float | None:

@@ -34,8 +34,9 @@ HOST_BLOCK_BYTES = 32 * 2**20
 """The same of layers kept in host memory for an accelerator: a thread needs 0.1 to 0.2 ms to send a block and to launch
 what restores it, in which a fast link brings 8 MB."""
 
-READERS = 3
-"""Threads of a stream of compressed layers: while one expands, two read. Each has memory of its own for a block."""
+READERS = 4
+"""Threads of a stream of compressed layers: while two blocks are expanded, or wait for that, two are read. Each has
+memory of its own for a block."""
 
 _MAGIC = b"SDLAYER1"
 _HEAD, _ENTRY = struct.Struct("<8sQII"), struct.Struct("<4Q")
