@@ -30,10 +30,11 @@ from specdecodes.cli.run_cache import cleared
 from specdecodes.config import Draft, Memory, Pipeline, Target, apply_overrides
 from specdecodes.errors import reported
 from specdecodes.folders import cache_folder
-from specdecodes.generator import Generator, Prompt
+from specdecodes.generator import Generator
 from specdecodes.methods import build, learn, plan_for
 from specdecodes.offload.planning.plan import Placement
 from specdecodes.offload.planning.terms import compare
+from specdecodes.prompts import Prompt
 from specdecodes.sampling import SamplingParams
 from specdecodes.stats import Generation, summarize
 

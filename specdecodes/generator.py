@@ -16,13 +16,12 @@ from specdecodes.decode import LogitsHook, decode, finite
 from specdecodes.drafters import Drafter
 from specdecodes.engine.compile import CompileLog
 from specdecodes.engine.runner import ModelRunner
-from specdecodes.errors import ConfigError, ContextOverflowError, NumericsError
+from specdecodes.errors import ContextOverflowError, NumericsError
 from specdecodes.likelihood import Likelihood, ScoreRequest, batches, likelihoods, shared_length
 from specdecodes.offload.planning.plan import Placement
+from specdecodes.prompts import Prompt, token_ids
 from specdecodes.sampling import Sampler, SamplingParams
 from specdecodes.stats import Generation, Round
-
-Prompt = str | Sequence[dict[str, str]] | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -215,15 +214,7 @@ class Generator:
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, as the model will see them. Raises ContextOverflowError when no token could follow."""
-        if isinstance(prompt, str):
-            ids = self.tokenizer(prompt)["input_ids"]
-        elif all(isinstance(token, int) for token in prompt):
-            ids = prompt
-        elif self.tokenizer.chat_template is None:
-            raise ConfigError(f"{self.model_name} has no chat template; ask with plain text, or use its chat version.")
-        else:
-            encoded = self.tokenizer.apply_chat_template(list(prompt), add_generation_prompt=True, return_dict=True)
-            ids = encoded["input_ids"]
+        ids = token_ids(self.tokenizer, prompt, self.model_name)
         if not ids:
             bos = self.tokenizer.bos_token_id
             ids = [bos if bos is not None else next(iter(self.eos_ids), 0)]
@@ -232,7 +223,7 @@ class Generator:
                 f"the prompt has {len(ids)} tokens and the context holds {self.context_length}; "
                 "shorten it or raise max_length (--max-length)."
             )
-        return list(ids)
+        return ids
 
     def close(self) -> None:
         """Stop background readers and release files."""

@@ -68,8 +68,16 @@ def build(source: Path, folder: Path | None = None) -> Path:
 
 
 def load(source: Path) -> ctypes.CDLL:
-    """The library of `source`, built on first use. Raises what `build` does, and OSError when it cannot be loaded."""
-    return ctypes.CDLL(str(build(source)))
+    """The library of `source`, built on first use, and anew where its file is damaged (a power cut leaves it empty).
+
+    Raises what `build` does, and OSError when it cannot be loaded.
+    """
+    library = build(source)
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError:
+        library.unlink()
+        return ctypes.CDLL(str(build(source)))
 
 
 def load_if_built(source: Path) -> ctypes.CDLL | None:

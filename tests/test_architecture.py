@@ -18,7 +18,7 @@ SOURCES = sorted(path for name in ("specdecodes", "run", "benchmarks") for path 
 LAYERS = (
     {"errors", "notify", "spans"},
     {"folders", "tables"},
-    {"units", "values", "tree", "native", "extras"},
+    {"units", "values", "tree", "native", "extras", "prompts"},
     {"cache", "offload", "quant", "sampling"},
     {"models", "config", "verify", "stats"},
     {"engine", "pipelines"},

@@ -80,9 +80,23 @@ def test_prompts(generator):
     with pytest.raises(ContextOverflowError, match="256.*shorten it or raise max_length"):
         generator.encode(list(range(3, 90)) * 3)
     template, generator.tokenizer.chat_template = generator.tokenizer.chat_template, None
-    with pytest.raises(ConfigError, match="no chat template"):
+    with pytest.raises(ConfigError, match="no chat template.*--raw"):
         generator.encode([{"role": "user", "content": "w5"}])
     generator.tokenizer.chat_template = template
+
+
+@pytest.mark.parametrize("prompt", ["w5 \udcff", [{"role": "user", "content": "w5 \udcff"}]])
+def test_bytes_that_are_no_text_are_refused(prompt, generator):
+    """So a line of a Latin-1 file arrives from standard input."""
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        generator.encode(prompt)
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no system messages') }}", "{% for m in messages %}{{ m"])
+def test_a_template_that_refuses_is_told(template, generator, monkeypatch):
+    monkeypatch.setattr(generator.tokenizer, "chat_template", template)
+    with pytest.raises(ConfigError, match="refuses these messages: (no system messages|unexpected end).*--raw"):
+        generator.encode([{"role": "system", "content": "w5"}])
 
 
 def test_an_abandoned_answer_leaves_no_trace(generator):

@@ -35,6 +35,15 @@ def test_builds_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @HAS_COMPILER
+def test_a_damaged_library_is_built_anew(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECDECODES_CACHE", str(tmp_path))
+    library = native.build(source)
+    library.write_bytes(b"")
+    assert native.load(source).answer() == 42
+    assert library.stat().st_size
+
+
+@HAS_COMPILER
 def test_a_changed_source_is_built_anew(source: Path, tmp_path: Path) -> None:
     first = native.build(source, tmp_path / "made")
     source.write_text('extern "C" int answer() { return 43; }\n')

@@ -22,7 +22,8 @@ from specdecodes.stats import Round
 from specdecodes.tables import markdown
 
 if TYPE_CHECKING:
-    from specdecodes.generator import Chunk, Generator, Prompt
+    from specdecodes.generator import Chunk, Generator
+    from specdecodes.prompts import Prompt
 
 TRACE, TIMELINE, SUMMARY = "trace.json.gz", "timeline.json", "profile.md"
 FOLDER = "profile"

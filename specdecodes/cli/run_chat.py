@@ -48,6 +48,8 @@ def run_chat(
 
 def _lines() -> Iterator[str]:
     """The user's lines until end of input. Ctrl-C clears the line; two in a row leave with 130."""
+    if sys.stdin is None:  # closed by who started us
+        return
     if not sys.stdin.isatty():
         for line in sys.stdin:
             print(f"> {line.rstrip()}", flush=True)

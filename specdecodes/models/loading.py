@@ -172,7 +172,12 @@ def _eos_ids(folder: Path, config: Any) -> tuple[int, ...]:
 
     eos = config.eos_token_id
     if (folder / "generation_config.json").exists():
-        eos = GenerationConfig.from_pretrained(folder).eos_token_id or eos
+        try:
+            eos = GenerationConfig.from_pretrained(folder).eos_token_id or eos
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"generation_config.json in {folder} could not be read: {error} Download it again, or remove it."
+            ) from error
     if eos is None:
         return ()
     return (eos,) if isinstance(eos, int) else tuple(eos)

@@ -79,3 +79,8 @@ def test_piped_lines_are_shown_with_the_answers(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("sys.stdin", io.StringIO("first\nsecond\n"))
     assert list(_lines()) == ["first\n", "second\n"]
     assert capsys.readouterr().out == "> first\n> second\n"
+
+
+def test_a_closed_standard_input_is_the_end(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert list(_lines()) == []

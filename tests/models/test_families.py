@@ -129,6 +129,13 @@ def test_shapes_are_checked_before_loading(tiny_checkpoint, tmp_path):
         open_checkpoint(str(folder))
 
 
+def test_a_broken_generation_config_is_named(tiny_checkpoint, tmp_path):
+    folder = edited(tiny_checkpoint(), tmp_path / "x")
+    (folder / "generation_config.json").write_text('{"eos')
+    with pytest.raises(CheckpointError, match="generation_config.json in .* could not be read.*remove it"):
+        open_checkpoint(str(folder))
+
+
 def test_wrong_path_names_the_cure(tmp_path):
     with pytest.raises(CheckpointError, match="no folder .*hub id"):
         open_checkpoint(str(tmp_path / "nowhere"))
