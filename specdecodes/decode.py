@@ -35,14 +35,14 @@ def decode(
             scores = target.score(tree)
         with clock("verify"):
             choices = sampler.choices(scores.logits, tree, length)
-            verdict = verify(tree, choices)
+            verdict = verify(tree, choices, _flags(scores))
             count, reason = cut(verdict.tokens)
             verdict = verdict.cut(count)
-            path = torch.tensor(verdict.path, device=target.device)
-            finite(scores, path)
+            path, said = verdict.on(target.device)
+            _check(verdict, scores, path)
         with clock("commit"):
             target.cache.keep(path)
-            sampler.observe(verdict.tokens)
+            sampler.observe(said)
             drafter.accept(tree, verdict, scores)
         if on_logits is not None:
             on_logits(scores.logits[path])
@@ -51,8 +51,31 @@ def decode(
 
 
 def finite(scores: Scores, rows: torch.Tensor) -> None:
-    """Raise NumericsError when the logits of `rows` are not numbers."""
-    if not bool(scores.logits[rows].isfinite().all()):
+    """Raise NumericsError when the logits of `rows` are not numbers. One host sync."""
+    _insist(bool(scores.logits[rows].isfinite().all()))
+
+
+def reads_along(device: torch.device) -> bool:
+    """Whether the host had better ask `device` for everything at once, since it waits for each answer. A CPU looks at
+    the path's logits alone, which are few of all."""
+    return device.type != "cpu"
+
+
+def _flags(scores: Scores) -> torch.Tensor | None:
+    """Whether the logits of each row are numbers, to be read along with the verdict."""
+    return scores.logits.isfinite().all(-1) if reads_along(scores.logits.device) else None
+
+
+def _check(verdict: Verdict, scores: Scores, path: torch.Tensor) -> None:
+    """`finite` for the path, by what was read along if it was."""
+    if verdict.finite:
+        _insist(all(verdict.finite))
+    else:
+        finite(scores, path)
+
+
+def _insist(numbers: bool) -> None:
+    if not numbers:
         raise NumericsError(
             "the target's logits are NaN or infinite: the checkpoint's weights are broken, or its dtype overflows; "
             "try --dtype bf16 or fp32, or download the checkpoint again."

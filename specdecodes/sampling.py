@@ -150,10 +150,10 @@ class Sampler:
         if self._seen is not None:
             self._seen.zero_()
 
-    def observe(self, tokens: Sequence[int]) -> None:
-        """Count `tokens` as history."""
+    def observe(self, tokens: Sequence[int] | Tensor) -> None:
+        """Count `tokens` [n] as history; no host sync for a tensor on the device."""
         if self._seen is not None:
-            self._seen[list(tokens)] = True
+            self._seen[tokens if isinstance(tokens, Tensor) else list(tokens)] = True
 
     def scores(self, logits: Tensor, positions: Tensor, paths: Tensor | None = None) -> Tensor:
         """What the request maximizes, [n, vocab] fp32, from raw `logits` [n, vocab] of the tokens *at* `positions` [n].

@@ -7,10 +7,20 @@ to one request, so its arrays have no batch axis. `n` below is `size`, `N` the c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HostTree:
+    """The nodes of a tree as numbers of the host."""
+
+    tokens: list[int]
+    parents: list[int]
+    depths: list[int]
+    scores: list[float]
 
 
 @dataclass
@@ -28,6 +38,7 @@ class TokenTree:
     scores: Tensor
     ancestors: Tensor
     size: int
+    _told: HostTree | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def rooted(cls, token: Tensor, capacity: int) -> TokenTree:
@@ -43,6 +54,11 @@ class TokenTree:
         )
         tree.tokens[:1] = token
         return tree
+
+    @classmethod
+    def of(cls, token: int, capacity: int, device: torch.device) -> TokenTree:
+        """A tree of one node that the host knows; it is filled in, since a copy would be waited for."""
+        return cls.rooted(torch.full((1,), token, dtype=torch.int64, device=device), capacity)
 
     @classmethod
     def chain(cls, tokens: Tensor, capacity: int, share: float = 1.0) -> TokenTree:
@@ -96,6 +112,27 @@ class TokenTree:
         tree.size = new.stop
         return tree
 
+    def tell(self, *rows: Tensor) -> list[list[float]]:
+        """Let the host know the nodes, and give it `rows` [>= size] of further numbers of theirs: one host sync for all
+        of them. From then on the tree stays as it is."""
+        own = self.tokens, self.parents, self.depths, self.scores
+        # fp64 holds tokens, indices and fp32 scores alike.
+        numbers = torch.stack([row[: self.size].double() for row in (*own, *rows)]).tolist()
+        tokens, parents, depths = ([int(number) for number in row] for row in numbers[:3])
+        self._told = HostTree(tokens, parents, depths, numbers[3])
+        return numbers[4:]
+
+    def on_host(self) -> HostTree:
+        """As it was told, or one host sync."""
+        if self._told is None:
+            self.tell()
+        assert self._told is not None, "it is told now"
+        return self._told
+
     def count_by_depth(self) -> tuple[int, ...]:
-        """Nodes at depth 1, 2, ... as host integers (one sync)."""
-        return tuple(torch.bincount(self.depths[: self.size]).tolist()[1:])
+        """Nodes at depth 1, 2, ...; a host sync, unless the host knows the nodes."""
+        depths = self.on_host().depths
+        counts = [0] * (1 + max(depths))
+        for depth in depths:
+            counts[depth] += 1
+        return tuple(counts[1:])

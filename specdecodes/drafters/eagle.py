@@ -91,7 +91,7 @@ class EagleDrafter:
         return self._grower.propose(root, self._sampler, self._missed)
 
     def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
-        path = torch.tensor(verdict.path, device=tree.depths.device)
+        path, _ = verdict.on(tree.depths.device)
         if self._grower.levels:  # the root was run, and with a feature of the target's
             self._levels.cache.keep(path[:1], drafted=True)
         self._heard += (self._root, *verdict.tokens[:-1])

@@ -75,7 +75,7 @@ class HierarchicalDrafter:
         self._stride.start(self._missed)
         self._work, self._offered = (LevelWork(),), 0
         if not self._stride.drafts:
-            return TokenTree.rooted(torch.tensor(root, device=self._middle.device), self._stride.rows(1))
+            return TokenTree.of(root, self._stride.rows(1), self._middle.device)
         try:
             if self._run_missed():
                 self._stride.ready()

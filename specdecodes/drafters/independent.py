@@ -46,10 +46,10 @@ class IndependentDrafter:
 
     def _keep(self, tree: TokenTree, verdict: Verdict) -> int:
         """Commit the rows of the path that the draft ran; returns their number."""
-        path = torch.tensor(verdict.path, device=tree.depths.device)
-        own = path[path < self._grower.slots.shape[0]]  # nodes behind these are another drafter's
-        slots = self._grower.slots[own]
-        kept = slots[(slots >= 0) & (tree.depths[own] < self._grower.levels)]  # the last level was proposed, not run
+        path, _ = verdict.on(tree.depths.device)
+        own = sum(node < self._grower.slots.shape[0] for node in verdict.path)  # behind these are another drafter's
+        slots = self._grower.slots[path[: min(own, self._grower.levels)]]  # the last level was proposed, not run
+        kept = slots[slots >= 0]
         self._runner.cache.keep(kept, drafted=True)
         return kept.shape[0]
 

@@ -95,7 +95,7 @@ class LevelGrower:
         self.pace.start(0 if missed is None else missed.rows)
         if not self.pace.drafts:
             self.levels, self.slots = 0, self.slots[:1]
-            return TokenTree.rooted(torch.tensor(root, device=self._runner.device), self.pace.plain())
+            return TokenTree.of(root, self.pace.plain(), self._runner.device)
         if missed is not None:
             self._catch_up(missed)
         return self.grow(root, sampler)
@@ -116,9 +116,9 @@ class LevelGrower:
         while len(self._reaches):
             self.pace.more(self._reaches.pop())
         ran = width * self.levels
-        rows = self.pace.verify(self._chances(ran), self._offspring.chain(ran) if self.pace.compares else ())
+        rows, known = self._choose(ran)
         spare = min(self._spare, rows // 2)
-        self._proposed, self.slots = self._offspring.best(self._tree, ran, rows - spare, room=spare)
+        self._proposed, self.slots = self._offspring.best(self._tree, ran, rows - spare, room=spare, known=known)
         return self._proposed
 
     def learn(self, verdict: Verdict) -> None:
@@ -164,12 +164,13 @@ class LevelGrower:
         tree.put(nodes, parents, top.indices.flatten()[best.indices], best.values)
         self._reach.copy_(best.values.exp().sum())
 
-    def _chances(self, ran: int) -> list[float]:
-        """Of every child of the `ran` nodes, as many as could be verified, highest first; nothing if nobody asks."""
+    def _choose(self, ran: int) -> tuple[int, int | None]:
+        """Rows to verify of a draft that ran so many nodes; and how many children may be among them, if that is
+        known."""
         if not self.pace.chooses:
-            return []
-        seen = self._offspring.scores(ran)
-        return seen.exp().sort(descending=True).values[: self._shape.nodes - 1].tolist()
+            return self.pace.verify(()), None
+        seen = self._offspring.chances(ran, self._shape.nodes - 1, chain=self.pace.compares)
+        return self.pace.verify(seen.best, seen.chain), seen.count
 
     def _fit(self, logits: Tensor) -> Tensor:
         """Logits over the target's vocabulary; padded vocabularies of one tokenizer differ in length."""

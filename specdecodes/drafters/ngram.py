@@ -45,18 +45,18 @@ class NgramDrafter:
         self._text, self._new = prompt, []
 
     def propose(self, root: int) -> TokenTree:
-        token, pace = torch.tensor(root, device=self._text.device), self._pace
+        device, pace = self._text.device, self._pace
         if pace is not None:
             pace.start()
         if pace is not None and not pace.drafts:
             self._new.append(root)
-            return TokenTree.rooted(token, pace.plain())
-        tree = TokenTree.rooted(token, self._capacity)
+            return TokenTree.of(root, pace.plain(), device)
+        tree = TokenTree.of(root, self._capacity, device)
         self.extend(tree, self._capacity - 1, root)
         if pace is None:
             return tree
         pace.ready()
-        return self._cut(tree, pace) if tree.size > 1 else TokenTree.rooted(token, pace.plain())
+        return self._cut(tree, pace) if tree.size > 1 else TokenTree.of(root, pace.plain(), device)
 
     def extend(self, tree: TokenTree, limit: int, root: int) -> None:
         """Add at most `limit` nodes to `tree`, where it has room: what followed its `root` before, and what followed

@@ -23,7 +23,7 @@ class NoDrafter:
         pass
 
     def propose(self, root: int) -> TokenTree:
-        return TokenTree.rooted(torch.tensor(root, device=self._device), self._capacity)
+        return TokenTree.of(root, self._capacity, self._device)
 
     def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
         pass

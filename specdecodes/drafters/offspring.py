@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from specdecodes.tree import TokenTree
+
+
+@dataclass(frozen=True)
+class Chances:
+    """`best`: of the likeliest children to be accepted, highest first. `chain`: of the root's children, of its best
+    child's, and so on; empty unless asked for. `count`: children that have any chance."""
+
+    best: list[float]
+    chain: list[list[float]]
+    count: int
 
 
 class Offspring:
@@ -28,30 +40,32 @@ class Offspring:
         places = torch.full((tokens.numel(),), -1, device=tokens.device).index_copy(0, chosen, nodes)
         self._nodes.index_copy_(0, parents, places.view_as(tokens))
 
-    def scores(self, ran: int) -> Tensor:
-        """Of the children of the first `ran` nodes, [ran x width]."""
-        return self._scores[:ran].flatten()
+    def chances(self, ran: int, most: int, *, chain: bool) -> Chances:
+        """Of the children of the first `ran` nodes, the `most` likeliest; with the `chain`, as far as it is among those
+        nodes, if asked for. One host sync."""
+        scores, width = self._worth(ran), self._scores.shape[1]
+        best = scores.exp().sort(descending=True).values[:most]
+        parts = [(scores > float("-inf")).sum()[None], best]
+        if chain:
+            first = scores.view(ran, width).argmax(1, keepdim=True)
+            parts += [self._nodes[:ran].gather(1, first)[:, 0], scores.exp()]
+        numbers = torch.cat([part.double() for part in parts]).tolist()
+        told, rest = numbers[1 : 1 + best.shape[0]], numbers[1 + best.shape[0] :]
+        return Chances(told, _line(rest[:ran], rest[ran:], width) if chain else [], int(numbers[0]))
 
-    def chain(self, ran: int) -> list[list[float]]:
-        """Chances of the root's children, of its best child's, and so on, as far as these are among the first `ran`
-        nodes. One host sync."""
-        best = self._scores[:ran].max(1)
-        after = self._nodes[:ran].gather(1, best.indices[:, None])[:, 0].tolist()
-        line, chances = [0], self._scores[:ran].exp().tolist()
-        while 0 < after[line[-1]] < ran:
-            line.append(after[line[-1]])
-        return [chances[node] for node in line]
-
-    def best(self, grown: TokenTree, ran: int, count: int, *, room: int = 0) -> tuple[TokenTree, Tensor]:
+    def best(
+        self, grown: TokenTree, ran: int, count: int, *, room: int = 0, known: int | None = None
+    ) -> tuple[TokenTree, Tensor]:
         """The `count` - 1 best children of the first `ran` nodes of `grown`, as a tree with room for `room` more; and
         for each of its nodes the one of `grown` that it is, or -1 [<= count].
 
         A child's score is at most its parent's, and ties keep the earlier node, so the choice is connected. Children
-        of score -inf (of a level's padding) are left out.
+        of score -inf (of a level's padding) are left out; a host sync tells how many are not, unless that is `known`.
         """
-        scores = self.scores(ran)
-        order = scores.sort(descending=True, stable=True).indices[: count - 1]
-        kept = order[scores[order] > float("-inf")].sort().values
+        scores = self._worth(ran)
+        order = scores.sort(descending=True, stable=True).indices
+        left = int((scores > float("-inf")).sum()) if known is None else known
+        kept = order[: min(count - 1, left)].sort().values
         parents, own = kept // self._nodes.shape[1], self._nodes[:ran].flatten()[kept]
         place = torch.zeros(grown.capacity + 1, dtype=torch.int64, device=kept.device)
         new = slice(1, 1 + kept.shape[0])
@@ -65,3 +79,16 @@ class Offspring:
         tree.ancestors[new, new] |= grown.ancestors[parents][:, own] & (own >= 0)
         tree.size = new.stop
         return tree, torch.cat((own.new_zeros(1), own))
+
+    def _worth(self, ran: int) -> Tensor:
+        """Scores of the children of the first `ran` nodes, [ran x width]; -inf where a draft said no number."""
+        return self._scores[:ran].flatten().nan_to_num(nan=float("-inf"), neginf=float("-inf"))
+
+
+def _line(after: list[float], chances: list[float], width: int) -> list[list[float]]:
+    """The `chances` of the children of each node on the line of best children from the root on: `after` a node comes
+    the one that its best child is."""
+    line = [0]
+    while 0 < after[line[-1]] < len(after):
+        line.append(int(after[line[-1]]))
+    return [chances[node * width : (node + 1) * width] for node in line]

@@ -45,16 +45,15 @@ class Trust:
         tree.scores[:size] = tree.ancestors[:size, :size].to(steps.dtype) @ steps
 
     def learn(self, tree: TokenTree, nodes: int, verdict: Verdict) -> None:
-        """The first `nodes` of `tree`, whose scores add up what `correct` said, were verified. One host sync."""
-        columns = torch.stack((tree.parents[:nodes], tree.tokens[:nodes])).tolist()
-        scores, after = tree.scores[:nodes].tolist(), dict(zip(verdict.path, verdict.tokens, strict=True))
-        said, taken = [], []
-        for node, (parent, token) in enumerate(zip(*columns, strict=True)):
+        """The first `nodes` of `tree`, whose scores add up what `correct` said, were verified."""
+        known, after = tree.on_host(), dict(zip(verdict.path, verdict.tokens, strict=True))
+        scores, said, taken = known.scores, [], []
+        for node, (parent, token) in enumerate(zip(known.parents[:nodes], known.tokens[:nodes], strict=True)):
             if node and parent in after:
                 said.append(self._odds(scores[node] - scores[parent]))
                 taken.append(token == after[parent])
         self._learn(said, taken)
-        self._curve.copy_(torch.tensor([self._shift, self._slope]))
+        self._curve[:1], self._curve[1:] = self._shift, self._slope  # filled: a copy from the host would be waited for
 
     def _odds(self, chance: float) -> float:
         """What the draft said of a token, from its corrected log-chance: log-odds, as far as they are told apart."""

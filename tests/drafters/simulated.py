@@ -123,4 +123,5 @@ def _learn(trust: Trust, nodes: list[Node], path: list[Node]) -> None:
     for node, place in ((node, places[id(node)]) for node in nodes):
         tree.parents[place] = places.get(id(node.parent), 0)
         tree.tokens[place], tree.scores[place] = int(node.right), node.score
+    tree.size = 1 + len(nodes)
     trust.learn(tree, 1 + len(nodes), Verdict((0, *(places[id(node)] for node in path)), (1,) * (1 + len(path))))

@@ -47,6 +47,28 @@ def _codes(packed, bits: tl.constexpr, dtype: tl.constexpr):  # type: ignore[no-
 
 
 @triton.jit
+def _scales(  # type: ignore[no-untyped-def]
+    scale, offset, step, n, wanted, out, half, GROUP: tl.constexpr, BLOCK_K: tl.constexpr
+):
+    """Scales and offsets of the outputs `n`, of both blocks of a step: low, high, low, high."""
+    low = step * BLOCK_K // GROUP * out + n
+    high = (half + step * BLOCK_K) // GROUP * out + n
+    return (
+        tl.load(scale + low, mask=wanted, other=0.0),
+        tl.load(scale + high, mask=wanted, other=0.0),
+        tl.load(offset + low, mask=wanted, other=0.0),
+        tl.load(offset + high, mask=wanted, other=0.0),
+    )
+
+
+@triton.jit
+def _sums(sums_at, step, wanted, half, BLOCK_K: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Sums of x over both blocks of a step."""
+    low = tl.load(sums_at + step, mask=wanted, other=0.0)
+    return low, tl.load(sums_at + half // BLOCK_K + step, mask=wanted, other=0.0)
+
+
+@triton.jit
 def _kernel(  # type: ignore[no-untyped-def]
     x, sums, nibbles, scale, offset, y, rows, out, half, steps_per_split,
     GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -64,21 +86,24 @@ def _kernel(  # type: ignore[no-untyped-def]
     total = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
     first = split * steps_per_split
     last = tl.minimum(first + steps_per_split, half // BLOCK_K)
+    # What no dot takes the compiler does not load ahead, and every step would wait for it: taken a step early.
+    next_scales = _scales(scale, offset, first, n, is_out & (first < last), out, half, GROUP, BLOCK_K)
+    next_sums = _sums(sums_at, first, is_row & (first < last), half, BLOCK_K)
     for step in range(first, last):
         start = step * BLOCK_K
-        group = start // GROUP
+        low_scale, high_scale, low_offset, high_offset = next_scales
+        low_sums, high_sums = next_sums
+        coming = step + 1 < last
+        next_scales = _scales(scale, offset, step + 1, n, is_out & coming, out, half, GROUP, BLOCK_K)
+        next_sums = _sums(sums_at, step + 1, is_row & coming, half, BLOCK_K)
         packed = tl.load(bytes_at + start, mask=is_out[:, None], other=0).to(tl.int32)
         x_low = tl.load(x_at + start, mask=is_row[None, :], other=0.0)
         x_high = tl.load(x_at + half + start, mask=is_row[None, :], other=0.0)
         low = tl.dot(_codes(packed, 15, OPERAND), x_low.to(OPERAND), input_precision="ieee")
         high = tl.dot(_codes(packed, 240, OPERAND), x_high.to(OPERAND), input_precision="ieee")
-        total += low * tl.load(scale + group * out + n, mask=is_out, other=0.0).to(tl.float32)[:, None]
-        high_group = (half + start) // GROUP
-        high_scale = tl.load(scale + high_group * out + n, mask=is_out, other=0.0).to(tl.float32) * 0.0625
-        total += high * high_scale[:, None]
-        low_offset = tl.load(offset + group * out + n, mask=is_out, other=0.0).to(tl.float32)
-        high_offset = tl.load(offset + high_group * out + n, mask=is_out, other=0.0).to(tl.float32)
-        total += low_offset[:, None] * tl.load(sums_at + step, mask=is_row, other=0.0)[None, :]
-        total += high_offset[:, None] * tl.load(sums_at + half // BLOCK_K + step, mask=is_row, other=0.0)[None, :]
+        total += low * low_scale.to(tl.float32)[:, None]
+        total += high * (high_scale.to(tl.float32) * 0.0625)[:, None]
+        total += low_offset.to(tl.float32)[:, None] * low_sums[None, :]
+        total += high_offset.to(tl.float32)[:, None] * high_sums[None, :]
     y_at = y + (split * rows + m[None, :]).to(tl.int64) * out + n[:, None]
     tl.store(y_at, total, mask=is_out[:, None] & is_row[None, :])
