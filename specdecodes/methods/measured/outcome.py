@@ -77,10 +77,10 @@ def _run(placement: Placement, summary: Mapping[str, Any]) -> Figures:
     assert placement.basis is not None, "a planned placement knows what it rests on"
     work, machine, workload = placement.basis
     rounds, phases, link = summary["rounds"], summary["phase_seconds"], summary["link_gbps"]
-    if link:
+    if link:  # what it took to expand is in its seconds
         tier = {"host_gbps": link} if placement.tier == "host" else {"disk_gbps": link}
         machine = replace(machine, **tier)
-    work = replace(work, draft_step_s=summary["draft_step_s"], compute_s=phases["target"] / rounds)
+    work = replace(work, draft_step_s=summary["draft_step_s"], compute_s=phases["target"] / rounds, expand_s=0.0)
     levels = summary["draft_levels"] / rounds
     explained = at_depth(work, replace(machine, round_seconds=0.0), workload, levels).round_s
     seconds = sum(spent for phase, spent in phases.items() if phase != "prefill") / rounds

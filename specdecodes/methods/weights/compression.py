@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from specdecodes.errors import BudgetError, CheckpointError, ConfigError
 from specdecodes.models.loading import Checkpoint
-from specdecodes.native import missing_triton
+from specdecodes.native import missing_triton, usable_cores
 from specdecodes.notify import Notify
 from specdecodes.offload.compression import codec
 from specdecodes.offload.compression.compressed import (
@@ -175,7 +175,7 @@ def _offer(
     block = min(BLOCK_BYTES if device.type == "cpu" else HOST_BLOCK_BYTES, max(whole))
     return Compression(
         layer_bytes=sizes,
-        gbps=codec.core_gbps() if device.type == "cpu" else _device_gbps(device),
+        gbps=codec.core_gbps(usable_cores()) if device.type == "cpu" else _device_gbps(device),
         way=codec.way() if device.type == "cpu" else "Triton",
         on_disk=device.type == "cpu" or measured,
         buffer_bytes=READERS * (int(_USUAL[checkpoint.dtype] * block) + 16384),

@@ -5,7 +5,7 @@
 Bytes that arrive in the ring while drafting are not waited for, so they leave the second term. Levels that are drafted
 while the pass waits cost nothing and lengthen the next proposal when all of this one is accepted. A round yields the
 accepted tokens and one more. The bound is what the link alone would allow: tokens a round * link / bytes a pass.
-Compressed bytes are fewer, and are expanded beside the link by the cores that compute, or by the accelerator.
+Compressed bytes are fewer, and are expanded by the accelerator, or by the cores that compute, to which that is waiting.
 """
 
 from __future__ import annotations
@@ -215,8 +215,8 @@ def at_depth(work: Work, machine: Machine, workload: Workload, levels: float) ->
     draft_step = work.draft_step_s if levels else 0.0
     stream = _stream_seconds(work, machine)
     ahead = min(levels * draft_step, stream * work.ahead_bytes / work.link_bytes) if work.link_bytes else 0.0
-    compute = _compute_seconds(work, machine)
-    wait = max(stream - ahead - compute, 0.0)
+    compute = work.compute_s
+    wait = max(stream - ahead, _crowded_seconds(work, machine)) - compute
     busy = levels * draft_step + compute
     seconds = max(busy + wait + machine.round_seconds, busy)
     tokens = tokens_per_round(_held(workload, levels), levels)
@@ -273,13 +273,17 @@ def acceptance_of(tokens: float, levels: float) -> float:
 
 
 def _stream_seconds(work: Work, machine: Machine) -> float:
-    """Disk, accelerator link and the cores that expand work at the same time; the slowest sets the pace."""
+    """Disk and accelerator link work at the same time, and so does an accelerator that expands; the slowest sets the
+    pace. Where cores expand, it is the readers that do: the blocks of a layer, read side by side, arrive at about the
+    same time, and the disk rests meanwhile."""
     from_disk = work.disk_bytes / (machine.disk_gbps * 1e9) if work.disk_bytes else 0.0
+    if not machine.has_accelerator:
+        return from_disk + work.expand_s / machine.cores
     copied = work.link_bytes + work.unlocked_bytes  # the copy on the host is about as fast as the link
-    over_link = copied / (machine.host_gbps * 1e9) if machine.has_accelerator else 0.0
-    return max(from_disk, over_link, work.expand_s / machine.cores)
+    return max(from_disk, copied / (machine.host_gbps * 1e9), work.expand_s)
 
 
-def _compute_seconds(work: Work, machine: Machine) -> float:
-    """Cores that a pass leaves alone expand for nothing; beyond those, both share what there is."""
+def _crowded_seconds(work: Work, machine: Machine) -> float:
+    """Of a pass that does not wait for the link: cores that it leaves alone expand for nothing; beyond those, computing
+    and expanding share what there is."""
     return max(work.compute_s, (work.compute_s * machine.threads + work.expand_s) / machine.cores)

@@ -23,7 +23,6 @@ from specdecodes.offload.compression.expander import Expander
 from specdecodes.offload.storage.files import WeightFiles
 from specdecodes.offload.storage.layout import Block
 from specdecodes.offload.storage.store import ALIGNMENT, Storage, TensorSpan
-from specdecodes.offload.streaming.bell import Bell
 from specdecodes.offload.streaming.counters import StreamCounters
 from specdecodes.offload.streaming.ring import Ring
 from specdecodes.offload.streaming.slots import Holder, Slot, Slots, State
@@ -54,7 +53,7 @@ class LayerStream:
             readers: threads; with two the disk has work while one of them waits for the interpreter.
             block_bytes: bytes of a read, a multiple of 4096.
             dtype: what floating-point tensors are converted to, in one extra layer of memory; None keeps the file's.
-            compressed: layers to be read from their compressed files, by their place in `layers`.
+            compressed: layers to be read from their compressed files, by their place in `layers`; the readers expand.
             ahead: whether the first layers of a pass are read while nobody has asked for it yet.
 
         Raises:
@@ -73,10 +72,11 @@ class LayerStream:
         self._slots = Slots(slots, self._blocks, ahead=ahead)
         self._readers = readers
         self._process = os.getpid()
-        # The caller may be interrupted anywhere, so it uses locks and a bell alone, no Condition.
+        # The caller may be interrupted anywhere, so it uses locks alone: a Condition loses its lock to a Ctrl-C.
         self._lock = Lock()  # guards the slots and everything below
         self._work = Condition(self._lock)  # readers wait for something to read
-        self._bell = Bell()  # which a reader that changes something rings for the caller
+        self._bell = Lock()  # locked; a reader that changes something unlocks it for the waiting caller
+        self._bell.acquire()
         self._threads: list[Thread] = []
         self._alive = 0  # readers at work
         self._reading = 0  # reads under way
@@ -137,7 +137,7 @@ class LayerStream:
             self._closed = True
             self._slots.halt()
             self._work.notify_all()
-            self._bell.ring()
+            self._ring_bell()
         for thread in self._threads:
             thread.join()
         self._files.close()
@@ -161,8 +161,7 @@ class LayerStream:
         if not block.expands_to:
             return self._files.read(block, self._ring.memory[slot.index])
         start = slot.index * self._ring.slot_bytes + block.slot_offset
-        area = self._ring.bytes[start : start + block.expands_to]
-        return self._expander.read(self._files, block, area, self._bell.ring)
+        return self._expander.read(self._files, block, self._ring.bytes[start : start + block.expands_to])
 
     def _begin_use(self, slot: int) -> None:
         """Called in the caller's thread before the tensors in slot `slot` are handed out."""
@@ -179,7 +178,6 @@ class LayerStream:
             self._check_free()
             expected = self._expects(index)
             self._slots.ask()
-            self._expander.helped = True
             if not expected:
                 self._slots.forget()  # an interrupt before the restart is done leaves the next call to restart
                 self._slots.halt()
@@ -195,7 +193,6 @@ class LayerStream:
                 self._slots.forget()
                 raise self._error or StreamError("the weight stream was closed, or a reader died; try again.")
             self._slots.lend(slot, holder)
-            self._expander.helped = index + 1 < len(self._blocks)  # else other work may come before the next pass
             self._totals += StreamCounters(wait_seconds=time.perf_counter() - start, layers=1)
             return slot.index
 
@@ -216,8 +213,7 @@ class LayerStream:
             with self._lock:
                 if holds():
                     return
-            if not self._expander.help():
-                self._bell.wait()
+            self._bell.acquire()
 
     def _release(self, holder: Holder) -> None:
         with self._lock:
@@ -259,7 +255,7 @@ class LayerStream:
         finally:
             with self._lock:
                 self._alive -= 1
-                self._bell.ring()
+                self._ring_bell()
 
     def _next_block(self) -> tuple[Slot, Block] | None:
         """The next read, waiting for a free slot; None when the stream is closed."""
@@ -293,4 +289,8 @@ class LayerStream:
         self._totals += StreamCounters(bytes_read=count, read_seconds=busy)
         if count:
             self._slots.arrived(slot)
-        self._bell.ring()
+        self._ring_bell()
+
+    def _ring_bell(self) -> None:
+        if self._bell.locked():
+            self._bell.release()

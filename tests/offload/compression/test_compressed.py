@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,22 +13,15 @@ import torch
 
 from specdecodes import native
 from specdecodes.errors import CheckpointError, StreamError
-from specdecodes.offload.compression import codec, compressed, expander
+from specdecodes.offload.compression import compressed
 from specdecodes.offload.compression.compressed import CompressedLayer, open_layer, write_layer
 from specdecodes.offload.storage.layout import lay_out
 from specdecodes.offload.storage.store import ALIGNMENT, TensorSpan
 from specdecodes.offload.streaming.stream import LayerStream
 from tests.offload.conftest import MakeLayers
-from tests.offload.streaming.streamed import check_pass, intercept, interrupts, same
+from tests.offload.streaming.streamed import check_pass, intercept, same
 
 pytestmark = pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler")
-
-
-@pytest.fixture(params=[False, True], ids=["spare cores", "crowded"])
-def crowded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether all cores compute, so that the caller expands."""
-    monkeypatch.setattr(expander, "usable_cores", lambda: 1 if request.param else 1000)
-    return bool(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -67,11 +58,9 @@ def test_passes_bring_the_files_bits_from_fewer_bytes(make_layers: MakeLayers, t
         assert stream.nbytes > plain.nbytes
 
 
-@pytest.mark.usefixtures("crowded")
 def test_random_delays_and_order_never_show_wrong_bits(
     make_layers: MakeLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expander, "PATIENCE", 1e-3)
     layers, spans = make_layers(6, rows=1500)
     written = write_all(spans, tmp_path)
     dice = random.Random(0)
@@ -82,55 +71,6 @@ def test_random_delays_and_order_never_show_wrong_bits(
             with stream.layer(index) as tensors:
                 time.sleep(dice.choice([0, 0, 0.003]))
                 assert same(tensors, layers[index])
-
-
-def test_who_expands(make_layers: MakeLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crowded: bool) -> None:
-    layers, spans = make_layers(6, rows=1500)
-    written, real, by_caller = write_all(spans, tmp_path), codec.expand, []
-
-    def expand(block: torch.Tensor, target: torch.Tensor) -> bool:
-        by_caller.append(threading.current_thread() is threading.main_thread())
-        return real(block, target)
-
-    monkeypatch.setattr(codec, "expand", expand)
-    monkeypatch.setattr(expander, "PATIENCE", 10.0)  # the caller comes back before that, pass after pass
-    with LayerStream(spans, readers=3, compressed=written) as stream:
-        for _ in range(3):
-            check_pass(stream, layers)
-            time.sleep(0.01)  # a draft runs, and the first layers of the next pass are expanded by readers
-    assert any(by_caller) == crowded and not all(by_caller)
-
-
-def test_a_caller_that_computes_for_long_is_not_waited_for(
-    make_layers: MakeLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layers, spans = make_layers(3, rows=1500)
-    monkeypatch.setattr(expander, "usable_cores", lambda: 1)
-    monkeypatch.setattr(expander, "PATIENCE", 1e-3)
-    with LayerStream(spans, readers=1, compressed=write_all(spans, tmp_path)) as stream:
-        with stream.layer(0):
-            deadline = time.monotonic() + 10.0
-            while stream.counters.bytes_read < stream.bytes_per_pass * 0.6 and time.monotonic() < deadline:
-                time.sleep(1e-3)
-            assert time.monotonic() < deadline, "the next layer arrives meanwhile"
-        with stream.layer(1) as tensors:
-            assert same(tensors, layers[1])
-
-
-def test_interrupts_at_any_time_leave_no_block_unexpanded(
-    make_layers: MakeLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layers, spans = make_layers(3, rows=600)
-    monkeypatch.setattr(expander, "usable_cores", lambda: 1)
-    monkeypatch.setattr(expander, "PATIENCE", 1e-3)
-    dice = random.Random(3)
-    with LayerStream(spans, readers=2, compressed=write_all(spans, tmp_path)) as stream, interrupts() as begin:
-        for _ in range(100):
-            with suppress(KeyboardInterrupt):
-                begin(dice.uniform(1e-5, 4e-3))
-                while True:
-                    check_pass(stream, layers)
-            check_pass(stream, layers)
 
 
 def test_a_file_is_found_again_and_is_the_layers_own(make_layers: MakeLayers, tmp_path: Path) -> None:

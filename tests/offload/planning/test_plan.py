@@ -330,8 +330,9 @@ def test_compressed_layers_are_fewer_bytes_and_take_a_buffer() -> None:
     assert budget.device == smallest(PLAIN, CPU, RUN) + 3 * MB
     plain, fewer = plan(PLAIN, budget, CPU, RUN), plan(compressed(), budget, CPU, RUN)
     assert len(fewer.streamed) == LAYERS and fewer.bytes_per_pass == LAYERS * 33 * MB
-    assert fewer.predicted.stream_s == pytest.approx(LAYERS * 33 * MB / 0.8e9)
-    assert fewer.predicted.tokens_per_second > 1.4 * plain.predicted.tokens_per_second
+    expanding = sum(PLAIN.layer_bytes) / 10e9
+    assert fewer.predicted.stream_s == pytest.approx(LAYERS * 33 * MB / 0.8e9 + expanding)
+    assert fewer.predicted.tokens_per_second > 1.3 * plain.predicted.tokens_per_second
     (row,) = [row for row in fewer.rows() if row[0].startswith("compressed from")]
     assert row[1:] == ("10 GB/s a core by AVX-512, by a sample", "66.0%")
     assert "compressed from" in fewer.summary() and "compressed" not in plain.summary()

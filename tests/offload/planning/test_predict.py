@@ -117,16 +117,29 @@ def test_shares_lie_on_lines_between_those_that_are_known() -> None:
     assert share_of((), 3, 64) == share_of(((1, 0.4),), 1, 1) == 1.0
 
 
-def test_expanding_shares_the_cores_that_compute_and_may_set_the_pace() -> None:
+def test_the_disk_rests_while_cores_expand_what_arrived() -> None:
     compressed = replace(WORK, disk_bytes=3 * GB, link_bytes=3 * GB, expand_s=0.4)
-    one = predict(compressed, MACHINE, PLAIN)
-    assert (one.stream_s, one.compute_s) == (pytest.approx(3.0), pytest.approx(0.9))
-    half_used = predict(compressed, replace(MACHINE, cores=4, threads=2), PLAIN)
-    assert half_used.compute_s == pytest.approx(0.5)  # two cores had nothing to do
-    full = predict(compressed, replace(MACHINE, cores=2, threads=2), PLAIN)
-    assert full.compute_s == pytest.approx((0.5 * 2 + 0.4) / 2)
-    slow = predict(replace(compressed, expand_s=10.0), replace(MACHINE, cores=2), PLAIN)
-    assert slow.stream_s == pytest.approx(5.0) and slow.compute_s == pytest.approx((0.5 + 10) / 2)
+    for cores, rest in ((1, 0.4), (4, 0.1)):
+        found = predict(compressed, replace(MACHINE, cores=cores, threads=cores), PLAIN)
+        assert (found.stream_s, found.compute_s) == (pytest.approx(3.0 + rest), 0.5)
+        assert found.compute_s + found.wait_s == pytest.approx(3.0 + rest)
+    on_device = replace(MACHINE, host_gbps=2.0)  # which expands while further blocks are copied
+    assert predict(compressed, on_device, PLAIN).stream_s == pytest.approx(3.0)
+    assert predict(replace(compressed, expand_s=10.0), on_device, PLAIN).stream_s == pytest.approx(10.0)
+
+
+def test_expanding_shares_the_cores_that_compute_and_may_set_the_pace() -> None:
+    fast = replace(MACHINE, disk_gbps=100.0)
+    compressed = replace(WORK, disk_bytes=3 * GB, link_bytes=3 * GB, expand_s=0.4)
+
+    def seconds(cores: int, threads: int) -> float:
+        found = predict(compressed, replace(fast, cores=cores, threads=threads), PLAIN)
+        assert found.compute_s == 0.5
+        return found.compute_s + found.wait_s
+
+    assert seconds(1, 1) == pytest.approx(0.9)
+    assert seconds(4, 2) == pytest.approx(0.5)  # two cores had nothing to do
+    assert seconds(2, 2) == pytest.approx((0.5 * 2 + 0.4) / 2)
 
 
 def test_a_pass_waits_for_what_neither_drafting_nor_computing_hides() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -38,20 +36,3 @@ def intercept(monkeypatch: pytest.MonkeyPatch, before: Callable[[], None]) -> No
         return real(file, buffers, offset)
 
     monkeypatch.setattr(os, "preadv", read)
-
-
-@contextmanager
-def interrupts() -> Iterator[Callable[[float], None]]:
-    """What sends a Ctrl-C after so many seconds."""
-
-    def interrupt(signal_number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    def begin(seconds: float) -> None:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-
-    previous = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        yield begin
-    finally:
-        signal.signal(signal.SIGALRM, previous)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from specdecodes.errors import CheckpointError, StreamError
 from specdecodes.offload.storage.store import ALIGNMENT
 from specdecodes.offload.streaming.stream import LayerStream
 from tests.offload.conftest import MakeLayers
-from tests.offload.streaming.streamed import BLOCK, check_pass, intercept, interrupts, same
+from tests.offload.streaming.streamed import BLOCK, check_pass, intercept, same
 
 
 def test_an_io_error_names_the_file_and_the_next_call_works(
@@ -105,16 +106,23 @@ def test_interrupts_at_any_time_leave_the_stream_usable(make_layers: MakeLayers)
     layers, spans = make_layers(3, rows=60)
     dice = random.Random(2)
 
-    with LayerStream(spans, block_bytes=ALIGNMENT) as stream, interrupts() as begin:
-        for _ in range(200):
-            try:
-                begin(dice.uniform(1e-5, 4e-3))
-                while True:
-                    check_pass(stream, layers)
-            except KeyboardInterrupt:
-                pass
-            check_pass(stream, layers)
-        assert not [slot for slot in stream._slots if slot.state.name == "HELD"]
+    def interrupt(signal_number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with LayerStream(spans, block_bytes=ALIGNMENT) as stream:
+            for _ in range(200):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-5, 4e-3))
+                    while True:
+                        check_pass(stream, layers)
+                except KeyboardInterrupt:
+                    pass
+                check_pass(stream, layers)
+            assert not [slot for slot in stream._slots if slot.state.name == "HELD"]
+    finally:
+        signal.signal(signal.SIGALRM, previous)
 
 
 def test_closing(make_layers: MakeLayers, monkeypatch: pytest.MonkeyPatch) -> None:
