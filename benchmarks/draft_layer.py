@@ -27,7 +27,7 @@ from transformers import LlamaConfig
 
 from benchmarks.receipt import write_receipt
 from specdecodes.engine.compile import compiled_steps
-from specdecodes.models.cpu_layer import fuse
+from specdecodes.models.cpu_layer import LayersCall, fuse
 from specdecodes.models.decoder import DecoderLayer, LayerStep, joined
 from specdecodes.models.families import ModelSpec, spec_of
 from specdecodes.offload.storage.pages import side_by_side
@@ -98,13 +98,12 @@ def measure(spec: ModelSpec, layers: list[DecoderLayer], rows: int, numbers: Ten
     window = torch.tensor([0, CONTEXT + rows])
     step = LayerStep(turn, turn, keys, values, torch.arange(rows) + CONTEXT, mask, window, False)
     hidden = torch.randn(1, rows, spec.hidden_size, dtype=torch.bfloat16)
-    calls = [fuse(layer, keys) for layer in layers]
-    assert all(calls), "the kernels are built, and the processor runs them"
+    fused = [made for made in (fuse(layer, keys, values) for layer in layers) if made is not None]
+    assert len(fused) == len(layers), "the kernels are built, and the processor runs them"
+    call = LayersCall(fused)
 
     def one_call() -> None:
-        for call in calls:
-            assert call is not None
-            call(hidden, step)
+        call(hidden, turn, turn, step.slots, [(mask, window)] * len(layers))
 
     def compiled() -> None:
         for layer in layers:

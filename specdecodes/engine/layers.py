@@ -29,11 +29,32 @@ class Traffic:
         )
 
 
+@dataclass(frozen=True)
+class Section:
+    """Consecutive `layers` at hand together, the first of number `first`. `stays`: their tensors lie where they are
+    from pass to pass."""
+
+    first: int
+    layers: Sequence[DecoderLayer]
+    stays: bool
+
+    @property
+    def numbers(self) -> range:
+        return range(self.first, self.first + len(self.layers))
+
+    def layer(self, number: int) -> DecoderLayer:
+        return self.layers[number - self.first]
+
+    def part(self, first: int, stop: int) -> Section:
+        """Those from number `first` to before `stop`."""
+        return Section(first, self.layers[first - self.first : stop - self.first], self.stays)
+
+
 class LayerSource(Protocol):
     """The layers of one model in order, pass after pass."""
 
-    def layers(self) -> Generator[DecoderLayer, None, None]:
-        """One pass; a layer is valid until the next is asked for."""
+    def sections(self) -> Generator[Section, None, None]:
+        """One pass; a section is valid until the next is asked for, and none is empty."""
         ...
 
     @property
@@ -70,8 +91,9 @@ class ResidentLayers:
     def __init__(self, layers: Sequence[DecoderLayer]) -> None:
         self._layers = layers
 
-    def layers(self) -> Generator[DecoderLayer, None, None]:
-        yield from self._layers
+    def sections(self) -> Generator[Section, None, None]:
+        if self._layers:
+            yield Section(0, self._layers, stays=True)
 
 
 class StreamedLayers:
@@ -82,17 +104,20 @@ class StreamedLayers:
         self._place = {layer: place for place, layer in enumerate(streamed)}
         self._stream = stream
 
-    def layers(self) -> Generator[DecoderLayer, None, None]:
-        for index, layer in enumerate(self._layers):
-            if index not in self._place:
-                yield layer
-                continue
-            with self._stream.layer(self._place[index]) as tensors:
+    def sections(self) -> Generator[Section, None, None]:
+        first = 0
+        for index, place in self._place.items():
+            if first < index:
+                yield Section(first, self._layers[first:index], stays=True)
+            layer, first = self._layers[index], index + 1
+            with self._stream.layer(place) as tensors:
                 layer.put(tensors)
                 try:
-                    yield layer
+                    yield Section(index, [layer], stays=False)
                 finally:  # a view into the ring must not outlive its turn
                     layer.put({name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()})
+        if first < len(self._layers):
+            yield Section(first, self._layers[first:], stays=True)
 
     @property
     def traffic(self) -> Traffic:

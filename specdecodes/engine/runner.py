@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -14,28 +11,11 @@ from torch.nn import functional as F
 
 from specdecodes.cache import KVCache
 from specdecodes.engine.compile import Steps
-from specdecodes.engine.graphs import GraphPool
 from specdecodes.engine.layers import LayerSource, Traffic
-from specdecodes.engine.recorded_pass import RecordedPass
-from specdecodes.engine.sight import Look, Sight, View
-from specdecodes.models.attention import reads_there
-from specdecodes.models.cpu_layer import LayerCall, fuse
-from specdecodes.models.decoder import Decoder, DecoderLayer, LayerStep, Rotary
-from specdecodes.spans import span
+from specdecodes.engine.sight import Sight, View
+from specdecodes.engine.stack import Rows, Stack
+from specdecodes.models.decoder import Decoder
 from specdecodes.tree import TokenTree
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of one step: `tokens`, `positions` [B, M], the cache `slots` [M] to write, and the `look` of a layer at
-    the cache; for a head `features` [B, M, hidden] of the tokens before; `states` [M, taps x hidden] are written."""
-
-    tokens: Tensor
-    positions: Tensor
-    slots: Tensor
-    look: Look
-    features: Tensor | None = None
-    states: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -75,18 +55,12 @@ class ModelRunner:
     ) -> None:
         self.decoder, self.cache, self.steps = decoder, cache, steps
         self.width, self.chunk, self.exact = width, chunk, exact
-        self._wide, self._stretch = max(wide, chunk), stretch
-        self._layers, self._taps = layers, tuple(taps)
+        self._wide, self._stretch, self._taps = max(wide, chunk), stretch, len(taps)
+        # Recorded: the usual pass, and a plain one.
+        self.stack = Stack(decoder, layers, cache, steps, exact=exact, taps=taps, recorded=(width, 1))
         self._device = decoder.device
-        positions = cache.shape.max_length + cache.shape.target_nodes + cache.shape.draft_nodes
-        self._rotary = Rotary(decoder.spec, positions, decoder.dtype, self._device)
         self._index = torch.arange(cache.shape.slots, device=self._device)
         self._view = View(cache.start, cache.shape.slots, exact)
-        # Windows that the host must know are no part of a graph.
-        records = steps.graphs and (self._device.type != "cuda" or reads_there(exact, cache.shape.slots))
-        self._graphs = GraphPool(self._device, record=records)
-        self._recorded: dict[int, RecordedPass] = {}  # by width
-        self._fused: dict[int, LayerCall | None] = {}  # of a draft, by layer
 
     @property
     def device(self) -> torch.device:
@@ -99,7 +73,7 @@ class ModelRunner:
 
     @property
     def traffic(self) -> Traffic:
-        return self._layers.traffic
+        return self.stack.traffic
 
     def prefill(self, tokens: Tensor, features: Tensor | None = None) -> Scores:
         """Commit `tokens` [n] after the cached rows; scores of the last one (one row). `features` [n, hidden]: a
@@ -121,9 +95,8 @@ class ModelRunner:
     def score(self, tree: TokenTree) -> Scores:
         """Scores of every node of `tree`, in a pass of its capacity. Its cache rows lie in the target's region,
         uncommitted."""
-        states, recorded = self._room(tree.capacity), self._recording(tree.capacity)
-        rows = self._tree_rows(tree, states)
-        hidden = self._run([rows])[0] if recorded is None else self._replay(rows, recorded)
+        states = self._room(tree.capacity)
+        hidden = self.stack.once(self._tree_rows(tree, states))
         return Scores(self.steps.logits(self.decoder, hidden)[0], hidden[0], states)
 
     @torch.no_grad()
@@ -132,7 +105,7 @@ class ModelRunner:
         answer waits in its middle for a compiler. A model that streams is read once at most."""
         root = torch.zeros(1, dtype=torch.int64, device=self._device)
         passes = [self._tree_rows(TokenTree.rooted(root, rows), None) for rows in sizes]
-        for hidden in self._run(passes, layers=layers):
+        for hidden in self.stack.run(passes, layers=layers):
             self.steps.logits(self.decoder, hidden)
 
     def level(self, tree: TokenTree, nodes: Tensor, features: Tensor | None = None) -> Scores:
@@ -155,7 +128,7 @@ class ModelRunner:
 
         given = None if features is None else features[None]
         step = Rows(tree.tokens[None, nodes], positions[None, nodes], nodes, look, given)
-        (hidden,) = self._run([step], "draft layer", fused=True)
+        (hidden,) = self.stack.run([step], "draft layer")
         return Scores(self.steps.logits(self.decoder, hidden)[0], hidden[0])
 
     def branches(self, tokens: Tensor, depths: Tensor, ends: Tensor) -> Iterator[Scores]:
@@ -173,14 +146,14 @@ class ModelRunner:
             look = self._view.forest(length, ends[:stop], positions[:stop], start)
             slots = self.cache.end + self._index[rows]
             passes.append(Rows(tokens[None, rows], positions[None, rows], slots, look))
-        for place, hidden in enumerate(self._run(passes)):
+        for place, hidden in enumerate(self.stack.run(passes)):
             rows = slice(min(chunk, count - place * chunk))
             yield Scores(self.steps.logits(self.decoder, hidden)[0, rows], hidden[0, rows])
 
     def _commit(self, tokens: Tensor, features: Tensor | None, states: Tensor | None) -> Tensor:
         """Run `tokens` [n] behind the cached rows; the last chunk's hidden state [1, rows, hidden]."""
         for stretch in self._stretches(tokens.shape[0]):
-            hidden = self._run([self._prompt_rows(tokens, features, states, *chunk) for chunk in stretch])
+            hidden = self.stack.run([self._prompt_rows(tokens, features, states, *chunk) for chunk in stretch])
         self.cache.commit(tokens.shape[0])
         return hidden[-1]
 
@@ -211,7 +184,7 @@ class ModelRunner:
 
     def _room(self, rows: int) -> Tensor | None:
         """Where passes of `rows` rows together leave what enters the tapped layers."""
-        width = len(self._taps) * self.decoder.spec.hidden_size
+        width = self._taps * self.decoder.spec.hidden_size
         return torch.empty(rows, width, dtype=self.decoder.dtype, device=self._device) if self._taps else None
 
     def _prompt_rows(
@@ -228,64 +201,3 @@ class ModelRunner:
             states = states[part.start : part.start + rows]
         look = self._view.chain(first, positions)
         return Rows(padded, positions[None], self.cache.start + positions, look, features, states)
-
-    def _run(
-        self, passes: list[Rows], kind: str = "layer", layers: Collection[int] | None = None, *, fused: bool = False
-    ) -> list[Tensor]:
-        """Of each pass the hidden states [B, M, hidden] after the last layer; those before the tapped ones go side by
-        side to its `states`. Layers are outermost, so each is fetched once; a profiler sees every layer as its `kind`
-        and number. `layers`: which, if not all. `fused`: each in one call if it can be, in a draft's arithmetic."""
-        hidden = [self.decoder.embed(rows.tokens, rows.features) for rows in passes]
-        reaches = self.decoder.spec.windows
-        sight = lru_cache(len(set(reaches)))(lambda place, reach: passes[place].look(reach))
-        turns = [(self._rotary.cos[rows.positions], self._rotary.sin[rows.positions]) for rows in passes]
-        chosen = range(len(reaches)) if layers is None else layers
-        with contextlib.closing(self._layers.layers()) as source:
-            for index, layer in enumerate(islice(source, max(chosen, default=-1) + 1)):
-                if index not in chosen:
-                    continue
-                self._tap(index, passes, hidden)
-                keys, values = self.cache.keys[index], self.cache.values[index]
-                run = (self._fused_layer(index, layer) if fused else None) or partial(self.steps.layer, layer)
-                with span(f"{kind} {index}"):
-                    for place, rows in enumerate(passes):
-                        seen = sight(place, reaches[index])
-                        step = LayerStep(*turns[place], keys, values, rows.slots, seen.mask, seen.window, self.exact)
-                        hidden[place] = run(hidden[place], step)
-        self._tap(len(reaches), passes, hidden)
-        return hidden
-
-    def _fused_layer(self, index: int, layer: DecoderLayer) -> LayerCall | None:
-        if index not in self._fused:
-            self._fused[index] = None if self.exact else fuse(layer, self.cache.keys[index])
-        return self._fused[index]
-
-    def _tap(self, index: int, passes: list[Rows], hidden: list[Tensor]) -> None:
-        """Keep what enters layer `index`, if it is tapped."""
-        size = self.decoder.spec.hidden_size
-        for place, tap in enumerate(self._taps):
-            for rows, state in zip(passes, hidden, strict=True):
-                if tap == index and rows.states is not None:
-                    rows.states[:, place * size : (place + 1) * size] = state[0]
-
-    def _recording(self, rows: int) -> RecordedPass | None:
-        """For the widths that come again and again: the usual one, and that of a plain pass."""
-        if not self._graphs.records or rows not in (self.width, 1):
-            return None
-        if rows not in self._recorded:
-            self._recorded[rows] = RecordedPass(self.steps.layer, self._graphs, exact=self.exact)
-        return self._recorded[rows]
-
-    def _replay(self, rows: Rows, recorded: RecordedPass) -> Tensor:
-        """`_run` of one pass, its layers replayed."""
-        reaches = self.decoder.spec.windows
-        turn = self._rotary.cos[rows.positions], self._rotary.sin[rows.positions]
-        sights = {reach: rows.look(reach) for reach in dict.fromkeys(reaches)}
-        hidden = recorded.begin(self.decoder.embed(rows.tokens, rows.features), turn, rows.slots, sights)
-        with contextlib.closing(self._layers.layers()) as layers:
-            for index, layer in enumerate(layers):
-                self._tap(index, [rows], [hidden])
-                with span(f"layer {index}"):
-                    recorded.layer(index, layer, self.cache.keys[index], self.cache.values[index], reaches[index])
-        self._tap(len(reaches), [rows], [hidden])
-        return hidden.clone()  # the next pass overwrites it

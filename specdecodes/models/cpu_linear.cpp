@@ -4,9 +4,8 @@
 //
 // x [rows][in], w [out][in], b [out] or null, y [rows][out].
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
+#include "cpu_linear.h"
+#include "cpu_numbers.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -14,38 +13,17 @@
 #endif
 #define UNROLL _Pragma("GCC unroll 8")
 
-typedef uint16_t bfloat16;
-
 namespace {
 
 constexpr int64_t UNIT = 16;  // outputs whose weights stay in the second cache until all rows are through
 constexpr int SIDE = 4;       // outputs side by side
 constexpr int64_t STEP = 32;  // inputs of a vector
 
-struct Product {
-  const bfloat16 *x, *w, *b;
-  bfloat16* y;
-  int64_t in, out;
-};
-
-float widen(bfloat16 x) {
-  const uint32_t bits = uint32_t(x) << 16;
-  float wide;
-  std::memcpy(&wide, &bits, 4);
-  return wide;
-}
-
-bfloat16 narrow(float x) {  // to nearest, ties to even
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  return x != x ? 0x7fc0 : bfloat16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
 #if defined(__x86_64__)
 
 // M rows of N outputs. What the next unit needs is fetched meanwhile: no pattern that the processor would see by itself.
-template <int M, int N>
-BF16 void tile(const Product& p, int64_t row, int64_t n0) {
+template <int M, int N, typename Y>
+BF16 void tile(const FullProduct<Y>& p, int64_t row, int64_t n0) {
   const bfloat16 *x = p.x + row * p.in, *w = p.w + n0 * p.in;
   __m512 sum[N][M];
   UNROLL for (int n = 0; n < N; ++n) UNROLL for (int m = 0; m < M; ++m) sum[n][m] = _mm512_setzero_ps();
@@ -62,27 +40,34 @@ BF16 void tile(const Product& p, int64_t row, int64_t n0) {
   }
   UNROLL for (int n = 0; n < N; ++n) UNROLL for (int m = 0; m < M; ++m) {
     const float total = _mm512_reduce_add_ps(sum[n][m]);
-    p.y[(row + m) * p.out + n0 + n] = narrow(p.b ? total + widen(p.b[n0 + n]) : total);
+    Y* const y = p.y + (row + m) * p.apart + n0 + n;
+    narrow((p.b ? total + widen(p.b[n0 + n]) : total) + (p.adds ? widen(*y) : 0.0f), y);
   }
 }
 
-template <int M>
-int64_t rows_of(const Product& p, int64_t row, int64_t first, int64_t end) {
+template <int M, typename Y>
+int64_t rows_of(const FullProduct<Y>& p, int64_t row, int64_t first, int64_t end) {
   int64_t n = first;
   for (; n + SIDE <= end; n += SIDE) tile<M, SIDE>(p, row, n);
   for (; n < end; ++n) tile<M, 1>(p, row, n);
   return M;
 }
 
-void unit(const Product& p, int64_t rows, int64_t first, int64_t end) {
-  for (int64_t row = 0; row < rows;) {
-    const int64_t left = rows - row;
+template <typename Y>
+void unit(const FullProduct<Y>& p, int64_t first, int64_t end) {
+  for (int64_t row = 0; row < p.rows;) {
+    const int64_t left = p.rows - row;
     row += left >= 8   ? rows_of<8>(p, row, first, end)
            : left >= 4 ? rows_of<4>(p, row, first, end)
            : left >= 2 ? rows_of<2>(p, row, first, end)
                        : rows_of<1>(p, row, first, end);
   }
 }
+
+#else
+
+template <typename Y>
+void unit(const FullProduct<Y>&, int64_t, int64_t) {}
 
 #endif
 
@@ -98,11 +83,14 @@ extern "C" int cpu_linear_runs() {
 #endif
 }
 
+// The outputs [first, end) of all rows, for kernels whose threads share them.
+extern "C" void cpu_linear_share(const FullProduct<float>* p, int64_t first, int64_t end) {
+  for (int64_t n = first; n < end; n += UNIT) unit(*p, n, std::min(n + UNIT, end));
+}
+
 extern "C" void cpu_linear(const bfloat16* x, const bfloat16* w, const bfloat16* b, bfloat16* y, int64_t rows,
                            int64_t in, int64_t out) {
-#if defined(__x86_64__)
-  const Product p{x, w, b, y, in, out};
+  const FullProduct<bfloat16> p{rows, in, out, x, w, b, y, false};
 #pragma omp parallel for schedule(static)
-  for (int64_t first = 0; first < out; first += UNIT) unit(p, rows, first, std::min(first + UNIT, out));
-#endif
+  for (int64_t first = 0; first < out; first += UNIT) unit(p, first, std::min(first + UNIT, out));
 }

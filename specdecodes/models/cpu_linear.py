@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from specdecodes.native import load_if_built
+from specdecodes.native import address, load_if_built
 
 ROWS = 64
 
@@ -30,6 +30,20 @@ def _library() -> ctypes.CDLL | None:
     library.cpu_linear.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
     library.cpu_linear.restype = None
     return library if library.cpu_linear_runs() else None
+
+
+def takes(weight: Tensor) -> bool:
+    """Whether the kernel runs here, on such weights."""
+    here = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and weight.is_contiguous()
+    return here and _library() is not None
+
+
+def share() -> int:
+    """Where its part lies that computes some of the outputs, for a kernel whose threads share them. `takes` is asked
+    before."""
+    library = _library()
+    assert library is not None, "takes() comes first"
+    return address(library.cpu_linear_share)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -131,7 +131,7 @@ def test_a_layer_of_a_pass() -> None:
     to_device(model)
     running = runner(model)
     rows = running._tree_rows(TokenTree.rooted(torch.zeros(1, dtype=torch.int64, device=DEVICE), TREE.nodes), None)
-    turn, sight = (running._rotary.cos[rows.positions], running._rotary.sin[rows.positions]), rows.look(12)
+    turn, sight = (running.stack.rotary.cos[rows.positions], running.stack.rotary.sin[rows.positions]), rows.look(12)
     keys, values = running.cache.keys[1], running.cache.values[1]
     hidden = model.embed(rows.tokens)
     with OneDevice():

@@ -81,7 +81,7 @@ def test_one_graph_serves_all_layers(runner):
 
     log = module.CompileLog()
     compiled = module._timed(torch.compile(step, fullgraph=True, dynamic=False, backend="eager"), log)
-    runner.steps = replace(runner.steps, layer=compiled)
+    runner.stack.steps = replace(runner.steps, layer=compiled)
     assert len(runner.decoder.stack) == 4
     wanted = runner.score(tree_of(8)).logits
     assert log.graphs == 1

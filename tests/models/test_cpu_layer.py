@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 
 from specdecodes.models.cache_codes import decode, encode, turn
-from specdecodes.models.cpu_layer import fuse
+from specdecodes.models.cpu_layer import LayersCall, fuse
 from specdecodes.models.decoder import DecoderLayer, LayerStep, joined
 from specdecodes.models.families import FAMILIES, ModelSpec
 from specdecodes.quant import Execution, specimen
@@ -66,6 +67,14 @@ def inputs(spec: ModelSpec, rows: int, dtype: torch.dtype, seen: int = 70) -> tu
     return torch.randn(1, rows, spec.hidden_size).to(dtype), step
 
 
+def called(layers: Sequence[DecoderLayer], hidden: torch.Tensor, *steps: LayerStep) -> torch.Tensor:
+    """`layers` as one call, each on the cache and with the sight of its own of `steps`."""
+    fused = [fuse(layer, step.keys, step.values) for layer, step in zip(layers, steps, strict=True)]
+    assert all(fused)
+    sights = [(step.mask, step.window) for step in steps]
+    return LayersCall([layer for layer in fused if layer])(hidden, *steps[0][:2], steps[0].slots, sights)
+
+
 @BUILT
 @pytest.mark.parametrize("dtype", BOUND)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -75,9 +84,7 @@ def test_one_call_is_the_layer(family: str, dtype: torch.dtype) -> None:
     for rows in (1, 4, 9):
         hidden, ours = inputs(spec, rows, dtype)
         _, theirs = inputs(spec, rows, dtype)
-        fused = fuse(layer, ours.keys)
-        assert fused is not None
-        got, wanted = fused(hidden, ours), layer(hidden, theirs)
+        got, wanted = called([layer], hidden, ours), layer(hidden, theirs)
         assert got.dtype == dtype and got.shape == wanted.shape
         added = (wanted - hidden).float().norm()
         assert (got - wanted).float().norm() < BOUND[dtype] * added
@@ -99,9 +106,7 @@ def test_shapes_that_fill_no_unit_and_values_from_a_table(
     spec = replace(SPEC, qkv_bias=True, heads=5, kv_heads=1, **sizes)
     layer = quantized(spec, torch.float32, scheme)
     hidden, ours = inputs(spec, 3, torch.float32)
-    fused = fuse(layer, ours.keys)
-    assert fused is not None
-    got, wanted = fused(hidden, ours), layer(hidden, inputs(spec, 3, torch.float32)[1])
+    got, wanted = called([layer], hidden, ours), layer(hidden, inputs(spec, 3, torch.float32)[1])
     assert (got - wanted).norm() < 2e-2 * (wanted - hidden).norm()
 
 
@@ -113,9 +118,7 @@ def test_a_cache_in_8_bits(dtype: torch.dtype) -> None:
         hidden, step = inputs(SPEC, 4, dtype)
         steps.append(step._replace(keys=encode(turn(step.keys)), values=encode(step.values)))
     ours, theirs = steps
-    fused = fuse(layer, ours.keys)
-    assert fused is not None
-    got, wanted = fused(hidden, ours), layer(hidden, theirs)
+    got, wanted = called([layer], hidden, ours), layer(hidden, theirs)
     assert got.dtype == dtype and (got - wanted).float().norm() < BOUND[dtype] * (wanted - hidden).float().norm()
     for mine, other in ((ours.keys, theirs.keys), (ours.values, theirs.values)):
         stored, reference = (decode(rows[:, :, ours.slots], SPEC.head_dim, torch.float32) for rows in (mine, other))
@@ -125,39 +128,36 @@ def test_a_cache_in_8_bits(dtype: torch.dtype) -> None:
 @BUILT
 def test_a_slot_outside_the_cache_is_refused() -> None:
     hidden, step = inputs(SPEC, 2, torch.float32)
-    fused = fuse(quantized(SPEC, torch.float32), step.keys)
-    assert fused is not None
+    layer = quantized(SPEC, torch.float32)
     with pytest.raises(IndexError, match="of 90"):
-        fused(hidden, step._replace(slots=torch.tensor([3, 90])))
+        called([layer], hidden, step._replace(slots=torch.tensor([3, 90])))
 
 
 @BUILT
 def test_other_layers_run_as_they_are() -> None:
     keys = torch.zeros(1, 2, 8, 32)
     plain = DecoderLayer(SPEC, torch.float32)
-    assert fuse(plain, keys) is None
+    assert fuse(plain, keys, keys) is None
     layer = quantized(SPEC, torch.float32)
-    assert fuse(layer, keys) is not None
-    assert fuse(layer, torch.zeros(2, 2, 8, 32)) is None
-    assert fuse(layer, keys.double()) is None
+    assert fuse(layer, keys, keys) is not None
+    assert fuse(layer, keys.repeat(2, 1, 1, 1), keys) is None
+    assert fuse(layer, keys.double(), keys.double()) is None
     layer.mlp.down_proj.activations = "int4"  # type: ignore[assignment]
-    assert fuse(layer, keys) is None
+    assert fuse(layer, keys, keys) is None
     scheme = find_scheme("hqq4@w4a32")
     assert scheme is not None
     layer = quantized(SPEC, torch.float32)
     layer.substitute({"mlp.down_proj": specimen(128, 192, scheme, Execution())})
-    assert fuse(layer, keys) is None
+    assert fuse(layer, keys, keys) is None
 
 
 @BUILT
 def test_threads_do_not_change_it() -> None:
     layer = quantized(SPEC, torch.float32)
     hidden, step = inputs(SPEC, 4, torch.float32)
-    fused = fuse(layer, step.keys)
-    assert fused is not None
-    alone = fused(hidden, step)
+    alone = called([layer], hidden, step)
     torch.set_num_threads(2)
     try:
-        assert fused(hidden, inputs(SPEC, 4, torch.float32)[1]).equal(alone)
+        assert called([layer], hidden, inputs(SPEC, 4, torch.float32)[1]).equal(alone)
     finally:
         torch.set_num_threads(1)

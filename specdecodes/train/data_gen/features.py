@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specdecodes.engine.runner import Rows
 from specdecodes.engine.sight import View
+from specdecodes.engine.stack import Rows
 from specdecodes.methods.assembly import LoadedTarget
 from specdecodes.models.decoder import LayerStep, Rotary
 
@@ -84,8 +84,9 @@ class FeatureReader:
         windows, cache = self._decoder.spec.windows, self._runner.cache
         turns = [(self._rotary.cos[rows.positions], self._rotary.sin[rows.positions]) for rows in passes]
         entering: dict[int, list[Tensor]] = {}
-        with contextlib.closing(self._source.layers()) as layers:
-            for index, layer in enumerate(layers):
+        with contextlib.closing(self._source.sections()) as sections:
+            numbered = (pair for section in sections for pair in zip(section.numbers, section.layers, strict=True))
+            for index, layer in numbered:
                 if index in self._wanted:
                     entering[index] = [state[0].cpu() for state in hidden]
                 keys, values = cache.keys[index], cache.values[index]
