@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 from specdecodes.errors import ConfigError
@@ -43,3 +44,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remember(path: Path, entries: Mapping[str, Any]) -> None:
+    """Keep `entries` at `path`, as JSON; where it cannot be written, what they say is found out anew next time."""
+    with suppress(OSError), replacing(path) as file:
+        file.write(json.dumps(entries).encode())
+
+
+def remembered(path: Path) -> dict[str, Any]:
+    """What `remember` kept there last; nothing where the file is missing or broken."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return entries if isinstance(entries, dict) else {}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from specdecodes.errors import ConfigError
-from specdecodes.folders import cache_folder, replacing
+from specdecodes.folders import cache_folder, remember, remembered, replacing
 
 
 def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -43,3 +43,15 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         file.write(b"half of the new")
         raise ZeroDivisionError
     assert path.read_bytes() == b"old" and list(path.parent.iterdir()) == [path]
+
+
+def test_what_is_remembered_survives_whatever_becomes_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "kept.json"
+    assert remembered(path) == {}
+    remember(path, {"a": [1.5]})
+    assert remembered(path) == {"a": [1.5]}
+    for broken in ("{broken", "[1]"):
+        path.write_text(broken)
+        assert remembered(path) == {}
+    remember(path / "below a file", {"a": 1})
+    assert path.read_text() == "[1]"

@@ -57,12 +57,14 @@ def _attend(
 
         return tree_attend(query, key, value, keys, values, slots, mask, window, scale)
     if window.is_cuda and exact:
-        return _attend_everywhere(query, key, value, keys, values, slots, mask, window, scale)
+        _store(key, value, keys, values, slots)
+        return _attend_everywhere(query, keys, values, mask, window, scale)
     start, stop = window.tolist()
     if cpu_attention.fits(query, keys):
         return cpu_attention.attend(query, key, value, keys, values, slots, mask, (start, stop), scale, exact)
     if coded:
-        return _attend_coded(query, key, value, keys, values, slots, mask[:, :, : stop - start], start, scale)
+        _store(encode(turn(key)), encode(value), keys, values, slots)
+        return _attend_coded(query, keys, values, mask[:, :, : stop - start], start, scale)
     _store(key, value, keys, values, slots)
     seen_keys, seen_values = keys[:, :, start:stop], values[:, :, start:stop]
     visible = mask[:, None, :, : stop - start]
@@ -76,19 +78,10 @@ def _attend(
 
 
 def _attend_everywhere(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    slots: Tensor,
-    mask: Tensor,
-    window: Tensor,
-    scale: float,
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, window: Tensor, scale: float
 ) -> Tensor:
     """The exact `attend` over all slots of the cache, those outside the window weighing nothing: shapes never change,
     so that a CUDA graph serves any window."""
-    _store(key, value, keys, values, slots)
     column = torch.arange(keys.shape[2], device=mask.device) - window[0]
     inside = (column >= 0) & (column < window[1] - window[0])
     visible = mask.index_select(2, column.clamp(0, mask.shape[2] - 1)) & inside
@@ -96,21 +89,10 @@ def _attend_everywhere(
     return _in_fp64(query, keys, values.masked_fill(~inside[:, None], 0.0), visible, scale)
 
 
-def _attend_coded(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    slots: Tensor,
-    mask: Tensor,
-    start: int,
-    scale: float,
-) -> Tensor:
+def _attend_coded(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, start: int, scale: float) -> Tensor:
     """`attend` on rows in 8 bits, on the window from `start` on that is as long as `mask` is wide. Numbers are made of
     them a head at a time, never of the whole cache."""
     turned = turn(query).to(query.dtype).transpose(1, 2)
-    _store(encode(turn(key)), encode(value), keys, values, slots)
     attended, groups = torch.empty_like(query, memory_format=torch.contiguous_format), query.shape[2] // keys.shape[1]
     window = slice(start, start + mask.shape[2])
     for head in range(keys.shape[1]):

@@ -138,8 +138,7 @@ def test_a_layer_of_a_pass() -> None:
         step = LayerStep(*turn, keys, values, rows.slots, sight.mask, sight.window, False)
         assert running.steps.layer(model.stack[1], hidden, step).shape == hidden.shape
         rows_of = torch.empty(1, TREE.nodes, 4, 32, device=DEVICE, dtype=torch.bfloat16)
-        given = rows_of, rows_of[:, :, :2], rows_of[:, :, :2], keys, values, rows.slots, sight.mask, sight.window
-        assert _attend_everywhere(*given, 0.2).shape == rows_of.shape
+        assert _attend_everywhere(rows_of, keys, values, sight.mask, sight.window, 0.2).shape == rows_of.shape
 
 
 def test_what_a_graph_cannot_hold_is_seen() -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from specdecodes.folders import cache_folder, replacing
+from specdecodes.folders import cache_folder, remember, remembered
 
 Figures = dict[str, float]
 
@@ -60,8 +58,7 @@ def keep(key: str, figures: Figures) -> None:
     """Keep `figures` under `key`. Where the folder cannot be written they are measured anew next time."""
     entries = _read()
     entries[key] = [*entries.get(key, []), figures | {"at": time.time()}][-REMEMBERED:]
-    with suppress(OSError), replacing(_path()) as file:
-        file.write(json.dumps(entries).encode())
+    remember(_path(), entries)
 
 
 def _path() -> Path:
@@ -69,11 +66,5 @@ def _path() -> Path:
 
 
 def _read() -> dict[str, list[Figures]]:
-    """All entries, oldest first under each key; none where the file is missing or broken."""
-    try:
-        entries = json.loads(_path().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(entries, dict):
-        return {}
-    return {key: kept for key, kept in entries.items() if isinstance(kept, list)}
+    """All entries, oldest first under each key."""
+    return {key: kept for key, kept in remembered(_path()).items() if isinstance(kept, list)}

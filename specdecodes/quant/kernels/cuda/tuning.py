@@ -7,16 +7,14 @@ first call and keeps what it found in a file of its own. Figures lie beside the 
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from specdecodes.folders import cache_folder, replacing
+from specdecodes.folders import cache_folder, remember, remembered
 from specdecodes.quant.kernels.cuda.gemlite import GemliteLinear
 from specdecodes.quant.kernels.cuda.lookup import LookupLinear
 from specdecodes.quant.kernels.cuda.w4a16 import W4A16Linear
@@ -37,13 +35,13 @@ def tune(linears: Iterable[nn.Module], rows: int, *, seconds: Seconds | None = N
     gemlites = [linear for linear in linears if isinstance(linear, GemliteLinear)]
     if splits:
         machine = machine or torch.cuda.get_device_name(splits[0].packed_weight.device)
-    known, timed = _read(), {}
+    known, timed = remembered(_path()), {}
     shapes = {_key(machine, linear, rows): linear for linear in splits}
     wanted = [key for key in shapes if key not in known]
     for key in tqdm(wanted, desc="tuning kernels", unit="shape", leave=False, disable=None):
         timed[key] = _best(shapes[key], rows, seconds or _seconds)
     if timed:
-        _write(_read() | timed)
+        remember(_path(), remembered(_path()) | timed)
     for linear in splits:
         linear.tuned[rows] = (known | timed)[_key(machine, linear, rows)]
     _warm(gemlites, rows)
@@ -97,18 +95,3 @@ def _key(machine: str, linear: Split, rows: int) -> str:
 
 def _path() -> Path:
     return cache_folder() / "kernels" / "tuned.json"
-
-
-def _read() -> dict[str, int]:
-    """What was found before; nothing where the file is missing or broken."""
-    try:
-        entries = json.loads(_path().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {str(key): int(value) for key, value in entries.items()} if isinstance(entries, dict) else {}
-
-
-def _write(entries: dict[str, int]) -> None:
-    """Whole or not at all; where the folder cannot be written, shapes are timed anew next time."""
-    with suppress(OSError), replacing(_path()) as file:
-        file.write(json.dumps(entries).encode())
