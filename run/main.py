@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
+import shutil
 import sys
+import textwrap
 
 from specdecodes import pipelines
 from specdecodes.cli import fail, main
-from specdecodes.errors import ConfigError
+from specdecodes.errors import ConfigError, reported
 
 USAGE = "bash run.sh PIPELINE COMMAND [OPTIONS]"
 WITHOUT_PIPELINE = ("run-compare", "run-report", "run-cache")
 """Commands on result folders, which hold the pipelines that made them, and on what all pipelines share."""
+WITH_OR_WITHOUT = ("run-doctor",)
 
 
 def run(arguments: list[str]) -> None:
     """Hand the command to the common command line, with the pipeline as its `--pipeline`."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"Usage: {USAGE}\n\nPipelines:\n  " + "\n  ".join(pipelines.shipped()) + "\n")
+        with reported():
+            print(f"Usage: {USAGE}\n\n{_listed(pipelines.shipped())}\n", flush=True)
         main(["--help"], "bash run.sh PIPELINE")
     name, *rest = arguments
-    if name in WITHOUT_PIPELINE or (name.startswith("run-") and _names_a_model(rest)):
+    if name in (*WITHOUT_PIPELINE, *WITH_OR_WITHOUT) or (name.startswith("run-") and _names_a_model(rest)):
         main(arguments, "bash run.sh")
     if name.startswith(("-", "run-")):
         fail(_misplaced(name))
@@ -33,6 +38,15 @@ def run(arguments: list[str]) -> None:
     if rest[0] in WITHOUT_PIPELINE:
         fail(ConfigError(f"{rest[0]} takes no pipeline; write bash run.sh {shlex.join(rest)}"))
     main([rest[0], "--pipeline", name, *rest[1:]], f"bash run.sh {name}")
+
+
+def _listed(names: list[str]) -> str:
+    """Pipelines folder by folder, as wide as the terminal."""
+    width, lines = shutil.get_terminal_size().columns, [f"Pipelines, written like {pipelines.DEMO}:"]
+    for folder, inside in itertools.groupby(names, lambda name: name.rpartition(".")[0]):
+        modules = "  ".join(name.rpartition(".")[2] for name in inside)
+        lines += [f"  {folder}.", textwrap.fill(modules, width, initial_indent="    ", subsequent_indent="    ")]
+    return "\n".join(lines)
 
 
 def _names_a_model(options: list[str]) -> bool:

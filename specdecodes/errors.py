@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
@@ -97,15 +98,27 @@ def fail(error: SpecDecodesError) -> NoReturn:
 
 @contextlib.contextmanager
 def reported(stopped: str = "interrupted") -> Iterator[None]:
-    """Around a command: our errors and the disk's end it as `fail` does, Ctrl-C with the line `stopped` and 130."""
+    """Around a command: our errors and the disk's end it as `fail` does, Ctrl-C with the line `stopped` and 130, a
+    standard output that nobody reads with 1."""
     try:
         yield
     except SpecDecodesError as error:
         fail(error)
+    except BrokenPipeError:  # nobody reads any more: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so once more at its end
+        sys.exit(1)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
         fail(DiskError(error))
+    except ImportError as error:
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        _interrupted(stopped)  # Transformers makes of Ctrl-C a module that is not there
     except KeyboardInterrupt:
-        print(stopped, file=sys.stderr)
-        sys.exit(130)
+        _interrupted(stopped)
+
+
+def _interrupted(line: str) -> NoReturn:
+    print(line, file=sys.stderr)
+    sys.exit(130)

@@ -68,7 +68,8 @@ for command in (
     run_cache,
     run_doctor,
 ):
-    app.command()(command)
+    # Paragraphs as one line each: rich would keep the source's line breaks on a narrower terminal.
+    app.command(help="\n\n".join(" ".join(part.split()) for part in (command.__doc__ or "").split("\n\n")))(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -18,7 +18,7 @@ from specdecodes.errors import ConfigError
 if TYPE_CHECKING:
     from specdecodes.config import Pipeline
 
-PANEL = "Pipeline"
+PANEL = "Pipeline (what is not given is as the pipeline says)"
 
 
 @dataclass(frozen=True)

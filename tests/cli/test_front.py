@@ -34,10 +34,13 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]):
     assert all(command in out for command in COMMANDS)
 
 
-def test_help_in_a_clone_lists_pipelines_too(capsys: pytest.CaptureFixture[str]):
+def test_help_in_a_clone_lists_pipelines_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = outcome(run, ["--help"], capsys)
     assert code == 0
-    assert DEMO in out and "run.exp_offloading.vanilla_qwen_32b" in out
+    assert DEMO in out and "  run.exp_offloading.\n" in out
+    assert {name.rpartition(".")[2] for name in pipelines.shipped()} <= set(out.split())
+    assert max(map(len, out.splitlines())) <= 80
     assert all(command in out for command in COMMANDS)
 
 
@@ -140,6 +143,30 @@ def test_ctrl_c_in_the_midst_of_a_command(monkeypatch: pytest.MonkeyPatch, capsy
 
     monkeypatch.setattr(run_cache, "kept", stop)
     assert outcome(main, ["run-cache"], capsys) == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_that_a_library_takes_for_a_missing_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def stop(path: Path) -> None:
+        raise ModuleNotFoundError("Could not import module 'LlamaConfig'") from KeyboardInterrupt()
+
+    monkeypatch.setattr(run_cache, "kept", stop)
+    assert outcome(main, ["run-cache"], capsys) == (130, "", "interrupted\n")
+
+
+def test_nobody_reads_any_more(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """`--help | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr("sys.stdout", os.fdopen(writer, "w"))
+    assert exit_code(run, ["--help"]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_doctor_needs_no_pipeline(capsys: pytest.CaptureFixture[str]):
+    code, _, err = outcome(run, ["run-doctor", "--folder", "/no/such"], capsys)
+    assert code == 2 and err.startswith("error: /no/such is not a folder")
 
 
 def test_outside_a_clone_a_pipeline_s_name_leads_to_the_clone(
