@@ -20,6 +20,8 @@ from specdecodes.train.losses import HeadLoss
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+ROWS = 4096
+
 
 def head_acceptance(
     loss: HeadLoss,
@@ -40,14 +42,12 @@ def head_acceptance(
 
 
 @torch.no_grad()
-def ngram_acceptance(
-    stored: StoredConversations, held: Sequence[int], output: Tensor, depth: int, rows: int = 4096
-) -> list[float]:
-    """The same of chains that repeat what followed the same words before, over the first `rows` rows or so; `output`
+def ngram_acceptance(stored: StoredConversations, held: Sequence[int], output: Tensor, depth: int) -> list[float]:
+    """The same of chains that repeat what followed the same words before, over the first ROWS rows or so; `output`
     [vocab, hidden] is the target's head."""
     accepted, possible = torch.zeros(depth), torch.zeros(depth)
     for index in held:
-        if possible[0] >= rows:
+        if possible[0] >= ROWS:
             break
         found = stored[index]
         choices = (found.last.to(output.device, torch.float32) @ output.T).argmax(-1).cpu()

@@ -18,6 +18,8 @@ from specdecodes.errors import ConfigError
 Message = dict[str, str]
 
 SOURCES = ("childrens-books", "fairytaleqa-stories", "african-storybook", "tinyshakespeare", "gpteacher", "gsm8k-train")
+HELD_OUT = 40  # one document of so many
+PASSAGE = 900  # characters
 # How often an epoch passes over each source: answers to questions matter most, old plays least.
 WEIGHTS = {
     "childrens-books": 0.7,
@@ -78,14 +80,14 @@ def read_corpora(folder: Path) -> list[Text]:
     return [text for source in SOURCES for text in _READERS[source](source, folder / source)]
 
 
-def split_held_out(texts: Sequence[Text], every: int = 40) -> tuple[list[Text], list[Text]]:
+def split_held_out(texts: Sequence[Text]) -> tuple[list[Text], list[Text]]:
     """The documents to train on, and every 40th of each source, held out."""
     kept: list[Text] = []
     held: list[Text] = []
     seen: Counter[str] = Counter()
     for text in texts:
         seen[text.source] += 1
-        (held if seen[text.source] % every == 0 else kept).append(text)
+        (held if seen[text.source] % HELD_OUT == 0 else kept).append(text)
     return kept, held
 
 
@@ -175,13 +177,13 @@ def _clean(raw: str) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs if paragraph.strip())
 
 
-def _passages(raw: str, size: int = 900) -> tuple[str, ...]:
-    """Whole paragraphs gathered into passages of about `size` characters."""
+def _passages(raw: str) -> tuple[str, ...]:
+    """Whole paragraphs gathered into passages of about PASSAGE characters."""
     passages: list[str] = []
     current: list[str] = []
     for paragraph in _clean(raw).split("\n\n"):
         current.append(paragraph)
-        if sum(map(len, current)) >= size:
+        if sum(map(len, current)) >= PASSAGE:
             passages.append("\n\n".join(current))
             current = []
     if current:

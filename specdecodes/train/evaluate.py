@@ -16,12 +16,14 @@ from transformers import LlamaForCausalLM
 from specdecodes.train.corpora import Text, epoch, read_corpora, split_held_out
 from specdecodes.train.tokenizer import load_tokenizer, render
 
+LENGTH, MOST = 512, 40
+
 Losses = dict[str, dict[str, float]]
 
 
 @torch.inference_mode()
-def held_out_loss(folder: Path, held: Sequence[Text], length: int = 512, most: int = 40) -> Losses:
-    """Nats per token and per byte, by source and for `all`, over at most `most` sequences of `length` tokens a source.
+def held_out_loss(folder: Path, held: Sequence[Text]) -> Losses:
+    """Nats per token and per byte, by source and for `all`, over at most MOST sequences of LENGTH tokens a source.
 
     The held-out documents are told as in training, each once. Weights as saved, sums in fp32.
     """
@@ -31,10 +33,10 @@ def held_out_loss(folder: Path, held: Sequence[Text], length: int = 512, most: i
         told = epoch([text for text in held if text.source == source], random.Random(0), {})
         rows = tokenizer([render(document) for document in told], add_special_tokens=False)["input_ids"]
         tokens = torch.tensor([token for row in rows for token in row])
-        count = min(most, max(1, (len(tokens) - 1) // length))
+        count = min(MOST, max(1, (len(tokens) - 1) // LENGTH))
         nats, predicted, size = 0.0, 0, 0
-        for start in range(0, count * length, length):
-            row = tokens[start : start + length + 1]
+        for start in range(0, count * LENGTH, LENGTH):
+            row = tokens[start : start + LENGTH + 1]
             logits = model(input_ids=row[None, :-1]).logits[0]
             nats += float(F.cross_entropy(logits, row[1:], reduction="sum"))
             predicted += len(row) - 1

@@ -14,6 +14,7 @@ POINTS = 48
 """Stretches of the clock in the figure of speed over time."""
 
 
+HEIGHT = 240  # of a figure with curves
 COLOURS = 6
 """Classes of the style sheet, `arm-0` and on; a seventh method starts over."""
 
@@ -22,11 +23,11 @@ def colour(arm: Measured) -> str:
     return f"arm-{arm.colour % COLOURS}"
 
 
-def speed(arms: Sequence[Measured], width: float, scale_to: float | None = None) -> Drawing:
+def speed(arms: Sequence[Measured], width: float) -> Drawing:
     """A bar a method, as long as its tokens/s, with its 95% interval and its ratio to the first."""
     drawing = Drawing(width, ROW * len(arms), "Tokens per second by method")
     ends = [max(arm.speed, arm.interval[1] if arm.interval else 0.0) for arm in arms]
-    scale = Scale(0.0, scale_to or max(ends, default=1.0), 0.0, width - 2)
+    scale = Scale(0.0, max(ends, default=1.0), 0.0, width - 2)
     for place, arm in enumerate(arms):
         top = ROW * place
         ratio = f" · {shown(arm.speed / arms[0].speed)}×" if place and arms[0].speed else ""
@@ -65,7 +66,7 @@ def token_time(arms: Sequence[Measured], width: float) -> Drawing:
     return drawing
 
 
-def acceptance(arms: Sequence[Measured], width: float, height: float = 240) -> Drawing:
+def acceptance(arms: Sequence[Measured], width: float) -> Drawing:
     """By depth of the tree, the share of rounds in which the target agreed that deep; a line a drafting method."""
     lines = [
         (arm, [(float(depth), share) for depth, share in enumerate(arm.figures["accepted_by_depth"], start=1)])
@@ -73,9 +74,9 @@ def acceptance(arms: Sequence[Measured], width: float, height: float = 240) -> D
         if arm.drafts and arm.figures["accepted_by_depth"]  # empty where no draft was worth verifying
     ]
     deepest = max((points[-1][0] for _, points in lines), default=1.0)
-    drawing = Drawing(width, height, "Share of rounds accepted, by depth")
+    drawing = Drawing(width, HEIGHT, "Share of rounds accepted, by depth")
     across, up = _frame(drawing, (1.0, max(deepest, 2.0)), (0.0, 1.0), lines, percent=True)
-    drawing.text(across.start, height - 4, "depth in the tree", "axis")
+    drawing.text(across.start, HEIGHT - 4, "depth in the tree", "axis")
     for arm, points in lines:
         drawing.path([(across(depth), up(share)) for depth, share in points], f"curve {colour(arm)}")
         for depth, share in points:
@@ -111,14 +112,14 @@ def accepted_tokens(arms: Sequence[Measured], width: float) -> Drawing:
     return drawing
 
 
-def over_time(arms: Sequence[Measured], width: float, height: float = 240) -> Drawing:
+def over_time(arms: Sequence[Measured], width: float) -> Drawing:
     """Tokens/s along the run's own clock, a line a method: a machine that slows down shows here."""
     lines = [(arm, points) for arm in arms if (points := arm.over_time(POINTS))]
     longest = max((arm.figures["wall_seconds"] for arm, _ in lines), default=1.0)
     fastest = max((rate for _, points in lines for _, rate in points), default=1.0)
-    drawing = Drawing(width, height, "Tokens per second over the run")
+    drawing = Drawing(width, HEIGHT, "Tokens per second over the run")
     across, up = _frame(drawing, (0.0, longest), (0.0, fastest), lines)
-    drawing.text(across.start, height - 4, "seconds of answering", "axis")
+    drawing.text(across.start, HEIGHT - 4, "seconds of answering", "axis")
     for arm, points in lines:
         drawing.path([(across(x), up(y)) for x, y in points], f"curve {colour(arm)}", arm.label)
     _name_curves(drawing, lines, across, up)

@@ -87,11 +87,11 @@ def round_step(least: float) -> float:
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= least * (1 - 1e-9))
 
 
-def shown(value: float, digits: int = 3) -> str:
-    """`value` in so many significant digits, without an exponent: 0.0123, 1.23, 1,230."""
+def shown(value: float) -> str:
+    """`value` in three significant digits, without an exponent: 0.0123, 1.23, 1,230."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "–"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{decimals}f}"
 
 
