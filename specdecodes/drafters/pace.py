@@ -9,11 +9,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from specdecodes.config import Tree
+from specdecodes.drafters.looks import FEW, PLAIN, Looks
 from specdecodes.drafters.recess import ENOUGH, MEMORY, Recess, error_of
+from specdecodes.drafters.seconds import Costs, Seconds
 
 PRIOR = 4  # levels for which the usual one counts
 USUAL = (3.6, 4.0)  # levels reached, and those before them, until there were any
@@ -23,60 +24,7 @@ WIDE = 64  # rounds of full width that are remembered: widths differ by less tha
 LOOK = 0.01  # of the tokens: what chains may spend on looking whether wide rounds would do better now
 SELDOM = 32  # rounds between two such looks at least
 LUCK = 2.0  # standard errors by which chains have to be ahead
-AGAIN = 32  # rounds behind which plain ones are timed again: a machine is not equally fast at all times
-LOOKS = 3  # plain rounds in a row, then
-FEW = 5  # plain rounds remembered: more than half of them are the last LOOKS
 SURPLUS = 1.02  # times plain decoding that drafting has to be: what it takes is more than its steps' medians
-CLOSE = 1.4  # times plain decoding: where drafting is faster than that, it is not asked
-_PLAIN = 0  # the size of a pass behind no draft: what a draft leaves to its round is not in it
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Expected seconds: `levels` of a draft level by width, `passes` of the rest of a round by rows verified.
-
-    Their keys are the sizes there are; the largest are the tree's.
-    """
-
-    levels: Mapping[int, float]
-    passes: Mapping[int, float]
-
-
-class Seconds:
-    """Of one kind of step, by size: what was measured, or what was expected times how wrong that was elsewhere."""
-
-    def __init__(self, expected: Mapping[int, float], memory: Mapping[int, int] | None = None) -> None:
-        """`memory`: of sizes of which not MEMORY steps are remembered, but so many."""
-        self._expected, kept = dict(expected), memory or {}
-        self._seen: dict[int, deque[float]] = {size: deque(maxlen=kept.get(size, MEMORY)) for size in expected}
-        self._called: set[int] = set()
-        self._now: dict[int, float] = {}  # what was last told, until something is added
-
-    def add(self, size: int, seconds: float) -> None:
-        """A step of `size` took `seconds`. The first of a size may have compiled, and is not counted."""
-        if size in self._called:
-            self._seen[size].append(seconds)
-            self._now = {}
-        self._called.add(size)
-
-    def untried(self) -> list[int]:
-        """The sizes of which there was no step yet."""
-        return [size for size in self._expected if size not in self._called]
-
-    def measured(self, size: int) -> bool:
-        """Whether a step of `size` was counted."""
-        return bool(self._seen[size])
-
-    def of(self, size: int) -> float:
-        if size not in self._now:
-            self._now[size] = self._told(size)
-        return self._now[size]
-
-    def _told(self, size: int) -> float:
-        if self._seen[size]:
-            return statistics.median(self._seen[size])
-        known = [statistics.median(seen) / self._expected[other] for other, seen in self._seen.items() if seen]
-        return self._expected[size] * (statistics.median(known) if known else 1.0)
 
 
 class Pace:
@@ -91,15 +39,14 @@ class Pace:
         self._tree = tree
         self._widths, self._sizes = sorted(costs.levels), sorted(costs.passes)
         self._levels = Seconds(costs.levels)
-        self._passes = Seconds({_PLAIN: costs.passes[self._sizes[0]], **costs.passes}, {_PLAIN: FEW})
+        self._passes = Seconds({PLAIN: costs.passes[self._sizes[0]], **costs.passes}, {PLAIN: FEW})
         self._shares = dict.fromkeys(costs.levels, USUAL)  # by width: chances of levels, and of those before them
         self._gains: deque[float] = deque(maxlen=WIDE)  # tokens that a chain would have been ahead of a wide round
         self._rounds: deque[tuple[int, int, int, int]] = deque(maxlen=2 * MEMORY)  # tokens, levels, width, rows
         self._rows: dict[int, int] = {}  # by width: of its last pass
         self._so_far: float | None = None  # tokens a second of `_rounds`
         self._turn = self._look = 0
-        self._since, self._looks = AGAIN - 2, 0  # rounds since plain ones were timed, and those to time now
-        self._recess = Recess(max(costs.levels.values()) / max(costs.levels))
+        self._recess, self._looks = Recess(max(costs.levels.values()) / max(costs.levels)), Looks()
         self._missed = 0  # rows that the draft has to run before its first level
         self._began = False
         self._reach: list[float] = []
@@ -115,7 +62,7 @@ class Pace:
     @property
     def drafts(self) -> bool:
         """Whether the round that has started drafts; if not, it is a plain one."""
-        return self._looks == 0 and self._recess.over(self._missed)
+        return not self._looks.due and self._recess.over(self._missed)
 
     def start(self, missed: int = 0) -> None:
         """A round begins; the draft has yet to run `missed` committed rows."""
@@ -183,11 +130,11 @@ class Pace:
         now = time.perf_counter()
         seconds = now - self._mark
         if not self._reach:
-            self._passes.add(_PLAIN, seconds)
-            self._recess.rested(self._passes.of(_PLAIN))
-            self._looks = max(self._looks - 1, 0)
+            self._passes.add(PLAIN, seconds)
+            self._recess.rested(self._passes.of(PLAIN))
+            self._looks.timed()
             if self._began:  # there was nothing to propose
-                self._rounds.append((1, 0, self.width, _PLAIN))
+                self._rounds.append((1, 0, self.width, PLAIN))
             return
         self._passes.add(self.rows, self._before + seconds + self._deciding)
         reached, before = self._shares[self.width]
@@ -197,18 +144,13 @@ class Pace:
             self._turn += 1
             spent = [self._seconds(*steps) for _, *steps in self._rounds]
             self._so_far = sum(tokens for tokens, *_ in self._rounds) / sum(spent)
-            plain = self._passes.of(_PLAIN)
+            plain = self._passes.of(PLAIN)
             self._recess.judge(1 + accepted - SURPLUS * spent[-1] / plain, plain)
             self.width = self._next_width()
-            self._look_at_plain(plain)
+            if len(self._sizes) > 1:  # plain rounds are other passes
+                guessed = not self._passes.measured(PLAIN)
+                self._looks.drafted(self._so_far * plain, guessed=guessed, rests=self.rests)
             self._deciding = time.perf_counter() - now
-
-    def _look_at_plain(self, plain: float) -> None:
-        """Have plain rounds timed now and then, where they are not the same passes and drafting is not far ahead."""
-        self._since = 0 if self.rests else self._since + 1
-        close = not self._passes.measured(_PLAIN) or (self._so_far or 0.0) * plain < CLOSE
-        if len(self._sizes) > 1 and self._since >= AGAIN and close:
-            self._since, self._looks = 0, LOOKS
 
     def _deeper_pays(self, width: int, reaches: Sequence[float]) -> bool:
         """Whether any number of further levels, each reached from the one before about as often as levels were so far,
@@ -246,7 +188,7 @@ class Pace:
         rate = self._so_far
         if rate is None:
             rate = (1.0 + sum(self._reach)) / self._seconds(len(self._reach), self.width, self._sizes[-1])
-        return max(rate, 1.0 / self._passes.of(_PLAIN))
+        return max(rate, 1.0 / self._passes.of(PLAIN))
 
     def _seconds(self, levels: int, width: int, rows: int) -> float:
         """Of a round, at what its steps take now."""
@@ -263,11 +205,13 @@ class Pace:
         return next((rows for rows in self._sizes if rows > nodes), self._sizes[-1])
 
     def _next_width(self) -> int:
-        """Chains where they do well, but for a wide round once in a while, the rarer the more it costs. Every width is
-        tried at once, since its first level may compile."""
-        if untried := self._levels.untried():
-            return untried[0]
+        """Chains where they do well, but for a wide round once in a while, the rarer the more it costs. They are first
+        tried when what wide rounds show is for them, or has been asked often: what a level of them takes was only
+        expected."""
         narrow, full = self._widths[0], self._tree.width
+        promising = len(self._gains) >= 2 * ENOUGH or sum(self._gains) > 0.0
+        if promising and (untried := self._levels.untried()):
+            return untried[0]
         if not self._chains_pay():
             return full
         if self.width == full:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 from specdecodes.config import Tree
 from specdecodes.drafters.looks import FEW, PLAIN, Looks
-from specdecodes.drafters.pace import Seconds
 from specdecodes.drafters.recess import MEMORY, Recess
+from specdecodes.drafters.seconds import Seconds
 
 BELIEF = (4.0, 5.0)  # accepted, of so many, before any were seen
 
@@ -111,14 +111,9 @@ class Stride:
             self._rounds.append((1 + accepted, spent))
             self._recess.judge(1 + accepted - spent / plain, plain)
             if len(self._sizes) > 1:  # plain rounds are other passes
-                self._looks.drafted(self._times(plain), rests=self.rests)
-
-    def _times(self, plain: float) -> float | None:
-        """How many times as fast as plain decoding rounds were lately; None before there was a plain one."""
-        if not self._passes.measured(PLAIN):
-            return None
-        tokens, seconds = (sum(figures) for figures in zip(*self._rounds, strict=True))
-        return plain * tokens / seconds
+                tokens, seconds = (sum(figures) for figures in zip(*self._rounds, strict=True))
+                guessed = not self._passes.measured(PLAIN)
+                self._looks.drafted(plain * tokens / seconds, guessed=guessed, rests=self.rests)
 
     def _size(self, nodes: int) -> int:
         return next(size for size in self._sizes if size >= nodes)

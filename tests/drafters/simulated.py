@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from specdecodes.config import Tree
-from specdecodes.drafters.pace import Costs, Pace
+from specdecodes.drafters.pace import Pace
+from specdecodes.drafters.seconds import Costs
 from specdecodes.drafters.trust import Trust
 from specdecodes.tree import TokenTree
 from specdecodes.verify import Verdict
@@ -48,9 +49,9 @@ class Regime:
     takes: Callable[[float], float] = lambda said: said
     exact: bool = False  # passes have one size
 
-    def play(self, clock, rounds: int, tree: Tree, *, warm: int = 0, wrong: float = 1.0) -> float:
-        """Tokens a second of `rounds` rounds after `warm` ones. What a plan expects of steps is `wrong` times too
-        long."""
+    def play(self, clock, rounds: int, tree: Tree, *, warm: int = 0, wrong: float = 1.0, first: int = 0) -> float:
+        """Tokens a second of `rounds` rounds after `warm` ones, on the text that begins with round `first`. What a plan
+        expects of steps is `wrong` times too long."""
         dice, noise = random.Random(7), random.Random(8)  # of what the target never reads, and of steps
 
         def spend(seconds: float) -> None:
@@ -63,8 +64,8 @@ class Regime:
         pace = Pace(tree, Costs(levels, {rows: self.passes[rows] * wrong for rows in sizes}))
         trust = Trust(CPU) if tree.adaptive else None
         tokens, started = 0, clock.now
-        for number in range(warm + rounds):  # every setting meets the same text
-            if number == warm:
+        for number in range(first, first + warm + rounds):  # every setting meets the same text
+            if number == first + warm:
                 tokens, started = 0, clock.now
             tokens += 1 + self._round(tree.width, pace, trust, (random.Random(number), dice), spend)
         return tokens / (clock.now - started)

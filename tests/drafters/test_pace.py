@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 
 from specdecodes.config import Tree
-from specdecodes.drafters.pace import Costs, Pace, Seconds
+from specdecodes.drafters.pace import Pace
 from specdecodes.drafters.recess import PATIENCE
+from specdecodes.drafters.seconds import Costs, Seconds
 from tests.drafters.simulated import Regime
 
 
@@ -104,6 +107,38 @@ def test_within_three_percent_of_the_best_fixed_setting(clock, name):
     assert regime.play(clock, 120, Tree(4, 16, 64), warm=40, wrong=2.0) >= 0.97 * best
 
 
+FAR = {1: 1.45, 8: 1.46, 64: 1.55}  # streamed from a disk: a plain round is as dear as one that brings ten tokens
+FIRST = {
+    "right": Regime({1: 0.043, 4: 0.045}, FAR, SURE),
+    "takes what is doubted": Regime({1: 0.043, 4: 0.045}, FAR, DOUBTS, lambda said: said**0.4),
+    "refuses what is sure": Regime({1: 0.043, 4: 0.045}, FAR, SURE, lambda said: said**3),
+    "many ways to go on": Regime({1: 0.043, 4: 0.045}, FAR, SPREAD),
+    "hardly ever right": Regime({1: 0.043, 4: 0.045}, FAR, (0.1, 0.3)),
+    "computed": REGIMES["computed"],
+}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_the_first_rounds_are_not_spent_on_finding_out(clock, name):
+    """The first eight of a process, over three texts, against the best fixed setting of them."""
+    regime, starts = FIRST[name], (0, 100, 200)
+
+    def speed(tree, **options):
+        return statistics.harmonic_mean([regime.play(clock, 8, tree, first=first, **options) for first in starts])
+
+    best = max(1 / regime.passes[1], *(speed(Tree(*sizes, adaptive=False)) for sizes in FIXED if sizes[2] in FAR))
+    assert speed(Tree(4, 32, 64), wrong=2.0) >= 0.8 * best
+
+
+def test_plain_rounds_are_not_timed_where_they_could_not_be_as_fast(clock):
+    """Until drafting is no longer far ahead of them."""
+    world = World(clock, levels={1: 0.02}, passes={1: 1.0, 8: 1.05})
+    world.play(100, lambda k: 0.9**k)
+    assert all(levels for levels, *_ in world.rounds)
+    world.play(40, lambda k: 0.2**k)
+    assert [levels > 0 for levels, *_ in world.rounds].count(False) >= 3
+
+
 def test_a_draft_that_never_helps_is_given_up_and_tried_again(clock):
     """At most one round in PATIENCE[1] is spent on it, so that it costs little against plain decoding."""
     world = World(clock, levels={1: 0.5}, passes={8: 1.0, 1: 1.0})
@@ -142,7 +177,7 @@ def test_a_chain_where_it_would_do_as_well(clock):
     spread = World(clock, width=4, nodes=64, levels=levels, passes={64: 1.0})
     poor = [[0.6**k] for k in range(1, 65)]
     spread.play(40, lambda k: 0.9**k, chances=lambda n: [chance for (chance,) in line[:n]], line=poor)
-    assert [width for _, width, *_ in spread.rounds] == [4, 1, *[4] * 38], "each is tried once"
+    assert [width for _, width, *_ in spread.rounds] == [*[4] * 8, 1, *[4] * 31], "each is tried once"
 
 
 def test_a_chain_ends_where_one_row_more_would_make_the_pass_longer(clock):

@@ -15,7 +15,8 @@ from specdecodes.config import Tree
 from specdecodes.drafters import level
 from specdecodes.drafters.eagle import FeatureLevels
 from specdecodes.drafters.level import LevelGrower, Levels, region_nodes
-from specdecodes.drafters.pace import Costs, Pace
+from specdecodes.drafters.pace import Pace
+from specdecodes.drafters.seconds import Costs
 from specdecodes.engine.compile import eager_steps
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
