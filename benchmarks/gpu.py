@@ -8,7 +8,8 @@ arms alternate, round after round, and what there is no time for is left out. Re
 every arm, so a run that is cut short leaves what it had measured. Quoted are medians of the answers. Every
 baseline has its fastest setting (no exact mode, no padding), but for two. The blocking one does what the published
 baselines do: it asks for a layer when it is needed and waits for it. And `subspec, published settings` is our engine in
-theirs: trees of 6 lanes and 48 levels, all of them drafted, 4-bit substitutes of all layers, none resident.
+theirs: trees of 6 lanes and 48 levels, all of them drafted, 4-bit substitutes of all layers, none resident. Other arms
+of `subspec` are ours without one of its parts, or on another kernel: one run tells what each is worth.
 
 `times its bytes`: a draft step beside the time that what it reads takes at the memory's speed. `link used`: what
 arrived over whole rounds, in shares of the link's own speed. Both speeds are measured apart. `--dry-run` runs all of it
@@ -145,7 +146,8 @@ def run_in_turn(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def arms(arguments: argparse.Namespace) -> list[str]:
     """Ours, and the peers that are installed; or those that were asked for."""
     peers = [ACCELERATE] if find_spec("accelerate") else []
-    every = [*ARMS, *peers, *([LLAMA_CPP] if arguments.gguf and find_spec("llama_cpp") else [])]
+    ours = [name for name, arm in ARMS.items() if not arm.kernel or arguments.dry_run or find_spec(arm.kernel)]
+    every = [*ours, *peers, *([LLAMA_CPP] if arguments.gguf and find_spec("llama_cpp") else [])]
     return [arm for arm in every if arm in (arguments.arms or every)]
 
 

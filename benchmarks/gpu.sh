@@ -2,16 +2,17 @@
 # Everything that a GPU is needed for, in one go and under ten minutes: a 7B-shaped model widened from the demo model
 # (nothing is downloaded) while the GPU tests run, and then the table of arms under a memory cap.
 #
-#   bash benchmarks/gpu.sh [--model DIR] [--minutes N] [--only tests|table] [--out DIR] [--dry-run] [OPTIONS OF benchmarks/gpu.py]
+#   bash benchmarks/gpu.sh [--model DIR] [--minutes N] [--only tests|kernels|table] [--out DIR] [--dry-run] [OPTIONS OF benchmarks/gpu.py]
 #
 # --model DIR    where the model is built, or found built; if not given, in memory where there is room for it three times
 #                over, else on disk, and removed afterwards
 # --minutes N    for all of it (default: 9.5); what there is no time for is left out of the table
-# --only PART    the tests or the table alone, which then have all the time
+# --only PART    the tests, the kernels or the table alone, which then have all the time
 # --out DIR      where results are written (default: assets/results; a dry run: results)
 # --dry-run      on the CPU, with a small model: everything but the kernels; three minutes, its figures mean nothing
 #
-# Writes GPU-DATE.json and .md, anew after every arm, and gpu-tests.txt as tests end: cut short, it leaves what there is.
+# Writes GPU-DATE.json and .md, anew after every arm, gpu-tests.txt as tests end, and gpu-kernels.json and .txt, linears
+# of few bits beside their bytes: cut short, it leaves what there is.
 # Tests that fail do not keep the table from being made. Needs 16 GB of disk or of further memory, and 16 GB of free
 # memory, and no network where the active virtual environment, or the python3 at hand, has a torch that sees the
 # GPU. Not yet run on a GPU.
@@ -24,13 +25,13 @@ while (($#)); do
         --dry-run) dry=1 options+=(--dry-run) ;;
         --model) model=${2:?--model needs a folder} && shift ;;
         --minutes) minutes=${2:?--minutes needs a number} && shift ;;
-        --only) only=${2:?--only needs tests or table} && shift ;;
+        --only) only=${2:?--only needs tests, kernels or table} && shift ;;
         --out) out=${2:?--out needs a folder} && shift ;;
         *) options+=("$1") ;;
     esac
     shift
 done
-case $only in '' | tests | table) ;; *) fail "--only is tests or table, not $only." ;; esac
+case $only in '' | tests | kernels | table) ;; *) fail "--only is tests, kernels or table, not $only." ;; esac
 
 # A machine with a GPU often has an environment of its own that nobody has activated, and no network to make another.
 if [[ -z ${VIRTUAL_ENV:-} ]]; then
@@ -73,13 +74,20 @@ run_tests() {
     timeout --signal=INT --kill-after=15 "$seconds" "$PYTHON_BIN" -m pytest -v -m gpu tests/gpu -p no:cacheprovider \
         ${workers[@]+"${workers[@]}"} >"$out/gpu-tests.txt" 2>&1
 }
-if [[ $only != tests && ! -f $model/config.json ]]; then
-    say "1/3 a model of $size, $layers layers, beside the tests"
+run_kernels() {
+    local schemes=hqq4,hqq3,none options=(--hidden 5120 --layers 6 --rows 1,6,8)
+    if has gemlite; then schemes=hqq4,hqq4@gemlite,hqq3,none; fi
+    if [[ $dry ]]; then schemes=hqq4,none options=(--hidden 256 --layers 2 --rows 1,6 --rounds 2); fi
+    timeout --signal=INT --kill-after=15 90 "$PYTHON_BIN" "$ROOT/benchmarks/kernels.py" --schemes "$schemes" "${options[@]}" \
+        --out "$out/gpu-kernels.json" >"$out/gpu-kernels.txt" 2>&1
+}
+if [[ ($only == table || ! $only) && ! -f $model/config.json ]]; then
+    say "1/4 a model of $size, $layers layers, beside the tests"
     build_model >"$scratch/widen.log" 2>&1 &
     builder=$!
 fi
-if [[ $only != table ]]; then
-    say "2/3 the GPU tests"
+if [[ $only == tests || ! $only ]]; then
+    say "2/4 the GPU tests"
     if has pytest; then
         (run_tests) || failed=1
         grep -E "^(FAILED|ERROR|E  |=+ .* in )" "$out/gpu-tests.txt" | tail -40 || true
@@ -88,11 +96,16 @@ if [[ $only != table ]]; then
         say "pytest is not installed in $VIRTUAL_ENV: no GPU tests"
     fi
 fi
+if [[ $only == kernels || ! $only ]]; then
+    say "3/4 linears of few bits"
+    (run_kernels) || failed=1
+    tail -20 "$out/gpu-kernels.txt"
+fi
 if [[ $builder ]]; then
     wait "$builder" || { cat "$scratch/widen.log" >&2 && fail "the model could not be built."; }
 fi
-if [[ $only != tests ]]; then
-    say "3/3 the table ($((SECONDS - started)) s so far)"
+if [[ $only == table || ! $only ]]; then
+    say "4/4 the table ($((SECONDS - started)) s so far)"
     left=$("$PYTHON_BIN" -c "print($minutes - $((SECONDS - started)) / 60)")
     "$PYTHON_BIN" "$ROOT/benchmarks/gpu.py" --model "$model" --minutes "$left" --out "$out" ${options[@]+"${options[@]}"} ||
         failed=1

@@ -38,13 +38,18 @@ PIECE = 2**29  # bytes that host memory is taken by
 class GpuArm:
     """A method of ours. Baselines have their fastest setting; `published` ones have what the published system has of
     theirs: nothing compressed, for a draft no layer resident, for plain decoding none fetched ahead. `ring`: slots, in
-    place of as many resident layers as a plan would choose, so that the link is busy while a draft runs."""
+    place of as many resident layers as a plan would choose, so that the link is busy while a draft runs. The others
+    are ours without one of its parts (layers compressed or `ahead` of their pass, `graphs`), or on another `kernel`."""
 
     method: str
     tree: Tree = Tree(nodes=2)
     exact: bool = False
     published: bool = False
     ring: int | None = None
+    compress: str = "auto"
+    ahead: bool = True
+    graphs: bool = True
+    kernel: str = ""  # of the substitutes, also the name of the package that it needs; empty: ours
 
 
 PUBLISHED = "subspec, published settings"
@@ -52,10 +57,15 @@ ARMS: dict[str, GpuArm] = {  # those that matter most come first, in case that t
     "plain": GpuArm("vanilla"),
     "subspec": GpuArm("subspec_sd", OURS),
     PUBLISHED: GpuArm("subspec_sd", Tree(width=6, depth=48, nodes=289, adaptive=False), published=True),
-    "subspec, reading ahead": GpuArm("subspec_sd", OURS, ring=6),
+    "subspec, reading ahead": GpuArm("subspec_sd", OURS, ring=6, compress="off"),
+    "subspec, not compressed": GpuArm("subspec_sd", OURS, compress="off"),
+    "subspec, gemlite": GpuArm("subspec_sd", OURS, kernel="gemlite"),
+    "subspec, always 24 levels": GpuArm("subspec_sd", replace(OURS, depth=24, adaptive=False)),
     "plain, blocking": GpuArm("vanilla", published=True),
     "subspec, exact": GpuArm("subspec_sd", OURS, exact=True),
     "classic": GpuArm("classic_sd", replace(OURS, depth=32)),
+    "subspec, waiting while drafting": GpuArm("subspec_sd", OURS, ahead=False),
+    "subspec, no graphs": GpuArm("subspec_sd", OURS, graphs=False),
 }
 
 
@@ -99,16 +109,18 @@ def pipeline_of(arguments: argparse.Namespace) -> Pipeline:
     arm, dry = ARMS[arguments.arm], arguments.dry_run
     budget = parse_bytes(arguments.cap) - (0 if dry else parse_bytes(arguments.reserve))
     ring = 3 if dry and arm.ring else arm.ring
-    compress = "off" if arm.published or ring else "auto"
+    compress = "off" if arm.published else arm.compress
+    substitutes = Draft(quant=f"hqq4@{arm.kernel}" if arm.kernel and not dry else "hqq4")
     pipeline = Pipeline(
         method=arm.method,
         target=Target(str(arguments.model), device="cpu" if dry else "cuda"),
-        draft=Draft(model=str(arguments.draft_model)) if arm.method == "classic_sd" else Draft(quant="hqq4"),
+        draft=Draft(model=str(arguments.draft_model)) if arm.method == "classic_sd" else substitutes,
         tree=replace(arm.tree, depth=4, nodes=min(arm.tree.nodes, 16)) if dry else arm.tree,
-        memory=Memory(device=budget, host=arguments.host_memory, compress=compress, ring=ring),
+        memory=Memory(device=budget, host=arguments.host_memory, compress=compress, ring=ring, ahead=arm.ahead),
         max_length=512 if dry else 2048,
         exact=arm.exact,
         compile=compiles(arguments),
+        graphs=arm.graphs,
     )
     return without_resident_layers(pipeline) if arm.published and arm.method != "vanilla" else pipeline
 

@@ -21,13 +21,21 @@ from specdecodes.offload.compression import codec_kernel
 from specdecodes.quant.kernels.cuda import lookup_kernel, w4a16_kernel
 from specdecodes.quant.kernels.cuda.tiling import choose_splits, choose_tiling
 
-def build(capability, kernel, pointers, constants, warps, stages):
+def build(capability, kernel, pointers, constants, warps, stages, multiples=()):
     kinds = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in kernel.arg_names}
-    source = ASTSource(kernel, kinds, constants)
+    aligned = (at for at, name in enumerate(kernel.arg_names) if multiples and name in {*pointers, *multiples})
+    source = ASTSource(kernel, kinds, constants, {(at,): [["tt.divisibility", 16]] for at in aligned})
     options = {"num_warps": warps, "num_stages": stages}
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     assert made.metadata.shared <= 99 * 1024, f"{made.metadata.shared} bytes of shared memory"  # what small GPUs have
     print(capability, kernel.fn.__name__, len(made.asm["cubin"]))
+    return made.asm["ttgir"]
+
+def loads_early(text):
+    # Weights and inputs are copied some steps ahead, and nothing else is asked for in the step that needs it.
+    loop = text[text.index("scf.for"):text.index("scf.yield")]
+    copies, wait = loop.count("async_copy_global_to_local"), loop.index("async_wait")
+    assert copies == 3 and loop.count("tt.load") == 6 and loop.rindex("tt.load") < wait, loop
 
 shape = 8, 18944, 3584, 64
 tiling = choose_tiling(*shape, choose_splits(*shape, 128))
@@ -46,7 +54,8 @@ place = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 64, "OPERAND": tl.bfloat16}
 for capability in map(int, sys.argv[1:]):
     for grid in grids:
         build(capability, lookup_kernel._look_up, look, grid | place, 4, 3)
-    build(capability, w4a16_kernel._kernel, matrix, tile, tiling.warps, tiling.stages)
+    shapes = "out", "half"  # as a model's are, and told to the compiler
+    loads_early(build(capability, w4a16_kernel._kernel, matrix, tile, tiling.warps, tiling.stages, shapes))
     build(capability, tree_attention._attend, cache, piece | {"CODED": False}, cut.warps, 2)
     build(capability, tree_attention._store, cache, {"D": 128, "CODED": False}, 1, 2)
     build(capability, tree_attention._attend, codes, piece | {"CODED": True}, cut.warps, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -13,7 +14,7 @@ import pytest
 
 from benchmarks import gpu, gpu_arm
 from benchmarks.alternating import link_used
-from specdecodes.config import Tree
+from specdecodes.config import Pipeline, Tree
 from specdecodes.offload.planning.candidates import DRAFT
 from specdecodes.offload.planning.plan import Placement
 
@@ -36,6 +37,38 @@ def test_the_published_settings() -> None:
     assert arm.tree.nodes == 6 * 48 + 1 and arm.published
     plain = gpu.ARMS["plain"]
     assert plain.tree == Tree(nodes=2) and not plain.exact and not plain.published
+
+
+def test_each_part_of_ours_has_an_arm_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing else about that arm differs from ours; a kernel that is not installed has none."""
+    ours = gpu.ARMS["subspec"]
+    apart = {
+        name: {key for key, value in asdict(arm).items() if value != asdict(ours)[key]}
+        for name, arm in gpu.ARMS.items()
+        if arm.method == ours.method and not arm.published and arm is not ours
+    }
+    assert apart == {
+        "subspec, gemlite": {"kernel"},
+        "subspec, reading ahead": {"ring", "compress"},
+        "subspec, not compressed": {"compress"},
+        "subspec, always 24 levels": {"tree"},
+        "subspec, exact": {"exact"},
+        "subspec, waiting while drafting": {"ahead"},
+        "subspec, no graphs": {"graphs"},
+    }
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    installed = gpu.arms(argparse.Namespace(arms=None, gguf=None, dry_run=False))
+    assert "subspec, no graphs" in installed and "subspec, gemlite" not in installed
+
+
+def test_an_arm_runs_what_it_says() -> None:
+    def given(arm: str) -> Pipeline:
+        asked = {"cap": "8GiB", "reserve": "1GiB", "host_memory": None, "model": "m", "draft_model": "d"}
+        return gpu_arm.pipeline_of(argparse.Namespace(arm=arm, dry_run=False, **asked))
+
+    assert given("subspec, gemlite").draft.quant == "hqq4@gemlite" and given("subspec").draft.quant == "hqq4"
+    assert not given("subspec, no graphs").graphs and not given("subspec, waiting while drafting").memory.ahead
+    assert given("subspec, not compressed").memory.compress == "off" and given("subspec").memory.compress == "auto"
 
 
 def test_without_a_device_it_says_what_to_do(
