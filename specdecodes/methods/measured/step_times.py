@@ -30,7 +30,7 @@ from specdecodes.sampling import Sampler, SamplingParams
 from specdecodes.tree import TokenTree
 
 CONTEXT = 256  # committed rows that every step attends to
-LEVELS = 2
+LEVELS = 4  # of a draft that is timed
 NARROWER = (1, 8)
 """Rows of passes that are timed beside the widest: a CPU reads weights for these, and computes for more."""
 COLD_BYTES = 64 * 2**20  # bytes of layers that no cache holds at once
@@ -96,7 +96,7 @@ def _time_level(model: Timed, width: int, params: SamplingParams) -> Step:
         vocab = runner.decoder.spec.vocab_size
         pace = Pace(tree, Costs({tree.width: 1.0}, {tree.nodes: 1.0}))
         grower, sampler = LevelGrower(runner, tree, 1.0, vocab, pace), Sampler(params, vocab, runner.device)
-        return lambda: grower.grow(0, sampler)
+        return lambda: grower.propose(0, sampler)
 
     step = _step(model, width, False, region_nodes(tree), work)
     return step.scaled(1 / LEVELS)

@@ -93,6 +93,7 @@ def _workload(site: Site, draft: DraftNeeds, cache_rows: int, budgets: Budgets, 
         adaptive=tree.adaptive,
         tree=(tree.width, tree.nodes) if draft.nodes else None,
         draft_cache_rows=draft.cache.slots if draft.cache else 0,
+        catches_up=draft.cache is not None,
         ahead=site.pipeline.memory.ahead,
         ring=site.pipeline.memory.ring,
     )

@@ -122,7 +122,9 @@ class Workload:
     `cache_rows` counts every row of the cache: the longest context and both tree regions. `acceptance` is the chance
     that the tree holds the target's next token, level by level, and `acceptance_source` says where it is from;
     `adaptive` stops where a further level costs more than it gains. Rounds that were `seen` are expected again.
-    `ahead`: the ring, of `ring` slots (None: as many as serve best), is filled while drafting.
+    `catches_up`: before its first level a draft runs the rows that it missed, which takes about as long as a level; of
+    rounds that were seen that is in their levels. `ahead`: the ring, of `ring` slots (None: as many as serve best), is
+    filled while drafting.
     """
 
     cache_rows: int
@@ -133,6 +135,7 @@ class Workload:
     adaptive: bool = True
     draft_cache_rows: int = 0
     seen: Seen | None = None
+    catches_up: bool = False
     ahead: bool = True
     ring: int | None = None
     least: int = 1
@@ -213,6 +216,8 @@ def doubtful(acceptance: float) -> tuple[float, float]:
 def at_depth(work: Work, machine: Machine, workload: Workload, levels: float) -> Prediction:
     """The expected round when `levels` levels are drafted in it."""
     draft_step = work.draft_step_s if levels else 0.0
+    if levels and workload.catches_up and workload.seen is None:
+        draft_step *= (levels + 1.0) / levels
     stream = _stream_seconds(work, machine)
     ahead = min(levels * draft_step, stream * work.ahead_bytes / work.link_bytes) if work.link_bytes else 0.0
     compute = work.compute_s

@@ -30,6 +30,23 @@ def test_a_step_is_timed_once_and_remembered(model, monkeypatch):
         time_pass(model, 9, True)
 
 
+def test_every_draft_that_is_timed_has_all_its_levels(model, monkeypatch):
+    """And a level is a share of that."""
+    ran, drafts, real = [], [], step_times.LevelGrower.propose
+
+    def propose(grower, *given):
+        tree = real(grower, *given)
+        ran.append(grower.levels)
+        drafts.append(grower)
+        return tree
+
+    monkeypatch.setattr(step_times.LevelGrower, "propose", propose)
+    monkeypatch.setattr(step_times, "_seconds", lambda work, device: [work() for _ in range(3)] and 4.0)
+    step = time_level(model, 2, SamplingParams())
+    assert ran == [step_times.LEVELS] * 6 and len(set(drafts)) == 2
+    assert step.rest == 4.0 / step_times.LEVELS
+
+
 def test_substitutes_are_timed_on_their_kernel(model, monkeypatch):
     rules, execution, made = Rules.parse("hqq4+v_proj=hqq8:g32+down_proj=none"), Execution(rows=3), []
     monkeypatch.setattr(step_times, "specimen", lambda *options: made.append(options) or torch.nn.Identity())

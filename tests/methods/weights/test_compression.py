@@ -22,7 +22,7 @@ from specdecodes.sampling import SamplingParams
 from specdecodes.units import format_bytes
 
 pytestmark = pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler")
-LARGER = {"num_hidden_layers": 10, "hidden_size": 128, "intermediate_size": 512}  # than the buffers are
+LARGER = {"num_hidden_layers": 16, "hidden_size": 128, "intermediate_size": 512}  # than the buffers are
 PROMPT = tuple(range(3, 40))
 
 

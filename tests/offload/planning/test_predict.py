@@ -117,6 +117,16 @@ def test_shares_lie_on_lines_between_those_that_are_known() -> None:
     assert share_of((), 3, 64) == share_of(((1, 0.4),), 1, 1) == 1.0
 
 
+def test_what_a_draft_missed_is_a_level_more_until_rounds_were_seen() -> None:
+    workload = replace(PLAIN, levels=10, adaptive=False)
+    before = predict(WORK, MACHINE, workload)
+    behind = predict(WORK, MACHINE, replace(workload, catches_up=True))
+    assert behind.levels * behind.draft_step_s == pytest.approx(11 * before.draft_step_s)
+    assert behind.round_s == pytest.approx(before.round_s + before.draft_step_s)
+    seen = replace(workload, catches_up=True, seen=Seen(levels=6.5, tokens=9.0, rest_s=0.2))
+    assert predict(WORK, MACHINE, seen).draft_step_s == before.draft_step_s
+
+
 def test_the_disk_rests_while_cores_expand_what_arrived() -> None:
     compressed = replace(WORK, disk_bytes=3 * GB, link_bytes=3 * GB, expand_s=0.4)
     for cores, rest in ((1, 0.4), (4, 0.1)):
