@@ -48,9 +48,10 @@ def _codes(packed, bits: tl.constexpr, dtype: tl.constexpr):  # type: ignore[no-
 
 @triton.jit
 def _scales(  # type: ignore[no-untyped-def]
-    scale, offset, step, n, wanted, out, half, GROUP: tl.constexpr, BLOCK_K: tl.constexpr
+    scale, offset, step, last, n, out, half, GROUP: tl.constexpr, BLOCK_K: tl.constexpr
 ):
-    """Scales and offsets of the outputs `n`, of both blocks of a step: low, high, low, high."""
+    """Scales and offsets of the outputs `n`, of both blocks of a step before the `last`: low, high, low, high."""
+    wanted = n < tl.where(step < last, out, 0)
     low = step * BLOCK_K // GROUP * out + n
     high = (half + step * BLOCK_K) // GROUP * out + n
     return (
@@ -62,8 +63,9 @@ def _scales(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _sums(sums_at, step, wanted, half, BLOCK_K: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Sums of x over both blocks of a step."""
+def _sums(sums_at, step, last, m, rows, half, BLOCK_K: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Sums of x over both blocks of a step before the `last`."""
+    wanted = m < tl.where(step < last, rows, 0)
     low = tl.load(sums_at + step, mask=wanted, other=0.0)
     return low, tl.load(sums_at + half // BLOCK_K + step, mask=wanted, other=0.0)
 
@@ -87,15 +89,14 @@ def _kernel(  # type: ignore[no-untyped-def]
     first = split * steps_per_split
     last = tl.minimum(first + steps_per_split, half // BLOCK_K)
     # What no dot takes the compiler does not load ahead, and every step would wait for it: taken a step early.
-    next_scales = _scales(scale, offset, first, n, is_out & (first < last), out, half, GROUP, BLOCK_K)
-    next_sums = _sums(sums_at, first, is_row & (first < last), half, BLOCK_K)
+    next_scales = _scales(scale, offset, first, last, n, out, half, GROUP, BLOCK_K)
+    next_sums = _sums(sums_at, first, last, m, rows, half, BLOCK_K)
     for step in range(first, last):
         start = step * BLOCK_K
         low_scale, high_scale, low_offset, high_offset = next_scales
         low_sums, high_sums = next_sums
-        coming = step + 1 < last
-        next_scales = _scales(scale, offset, step + 1, n, is_out & coming, out, half, GROUP, BLOCK_K)
-        next_sums = _sums(sums_at, step + 1, is_row & coming, half, BLOCK_K)
+        next_scales = _scales(scale, offset, step + 1, last, n, out, half, GROUP, BLOCK_K)
+        next_sums = _sums(sums_at, step + 1, last, m, rows, half, BLOCK_K)
         packed = tl.load(bytes_at + start, mask=is_out[:, None], other=0).to(tl.int32)
         x_low = tl.load(x_at + start, mask=is_row[None, :], other=0.0)
         x_high = tl.load(x_at + half + start, mask=is_row[None, :], other=0.0)
