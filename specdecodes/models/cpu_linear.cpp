@@ -15,27 +15,44 @@
 
 namespace {
 
-constexpr int64_t UNIT = 16;  // outputs whose weights stay in the second cache until all rows are through
-constexpr int SIDE = 4;       // outputs side by side
 constexpr int64_t STEP = 32;  // inputs of a vector
+constexpr int SIDE = 6;       // outputs side by side: with TALL rows their sums are most of the registers
+constexpr int TALL = 4;
+constexpr int64_t UNIT = 2 * SIDE;  // outputs whose weights stay in the second cache until all rows are through
 
 #if defined(__x86_64__)
 
-// M rows of N outputs. What the next unit needs is fetched meanwhile: no pattern that the processor would see by itself.
+// What the next unit needs is fetched meanwhile, by each pass over a unit its part: no pattern that the processor would
+// see by itself. In inputs: where a pass begins, and how many it fetches for every STEP that it multiplies.
+struct Ahead {
+  int64_t begin, step;
+};
+
+// M rows of N outputs.
 template <int M, int N, typename Y>
-BF16 void tile(const FullProduct<Y>& p, int64_t row, int64_t n0) {
+BF16 void tile(const FullProduct<Y>& p, int64_t row, int64_t n0, Ahead ahead) {
   const bfloat16 *x = p.x + row * p.in, *w = p.w + n0 * p.in;
+  const bfloat16* next = w + UNIT * p.in + ahead.begin;
   __m512 sum[N][M];
   UNROLL for (int n = 0; n < N; ++n) UNROLL for (int m = 0; m < M; ++m) sum[n][m] = _mm512_setzero_ps();
-  for (int64_t i = 0; i < p.in; i += STEP) {
-    const __mmask32 inside = p.in - i >= STEP ? ~0u : (1u << (p.in - i)) - 1;
+  const int64_t whole = p.in / STEP * STEP;
+  for (int64_t i = 0; i < whole; i += STEP, next += ahead.step) {
     __m512bh a[M];
-    UNROLL for (int m = 0; m < M; ++m) a[m] = (__m512bh)_mm512_maskz_loadu_epi16(inside, x + m * p.in + i);
+    UNROLL for (int m = 0; m < M; ++m) a[m] = (__m512bh)_mm512_loadu_si512(x + m * p.in + i);
     UNROLL for (int n = 0; n < N; ++n) {
-      const bfloat16* from = w + n * p.in + i;
-      _mm_prefetch(reinterpret_cast<const char*>(from + UNIT * p.in), _MM_HINT_T1);
-      const __m512bh weights = (__m512bh)_mm512_maskz_loadu_epi16(inside, from);
+      _mm_prefetch(reinterpret_cast<const char*>(next + n * p.in), _MM_HINT_T1);
+      const __m512bh weights = (__m512bh)_mm512_loadu_si512(w + n * p.in + i);
       UNROLL for (int m = 0; m < M; ++m) sum[n][m] = _mm512_dpbf16_ps(sum[n][m], weights, a[m]);
+    }
+  }
+  if (whole < p.in) {
+    const __mmask32 inside = (1u << (p.in - whole)) - 1;
+    UNROLL for (int n = 0; n < N; ++n) {
+      const __m512bh weights = (__m512bh)_mm512_maskz_loadu_epi16(inside, w + n * p.in + whole);
+      UNROLL for (int m = 0; m < M; ++m) {
+        const __m512bh a = (__m512bh)_mm512_maskz_loadu_epi16(inside, x + m * p.in + whole);
+        sum[n][m] = _mm512_dpbf16_ps(sum[n][m], weights, a);
+      }
     }
   }
   UNROLL for (int n = 0; n < N; ++n) UNROLL for (int m = 0; m < M; ++m) {
@@ -46,21 +63,24 @@ BF16 void tile(const FullProduct<Y>& p, int64_t row, int64_t n0) {
 }
 
 template <int M, typename Y>
-int64_t rows_of(const FullProduct<Y>& p, int64_t row, int64_t first, int64_t end) {
+void rows_of(const FullProduct<Y>& p, int64_t row, int64_t first, int64_t end, Ahead ahead) {
   int64_t n = first;
-  for (; n + SIDE <= end; n += SIDE) tile<M, SIDE>(p, row, n);
-  for (; n < end; ++n) tile<M, 1>(p, row, n);
-  return M;
+  for (; n + SIDE <= end; n += SIDE) tile<M, SIDE>(p, row, n, ahead);
+  for (; n + 2 <= end; n += 2) tile<M, 2>(p, row, n, ahead);
+  for (; n < end; ++n) tile<M, 1>(p, row, n, ahead);
 }
 
 template <typename Y>
 void unit(const FullProduct<Y>& p, int64_t first, int64_t end) {
-  for (int64_t row = 0; row < p.rows;) {
-    const int64_t left = p.rows - row;
-    row += left >= 8   ? rows_of<8>(p, row, first, end)
-           : left >= 4 ? rows_of<4>(p, row, first, end)
-           : left >= 2 ? rows_of<2>(p, row, first, end)
-                       : rows_of<1>(p, row, first, end);
+  const int64_t passes = (p.rows + TALL - 1) / TALL, step = (STEP + passes - 1) / passes;
+  for (int64_t row = 0; row < p.rows; row += TALL) {
+    const Ahead ahead{row / TALL * (p.in / STEP * step), step};
+    switch (std::min<int64_t>(TALL, p.rows - row)) {
+      case 1: rows_of<1>(p, row, first, end, ahead); break;
+      case 2: rows_of<2>(p, row, first, end, ahead); break;
+      case 3: rows_of<3>(p, row, first, end, ahead); break;
+      default: rows_of<TALL>(p, row, first, end, ahead);
+    }
   }
 }
 
