@@ -16,8 +16,8 @@
 namespace {
 
 constexpr int64_t STEP = 32;  // inputs of a vector
-constexpr int SIDE = 6;       // outputs side by side: with TALL rows their sums are most of the registers
-constexpr int TALL = 4;
+constexpr int SIDE = 8;       // outputs side by side: streams of weights from memory
+constexpr int TALL = 4;       // rows that share them
 constexpr int64_t UNIT = 2 * SIDE;  // outputs whose weights stay in the second cache until all rows are through
 
 #if defined(__x86_64__)
