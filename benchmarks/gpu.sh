@@ -75,8 +75,8 @@ run_tests() {
         ${workers[@]+"${workers[@]}"} >"$out/gpu-tests.txt" 2>&1
 }
 run_kernels() {
-    local schemes=hqq4,hqq3,none options=(--hidden 5120 --layers 6 --rows 1,6,8)
-    if has gemlite; then schemes=hqq4,hqq4@gemlite,hqq3,none; fi
+    local schemes=hqq4,none,hqq3 options=(--hidden 5120 --layers 6 --rows 1,6,8)
+    if has gemlite; then schemes=hqq4,none,hqq3,hqq4@gemlite; fi
     if [[ $dry ]]; then schemes=hqq4,none options=(--hidden 256 --layers 2 --rows 1,6 --rounds 2); fi
     timeout --signal=INT --kill-after=15 90 "$PYTHON_BIN" "$ROOT/benchmarks/kernels.py" --schemes "$schemes" "${options[@]}" \
         --out "$out/gpu-kernels.json" >"$out/gpu-kernels.txt" 2>&1

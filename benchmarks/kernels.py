@@ -45,10 +45,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the receipt, a JSON file")
     given = parser.parse_args()
     rows = [int(count) for count in given.rows.split(",")]
-    stacks = {spelled: stack(spelled, given.hidden, given.layers, given.device) for spelled in given.schemes.split(",")}
     table = Table("scheme", "kernel", "MB", *(f"{count} rows" for count in rows), title="times its bytes' own time")
     results = []
-    for spelled, linears in stacks.items():
+    for spelled in given.schemes.split(","):
+        linears = stack(spelled, given.hidden, given.layers, given.device)
         size = sum(t.nbytes for linear in linears for t in (*linear.parameters(), *linear.buffers()))
         ratios = [measure(linears, size, count, given) for count in rows]
         kernel = type(linears[0]).__name__
@@ -56,9 +56,9 @@ def main() -> None:
         results.append(
             {"scheme": spelled, "kernel": kernel, "bytes": size, "rows": dict(zip(rows, ratios, strict=True))}
         )
+        if given.out is not None:  # anew after each: cut short, it leaves what there is
+            write_receipt(given.out, {"results": results})
     Console().print(table)
-    if given.out is not None:
-        write_receipt(given.out, {"results": results})
 
 
 def stack(spelled: str, hidden: int, layers: int, device: str) -> list[nn.Module]:
