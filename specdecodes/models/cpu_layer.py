@@ -85,11 +85,7 @@ class Fused:
             linears[-1].inputs,
             keys.data_ptr(),
             values.data_ptr(),
-            *(
-                linear
-                for part, places in zip(_linears(layer), _PLACES, strict=True)
-                for linear in self._put(part, places)
-            ),
+            *linears,
         )
 
     def _hold(self, tensor: Tensor | None) -> int | None:

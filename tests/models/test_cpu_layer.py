@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from specdecodes.models import cpu_linear
 from specdecodes.models.cache_codes import decode, encode, turn
 from specdecodes.models.cpu_layer import LayersCall, fuse
 from specdecodes.models.decoder import DecoderLayer, LayerStep, joined
@@ -19,6 +20,9 @@ from specdecodes.quant.solvers import solve
 from specdecodes.quant.spec import find_scheme
 from tests.conftest import tiny_spec
 
+FULL = pytest.mark.skipif(
+    not cpu_linear.takes(torch.zeros(1, 1).bfloat16()), reason="no AVX512-BF16 or no compiler here"
+)
 BUILT = pytest.mark.skipif(not support().variant, reason=support().note)
 SPEC = replace(tiny_spec(hidden_size=128, intermediate_size=192, num_hidden_layers=1, head_dim=32), heads=6)
 BOUND = {torch.float32: 2e-2, torch.float16: 2e-2, torch.bfloat16: 5e-2}
@@ -50,6 +54,16 @@ def quantized(spec: ModelSpec, dtype: torch.dtype, scheme: str = "hqq4:g32") -> 
         bias = torch.randn(out).to(dtype) * 0.1 if spec.has_bias(part) else None
         made[path] = W4A8Linear(codes(out, width, scheme), bias)
     layer.substitute(made)
+    return layer
+
+
+def full(spec: ModelSpec) -> DecoderLayer:
+    """A layer of random weights in bfloat16."""
+    torch.manual_seed(0)
+    layer = DecoderLayer(spec, torch.bfloat16)
+    for name, shape in spec.layer_tensors().items():
+        middle = 1.0 if len(shape) == 1 else 0.0
+        layer.put({name: (middle + 0.1 * torch.randn(shape)).bfloat16()})
     return layer
 
 
@@ -95,6 +109,59 @@ def test_one_call_is_the_layer(family: str, dtype: torch.dtype) -> None:
             assert mine[:, :, untouched].equal(reference[:, :, untouched])
 
 
+@FULL
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_precision_loses_less_than_the_layer_does(family: str) -> None:
+    """Both in bfloat16, against the same numbers in fp32."""
+    spec = spec_like(family)
+    layer, wide = full(spec), DecoderLayer(spec, torch.float32)
+    wide.put({name: tensor.float() for name, tensor in layer.named_buffers()})
+    for rows in (1, 3, 9, 64):
+        (hidden, ours), (_, theirs) = inputs(spec, rows, torch.bfloat16), inputs(spec, rows, torch.bfloat16)
+        wanted = wide(hidden.float(), LayerStep(*(part.float() for part in theirs[:4]), *theirs[4:]))
+        got, eager = called([layer], hidden, ours), layer(hidden, theirs)
+        assert got.dtype == torch.bfloat16
+        lost, bound = (got.float() - wanted).norm(), (eager.float() - wanted).norm()
+        assert lost < 1.05 * bound and lost < 1e-2 * (wanted - hidden.float()).norm()
+        assert (ours.keys.float() - theirs.keys.float()).norm() < 1e-2 * theirs.keys.float().norm()
+        assert (ours.values.float() - theirs.values.float()).norm() < 1e-2 * theirs.values.float().norm()
+
+
+@FULL
+@pytest.mark.parametrize("kind", ["full", "low"])
+def test_a_row_does_not_depend_on_its_neighbours(kind: str) -> None:
+    layer = full(SPEC) if kind == "full" else quantized(SPEC, torch.bfloat16)
+    hidden, step = inputs(SPEC, 13, torch.bfloat16)
+    together = called([layer], hidden, step)
+    for row in (0, 5, 12):
+        alone = LayerStep(
+            *(part[:, row : row + 1] for part in step[:2]),
+            step.keys,
+            step.values,
+            step.slots[row : row + 1],
+            step.mask[:, row : row + 1],
+            *step[6:],
+        )
+        assert called([layer], hidden[:, row : row + 1], alone).equal(together[:, row : row + 1])
+
+
+@FULL
+def test_layers_together_are_the_layers_one_by_one() -> None:
+    """Of both kinds, and a width of the hidden state that fills no unit; what they see of their caches differs."""
+    spec = replace(SPEC, hidden_size=104, intermediate_size=168, head_dim=24)
+    layers = [full(spec), quantized(spec, torch.bfloat16, "hqq4:g8"), full(spec)]
+    hidden, base = inputs(spec, 5, torch.bfloat16)
+    steps = []
+    for start, share in ((5, 0.0), (5, 0.5), (2, 0.3)):
+        mask = base.mask | (torch.rand(base.mask.shape) < share)
+        caches = torch.randn(2, *base.keys.shape).bfloat16()
+        steps.append(base._replace(keys=caches[0], values=caches[1], mask=mask, window=base.window - 5 + start))
+    wanted = hidden
+    for layer, step in zip(layers, steps, strict=True):
+        wanted = called([layer], wanted, step._replace(keys=step.keys.clone(), values=step.values.clone()))
+    assert called(layers, hidden, *steps).equal(wanted)
+
+
 @BUILT
 @pytest.mark.parametrize(
     ("scheme", "hidden_size", "intermediate_size", "head_dim"), [("hqq4:g8", 104, 168, 24), ("mxfp4", 160, 96, 32)]
@@ -134,7 +201,7 @@ def test_a_slot_outside_the_cache_is_refused() -> None:
 
 
 @BUILT
-def test_other_layers_run_as_they_are() -> None:
+def test_other_layers_run_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = torch.zeros(1, 2, 8, 32)
     plain = DecoderLayer(SPEC, torch.float32)
     assert fuse(plain, keys, keys) is None
@@ -142,6 +209,8 @@ def test_other_layers_run_as_they_are() -> None:
     assert fuse(layer, keys, keys) is not None
     assert fuse(layer, keys.repeat(2, 1, 1, 1), keys) is None
     assert fuse(layer, keys.double(), keys.double()) is None
+    monkeypatch.setattr(cpu_linear, "_library", lambda: None)
+    assert fuse(full(SPEC), keys.bfloat16(), keys.bfloat16()) is None
     layer.mlp.down_proj.activations = "int4"  # type: ignore[assignment]
     assert fuse(layer, keys, keys) is None
     scheme = find_scheme("hqq4@w4a32")
