@@ -27,8 +27,8 @@ from specdecodes.cache import CacheShape, KVCache
 from specdecodes.engine.compile import eager_steps
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
-from specdecodes.models.cache_codes import encode, turn
 from specdecodes.models.decoder import Decoder
+from specdecodes.models.kernels.cache_codes import encode, turn
 from specdecodes.tree import TokenTree
 
 QWEN = (896, 4864, 14, 2, 64)

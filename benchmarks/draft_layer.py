@@ -27,9 +27,9 @@ from transformers import LlamaConfig
 
 from benchmarks.receipt import write_receipt
 from specdecodes.engine.compile import compiled_steps
-from specdecodes.models.cpu_layer import LayersCall, fuse
 from specdecodes.models.decoder import DecoderLayer, LayerStep, joined
 from specdecodes.models.families import ModelSpec, spec_of
+from specdecodes.models.fused.cpu_layer import LayersCall, fuse
 from specdecodes.offload.storage.pages import side_by_side
 from specdecodes.quant import Execution, specimen
 from specdecodes.quant.spec import find_scheme

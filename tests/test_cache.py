@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from specdecodes.cache import CacheShape, KVCache
-from specdecodes.models.cache_codes import decode, encode
+from specdecodes.models.kernels.cache_codes import decode, encode
 
 SHAPE = CacheShape(layers=2, kv_heads=2, head_dim=4, max_length=20, draft_nodes=6, target_nodes=8)
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from specdecodes.config import Draft, Memory, Middle, Tree
 from specdecodes.drafters.eagle import EagleDrafter
-from specdecodes.drafters.stride import Stride
+from specdecodes.drafters.pacing.stride import Stride
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.methods import build, plan_for
 from tests.heads import head_beside

@@ -16,7 +16,7 @@ from specdecodes.errors import BudgetError, ConfigError, QuantError
 from specdecodes.folders import cache_folder
 from specdecodes.methods import build, plan_for
 from specdecodes.methods.weights import quantized
-from specdecodes.models import cpu_linear
+from specdecodes.models.kernels import cpu_linear
 from specdecodes.quant import SCHEMES
 from tests.test_lossless import GREEDY, SAMPLED, differing_bits, pipeline_for, smallest_budget
 

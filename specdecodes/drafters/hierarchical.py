@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.drafters import Drafter
-from specdecodes.drafters.stride import Stride
+from specdecodes.drafters.pacing.stride import Stride
 from specdecodes.engine.runner import ModelRunner, Scores
 from specdecodes.errors import NumericsError
 from specdecodes.sampling import Sampler

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from specdecodes.config import Tree
 from specdecodes.drafters.offspring import Offspring
-from specdecodes.drafters.pace import Pace
-from specdecodes.drafters.trust import Trust
+from specdecodes.drafters.pacing.pace import Pace
+from specdecodes.drafters.pacing.trust import Trust
 from specdecodes.engine.graphs import GraphPool, Readback, Recorded
 from specdecodes.engine.runner import Scores
 from specdecodes.sampling import Sampler

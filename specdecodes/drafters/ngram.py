@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from specdecodes.drafters.graft import Branches, graft
-from specdecodes.drafters.pace import Pace
-from specdecodes.drafters.trust import Trust
+from specdecodes.drafters.pacing.pace import Pace
+from specdecodes.drafters.pacing.trust import Trust
 from specdecodes.engine.runner import Scores
 from specdecodes.sampling import Sampler
 from specdecodes.tree import TokenTree

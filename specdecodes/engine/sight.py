@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specdecodes.models.attention import reads_there
+from specdecodes.models.kernels.attention import reads_there
 
 
 @dataclass(frozen=True)

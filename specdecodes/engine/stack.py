@@ -15,9 +15,9 @@ from specdecodes.engine.graphs import GraphPool
 from specdecodes.engine.layers import LayerSource, Section, Traffic
 from specdecodes.engine.recorded_pass import RecordedPass
 from specdecodes.engine.sight import Look, Sight
-from specdecodes.models.attention import reads_there
-from specdecodes.models.cpu_layer import Fused, LayersCall, fuse
 from specdecodes.models.decoder import Decoder, LayerStep, Rotary
+from specdecodes.models.fused.cpu_layer import Fused, LayersCall, fuse
+from specdecodes.models.kernels.attention import reads_there
 from specdecodes.spans import profiled, span
 
 FUSED_ROWS = 64

@@ -14,8 +14,8 @@ from specdecodes.drafters import Drafter
 from specdecodes.drafters.combined import CombinedDrafter
 from specdecodes.drafters.level import LevelGrower, Levels
 from specdecodes.drafters.ngram import NgramDrafter
-from specdecodes.drafters.pace import Pace
-from specdecodes.drafters.seconds import Costs
+from specdecodes.drafters.pacing.pace import Pace
+from specdecodes.drafters.pacing.seconds import Costs
 from specdecodes.engine.layers import LayerSource, ResidentLayers, StreamedLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import BudgetError, ConfigError

@@ -12,7 +12,7 @@ from functools import partial
 from specdecodes.config import Middle, Pipeline
 from specdecodes.decode import decode
 from specdecodes.drafters.hierarchical import HierarchicalDrafter
-from specdecodes.drafters.stride import Stride
+from specdecodes.drafters.pacing.stride import Stride
 from specdecodes.errors import ConfigError
 from specdecodes.methods.assembly import (
     LoadedTarget,

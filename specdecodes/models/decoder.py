@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from specdecodes.models.attention import attend
-from specdecodes.models.cpu_linear import linear
 from specdecodes.models.families import ModelSpec
+from specdecodes.models.kernels.attention import attend
+from specdecodes.models.kernels.cpu_linear import linear
 
 
 class Linear(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from specdecodes.drafters import pace, stride
+from specdecodes.drafters.pacing import pace, stride
 
 
 class Clock:

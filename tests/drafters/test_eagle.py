@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from specdecodes.config import Draft, Memory, Pipeline
 from specdecodes.drafters.eagle import EagleDrafter
-from specdecodes.drafters.pace import Pace
+from specdecodes.drafters.pacing.pace import Pace
 from specdecodes.methods import build
 from specdecodes.models.eagle_files import open_head, save_head
 from specdecodes.models.loading import open_checkpoint

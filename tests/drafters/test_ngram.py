@@ -7,8 +7,8 @@ import torch
 
 from specdecodes.config import Tree
 from specdecodes.drafters.ngram import LONGEST, NgramDrafter, continuations
-from specdecodes.drafters.pace import Pace
-from specdecodes.drafters.seconds import Costs
+from specdecodes.drafters.pacing.pace import Pace
+from specdecodes.drafters.pacing.seconds import Costs
 from tests.drafters.test_graft import paths_of
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from specdecodes.drafters.pace import Pace
-from specdecodes.drafters.recess import Recess
+from specdecodes.drafters.pacing.pace import Pace
+from specdecodes.drafters.pacing.recess import Recess
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.methods import build
 from tests.test_lossless import GREEDY, PROMPTS, pipeline_for

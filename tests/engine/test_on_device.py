@@ -15,14 +15,14 @@ from specdecodes.config import Tree
 from specdecodes.drafters import level
 from specdecodes.drafters.eagle import FeatureLevels
 from specdecodes.drafters.level import LevelGrower, Levels, region_nodes
-from specdecodes.drafters.pace import Pace
-from specdecodes.drafters.seconds import Costs
+from specdecodes.drafters.pacing.pace import Pace
+from specdecodes.drafters.pacing.seconds import Costs
 from specdecodes.engine.compile import eager_steps
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
-from specdecodes.models.attention import _attend_everywhere
 from specdecodes.models.decoder import Decoder, LayerStep
 from specdecodes.models.eagle import EagleHead, EagleSpec
+from specdecodes.models.kernels.attention import _attend_everywhere
 from specdecodes.quant.codes import Solved
 from specdecodes.quant.kernels.choice import build_linear
 from specdecodes.quant.kernels.twins import twin

@@ -15,9 +15,9 @@ from specdecodes.engine import stack as module
 from specdecodes.engine.compile import eager_steps
 from specdecodes.engine.layers import Counters, LayerSource, ResidentLayers, StreamedLayers
 from specdecodes.engine.runner import ModelRunner
-from specdecodes.models import cpu_linear
-from specdecodes.models.cpu_layer import LayersCall
 from specdecodes.models.decoder import Decoder
+from specdecodes.models.fused.cpu_layer import LayersCall
+from specdecodes.models.kernels import cpu_linear
 from specdecodes.models.loading import load_layers, load_outer, open_checkpoint
 from specdecodes.tree import TokenTree
 

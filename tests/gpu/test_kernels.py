@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from specdecodes.models.attention import attend
-from specdecodes.models.cache_codes import decode, encode, turn
+from specdecodes.models.kernels.attention import attend
+from specdecodes.models.kernels.cache_codes import decode, encode, turn
 from specdecodes.quant.codes import Codes
 from specdecodes.quant.kernels.cuda.gemlite import GemliteLinear
 from specdecodes.quant.kernels.cuda.w4a16 import W4A16Linear

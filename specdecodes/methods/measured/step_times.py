@@ -16,8 +16,8 @@ from torch import nn
 from specdecodes.cache import CacheShape, KVCache
 from specdecodes.config import Tree
 from specdecodes.drafters.level import LevelGrower, region_nodes
-from specdecodes.drafters.pace import Pace
-from specdecodes.drafters.seconds import Costs
+from specdecodes.drafters.pacing.pace import Pace
+from specdecodes.drafters.pacing.seconds import Costs
 from specdecodes.engine.compile import eager_steps
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from specdecodes.cache import CacheShape
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
-from specdecodes.models.attention import scratch_bytes
+from specdecodes.models.kernels.attention import scratch_bytes
 from specdecodes.offload.planning.candidates import WORKING, ModelShape
 from specdecodes.offload.planning.working import Widths, working_bytes
 from specdecodes.offload.storage.layout import lay_out

@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from specdecodes.config import Tree
-from specdecodes.drafters.looks import FEW, PLAIN, Looks
-from specdecodes.drafters.recess import ENOUGH, MEMORY, Recess, error_of
-from specdecodes.drafters.seconds import Costs, Seconds
+from specdecodes.drafters.pacing.looks import FEW, PLAIN, Looks
+from specdecodes.drafters.pacing.recess import ENOUGH, MEMORY, Recess, error_of
+from specdecodes.drafters.pacing.seconds import Costs, Seconds
 
 PRIOR = 4  # levels for which the usual one counts
 USUAL = (3.6, 4.0)  # levels reached, and those before them, until there were any
@@ -32,7 +32,7 @@ class Pace:
 
     What a level or a row adds is weighed against the rate of the rounds so far, not of its own round: a promising one
     goes deeper than usual, and a poor one ends early. Chances are the draft's, made trustworthy by whoever asks
-    (`drafters/trust.py`); what lies beyond the levels drafted is taken to go on as levels usually do.
+    (`trust.py`); what lies beyond the levels drafted is taken to go on as levels usually do.
     """
 
     def __init__(self, tree: Tree, costs: Costs) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from specdecodes.cache import coded_width
-from specdecodes.models.cache_codes import LEVELS, decode, encode, turn
+from specdecodes.models.kernels.cache_codes import LEVELS, decode, encode, turn
 
 
 @pytest.mark.parametrize("size", [6, 20, 64, 80])

@@ -7,10 +7,10 @@ import statistics
 import pytest
 
 from specdecodes.config import Tree
-from specdecodes.drafters.pace import Pace
-from specdecodes.drafters.recess import PATIENCE
-from specdecodes.drafters.seconds import Costs, Seconds
-from tests.drafters.simulated import Regime
+from specdecodes.drafters.pacing.pace import Pace
+from specdecodes.drafters.pacing.recess import PATIENCE
+from specdecodes.drafters.pacing.seconds import Costs, Seconds
+from tests.drafters.pacing.simulated import Regime
 
 
 class World:

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 
-#include "../quant/kernels/cpu/w4a8_product.h"
+#include "../../quant/kernels/cpu/w4a8_product.h"
+#include "../kernels/cpu_linear.h"
+#include "../kernels/cpu_numbers.h"
 #include "cpu_between.h"
-#include "cpu_linear.h"
-#include "cpu_numbers.h"
 
 namespace {
 

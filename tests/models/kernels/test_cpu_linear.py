@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from specdecodes.models import cpu_linear
+from specdecodes.models.kernels import cpu_linear
 
 BUILT = pytest.mark.skipif(cpu_linear._library() is None, reason="no AVX512-BF16 or no compiler here")
 SHAPES = [(64, 64), (72, 96), (5, 33), (300, 1), (17, 1000)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from specdecodes.config import Tree
-from specdecodes.drafters.pace import Pace
-from specdecodes.drafters.recess import CREDIT, ENOUGH, SAVED, Recess
-from specdecodes.drafters.seconds import Costs
+from specdecodes.drafters.pacing.pace import Pace
+from specdecodes.drafters.pacing.recess import CREDIT, ENOUGH, SAVED, Recess
+from specdecodes.drafters.pacing.seconds import Costs
 
 PLAIN = 1.0  # seconds of a plain round
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from specdecodes.drafters.recess import MEMORY
+from specdecodes.drafters.pacing.recess import MEMORY
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from specdecodes.config import Tree
-from specdecodes.drafters.pace import Pace
-from specdecodes.drafters.seconds import Costs
-from specdecodes.drafters.trust import Trust
+from specdecodes.drafters.pacing.pace import Pace
+from specdecodes.drafters.pacing.seconds import Costs
+from specdecodes.drafters.pacing.trust import Trust
 from specdecodes.tree import TokenTree
 from specdecodes.verify import Verdict
 

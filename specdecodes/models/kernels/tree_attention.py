@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from specdecodes.models.cache_codes import LEVELS, turn
+from specdecodes.models.kernels.cache_codes import LEVELS, turn
 
 OPERANDS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 LOG2_E = 1.4426950408889634

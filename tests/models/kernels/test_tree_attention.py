@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from specdecodes.models.attention import attend
-from specdecodes.models.cache_codes import decode, encode, turn
+from specdecodes.models.kernels.attention import attend
+from specdecodes.models.kernels.cache_codes import decode, encode, turn
 from tests.interpreted import need_triton
 
 need_triton()
-from specdecodes.models.tree_attention import choose_cut, tree_attend  # noqa: E402
+from specdecodes.models.kernels.tree_attention import choose_cut, tree_attend  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Against fp64 on the same numbers: sums in fp32; in the narrow dtypes the softmax is rounded, and so is the result.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from specdecodes.models import cpu_attention
-from specdecodes.models.cache_codes import decode, encode, turn
+from specdecodes.models.kernels import cpu_attention
+from specdecodes.models.kernels.cache_codes import decode, encode, turn
 from specdecodes.native import missing_triton
 
 EXACT_ROWS = 64
@@ -53,7 +53,7 @@ def _attend(
     coded = keys.dtype == torch.int8
     assert not (coded and exact), "rows in 8 bits are a draft's, which is never exact"
     if window.is_cuda and not exact and not missing_triton():
-        from specdecodes.models.tree_attention import tree_attend
+        from specdecodes.models.kernels.tree_attention import tree_attend
 
         return tree_attend(query, key, value, keys, values, slots, mask, window, scale)
     if window.is_cuda and exact:
@@ -138,7 +138,7 @@ def scratch_bytes(
 ) -> int:
     """Memory that `attend` takes beyond its arguments and its result, for one request, in a window of `slots`."""
     if device == "cuda" and not exact and not missing_triton():
-        from specdecodes.models.tree_attention import parts_bytes
+        from specdecodes.models.kernels.tree_attention import parts_bytes
 
         return parts_bytes(rows, heads, kv_heads, slots, head_dim, dtype.itemsize)
     if device == "cpu" and cpu_attention.is_built():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from specdecodes.models import cpu_attention
-from specdecodes.models.attention import attend
-from specdecodes.models.cache_codes import decode, encode, turn
+from specdecodes.models.kernels import cpu_attention
+from specdecodes.models.kernels.attention import attend
+from specdecodes.models.kernels.cache_codes import decode, encode, turn
 from specdecodes.native import find_compiler
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")

@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Mapping
 
 from specdecodes.config import Tree
-from specdecodes.drafters.looks import FEW, PLAIN, Looks
-from specdecodes.drafters.recess import MEMORY, Recess
-from specdecodes.drafters.seconds import Seconds
+from specdecodes.drafters.pacing.looks import FEW, PLAIN, Looks
+from specdecodes.drafters.pacing.recess import MEMORY, Recess
+from specdecodes.drafters.pacing.seconds import Seconds
 
 BELIEF = (4.0, 5.0)  # accepted, of so many, before any were seen
 

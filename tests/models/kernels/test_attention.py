@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from specdecodes.models import attention
-from specdecodes.models.attention import attend, reads_there
+from specdecodes.models.kernels import attention
+from specdecodes.models.kernels.attention import attend, reads_there
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

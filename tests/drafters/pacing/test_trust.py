@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from specdecodes.drafters.trust import Trust
+from specdecodes.drafters.pacing.trust import Trust
 from specdecodes.tree import TokenTree
 from specdecodes.verify import Verdict
 

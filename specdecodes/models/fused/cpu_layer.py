@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from specdecodes.models import cpu_attention, cpu_linear
 from specdecodes.models.decoder import DecoderLayer, Linear, RMSNorm
+from specdecodes.models.kernels import cpu_attention, cpu_linear
 from specdecodes.native import load_if_built
 from specdecodes.quant.kernels.cpu import w4a8
 from specdecodes.quant.kernels.cpu.w4a8 import W4A8Linear

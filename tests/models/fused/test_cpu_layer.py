@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from specdecodes.models import cpu_linear
-from specdecodes.models.cache_codes import decode, encode, turn
-from specdecodes.models.cpu_layer import LayersCall, fuse
 from specdecodes.models.decoder import DecoderLayer, LayerStep, joined
 from specdecodes.models.families import FAMILIES, ModelSpec
+from specdecodes.models.fused.cpu_layer import LayersCall, fuse
+from specdecodes.models.kernels import cpu_linear
+from specdecodes.models.kernels.cache_codes import decode, encode, turn
 from specdecodes.quant import Execution, specimen
 from specdecodes.quant.codes import Codes
 from specdecodes.quant.kernels.cpu.w4a8 import W4A8Linear, support

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from specdecodes.config import Tree
-from specdecodes.drafters.stride import Stride
+from specdecodes.drafters.pacing.stride import Stride
 
 
 class Play:

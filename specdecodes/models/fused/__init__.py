@@ -1,0 +1,1 @@
+"""Layers of the decoder as one native call on the CPU."""
