@@ -91,11 +91,15 @@ class EagleDrafter:
         return self._grower.propose(root, self._sampler, self._missed)
 
     def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
-        path, _ = verdict.on(tree.depths.device)
-        if self._grower.levels:  # the root was run, and with a feature of the target's
-            self._levels.cache.keep(path[:1], drafted=True)
+        said = _states(scores)
+        if said.shape[0] == 1:  # a plain round has no time to lose
+            self._said.append(said.clone())
+        else:
+            path, _ = verdict.on(tree.depths.device)
+            self._said.append(said[path])
+            if self._grower.levels:  # the root was run, and with a feature of the target's
+                self._levels.cache.keep(path[:1], drafted=True)
         self._heard += (self._root, *verdict.tokens[:-1])
-        self._said.append(_states(scores)[path])
         if len(self._heard) >= HEARD:
             self._settle()
         self._grower.learn(verdict)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -35,8 +34,7 @@ class Levels(Protocol):
     def level(self, tree: TokenTree, nodes: Tensor) -> Scores: ...
 
 
-@dataclass(frozen=True)
-class Missed:
+class Missed(NamedTuple):
     """Committed `rows` that a draft with a cache of its own has yet to run, and what runs them."""
 
     rows: int
@@ -123,8 +121,10 @@ class LevelGrower:
 
     def learn(self, verdict: Verdict) -> None:
         """What became of the last tree; nodes that others added to it tell nothing."""
+        if not self.levels:
+            return self.pace.learn(0)
         own = [node for node in verdict.path[1:] if node < self.slots.shape[0]]
-        if self._trust is not None and self.levels:
+        if self._trust is not None:
             self._trust.learn(self._proposed, self.slots.shape[0], verdict)
         self.pace.learn(len(own))
 
