@@ -43,6 +43,7 @@ from specdecodes.errors import ConfigError, reported
 from specdecodes.generator import Generator
 from specdecodes.methods import build
 from specdecodes.models.loading import open_checkpoint
+from specdecodes.offload.planning.predict import Prediction
 from specdecodes.offload.storage.store import measure_read, probe
 from specdecodes.sampling import SamplingParams
 from specdecodes.stats import Generation
@@ -59,6 +60,9 @@ SHOWN = (
     ("target", "round_target_s", 1e3),
     ("wait", "round_wait_s", 1e3),
     ("rest", "round_overhead_s", 1e3),
+    ("expected", "predicted_tokens_per_second", 1.0),
+    ("off by %", "predicted_tokens_per_second_error", 1e2),
+    ("round off %", "predicted_round_s_error", 1e2),
     ("first ms", "time_to_first_token_s", 1e3),
     ("link busy %", "link_utilization", 1e2),
     ("link used %", "link_used", 1e2),
@@ -133,7 +137,18 @@ def in_turn(
         for generator in arms.values():
             generator.close()
     plans = {name: [list(row) for row in arm.placement.rows()] for name, arm in arms.items()}
-    return compared(answered, {name: speeds[warm:] for name, speeds in disk.items()}) | {"plans": plans}
+    found = compared(answered, {name: speeds[warm:] for name, speeds in disk.items()})
+    for name, row in found["medians"].items():
+        row.update(expected(arms[name].placement.predicted, row))
+    return found | {"plans": plans}
+
+
+def expected(plan: Prediction, measured: Mapping[str, float]) -> dict[str, float]:
+    """What an arm's plan said, and how far that was from what was measured."""
+    pairs = {"tokens_per_second": (plan.tokens_per_second, SPEED), "round_s": (plan.round_s, "round_s")}
+    return {f"predicted_{name}": said for name, (said, _) in pairs.items()} | {
+        f"predicted_{name}_error": said / measured[key] - 1.0 for name, (said, key) in pairs.items() if measured[key]
+    }
 
 
 def bare_gbps(model: str) -> float:
@@ -185,7 +200,7 @@ def table(receipt: Mapping[str, Any]) -> str:
             over["ratio"],
             *(over["interval"] or [0.0, math.inf]),
             *ratios,
-            *(row[key] * scale for _, key, scale in SHOWN),
+            *(row.get(key, 0.0) * scale for _, key, scale in SHOWN),
         ]
         lines.append(name.ljust(width) + "".join(f"{cell:>14.3f}" for cell in cells))
     if best := receipt.get("first_over_best_other"):

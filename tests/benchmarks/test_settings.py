@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -131,3 +132,10 @@ def test_the_share_of_the_disks_own_speed_counts_whole_rounds():
     ]
     assert row["streamed"]["link_used"] == pytest.approx(0.5) and row["streamed"]["disk_gbps"] == 2.0
     assert row["resident"]["link_used"] == 0.0
+
+
+def test_what_a_plan_said_is_beside_what_was_measured() -> None:
+    plan = SimpleNamespace(tokens_per_second=3.0, round_s=0.5)
+    found = settings.expected(plan, {settings.SPEED: 2.0, "round_s": 1.0})  # type: ignore[arg-type]
+    assert found["predicted_tokens_per_second_error"] == 0.5 and found["predicted_round_s_error"] == -0.5
+    assert (found["predicted_tokens_per_second"], found["predicted_round_s"]) == (3.0, 0.5)
