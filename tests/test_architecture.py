@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,25 @@ def test_drafters_quant_and_offload_do_not_know_each_other():
         f"{path} imports {other}" for path, other in library_imports() if room(path) in APART and other in set(APART)
     }
     assert not met
+
+
+def test_no_circle_within_a_room():
+    """Of files and rooms that stand side by side, each can be read after those that it imports."""
+    beside: dict[Path, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for path, tree in trees(sorted(LIBRARY.rglob("*.py"))):
+        parts = path.with_suffix("").parts
+        for name in imported(tree):
+            shared = next((n for n, (ours, theirs) in enumerate(zip(parts, name, strict=False)) if ours != theirs), 0)
+            if shared > 1 and parts[shared] != "__init__" and is_module(name[: shared + 1]):
+                beside[Path(*parts[:shared])][parts[shared]].add(name[shared])
+    assert len(beside) > 10
+    for graph in beside.values():
+        TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def is_module(name: tuple[str, ...]) -> bool:
+    place = ROOT.joinpath(*name)
+    return place.is_dir() or place.with_suffix(".py").is_file()
 
 
 def test_the_library_imports_nothing_from_outside_itself():
