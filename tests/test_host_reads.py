@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from specdecodes import decode
 from specdecodes.engine.graphs import Readback
-from specdecodes.engine.runner import ModelRunner
+from specdecodes.engine.stack import Stack
 from specdecodes.methods import build
 from specdecodes.sampling import PositionNoise
 from tests.test_lossless import PROMPTS, SAMPLED, pipeline_for
@@ -87,7 +87,7 @@ def test_a_round_asks_once_when_it_drafts_and_once_when_it_verifies(
     monkeypatch.setattr(decode, "reads_along", lambda device: True)
     monkeypatch.setattr(PositionNoise, "rows", PositionNoise._rows)  # as on a GPU
     with build(pipeline, progress=lambda text: None) as generator, HostReads(monkeypatch) as reads:
-        for owner, name in ((ModelRunner, "_run"), (Readback, "push"), (Readback, "pop")):
+        for owner, name in ((Stack, "run"), (Stack, "once"), (Readback, "push"), (Readback, "pop")):
             reads.within(monkeypatch, owner, name)
         params = replace(SAMPLED, max_tokens=24, repetition_penalty=1.1)
         before, asked = 0, []
