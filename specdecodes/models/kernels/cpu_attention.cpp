@@ -1,9 +1,8 @@
 // Attention over a window of cache slots, under a mask: out = softmax(scale q K^T) V, accumulated in A and rounded once.
 //
-// The queries of a kv head go together, a tile at a time, so that a key is widened once for all of them; lanes are
-// slots in the first product and head dimensions in the second. A long window is looked at in stripes, whose scores stay
-// in a core's cache; what was summed before fades when a later stripe has a higher score. Blocks of slots that no query
-// of the tile sees are passed over. New keys and values are written to their slots first.
+// The queries of a kv head go together, a tile at a time. A long window is looked at in stripes, whose scores stay in a
+// core's cache; what was summed before fades when a later stripe has a higher score. Blocks of slots that no query of the
+// tile sees are passed over. New keys and values are written to their slots first.
 //
 // query, out [rows][heads][dim] contiguous; key, value [rows][kv_heads][dim], a row apart by their strides; keys, values
 // [kv_heads][slots] rows, see cpu_rows.h; mask [rows][mask_stride], its first column is slot `start`. No row may be
@@ -11,65 +10,15 @@
 
 #include <omp.h>
 
+#include <type_traits>
 #include <vector>
 
+#include "cpu_attention_bf16.h"
 #include "cpu_numbers.h"
 #include "cpu_rows.h"
+#include "cpu_softmax.h"
 
 namespace {
-
-constexpr int64_t BLOCK = 32;    // slots, or head dimensions, that lie side by side
-constexpr int64_t TILE = 64;     // queries
-constexpr int64_t STRIPE = 512;  // slots
-
-template <typename R>
-struct Step {
-  using T = typename R::Number;
-  int64_t rows, heads, kv_heads, dim, slots, start, stop, mask_stride, tile;
-  const T* query;
-  const uint8_t *keys, *values;
-  const uint8_t* mask;
-  double scale;
-  T* out;
-
-  int64_t group() const { return heads / kv_heads; }
-  int64_t queries() const { return rows * group(); }  // of one kv head
-  int64_t tiles() const { return (queries() + tile - 1) / tile; }
-  int64_t seen() const { return stop - start; }
-  int64_t place(int64_t head, int64_t q) const {  // of a query, and of what it yields
-    return ((q / group()) * heads + head * group() + q % group()) * dim;
-  }
-};
-
-// Working memory of a thread, kept: fresh memory costs more than what is done in it. Dims are padded to a multiple of
-// BLOCK, and what the padding holds is not read.
-template <typename A>
-struct Memory {
-  std::vector<A> all;
-  int64_t dims = 0;
-  A *queries = nullptr, *sums = nullptr, *scores = nullptr, *block = nullptr;
-  A top[TILE], total[TILE];  // of each query's scores so far: the highest, and the sum of e^(score - top)
-
-  void fit(int64_t count, int64_t dim) {
-    dims = (dim + BLOCK - 1) / BLOCK * BLOCK;
-    const size_t needed = count * (2 * dims + STRIPE) + BLOCK * dims;
-    if (all.size() < needed) all.resize(needed);
-    queries = all.data();
-    sums = queries + count * dims;
-    scores = sums + count * dims;
-    block = scores + count * STRIPE;
-    std::fill(sums, scores, A(0));
-    std::fill(top, top + count, A(-INFINITY));
-    std::fill(total, total + count, A(0));
-  }
-};
-
-template <typename A>
-struct Vector {
-  typedef A Lanes __attribute__((vector_size(64), aligned(alignof(A)), may_alias));
-  typedef uint8_t Bytes __attribute__((vector_size(64 / sizeof(A)), aligned(1), may_alias));
-  static constexpr int64_t WIDTH = 64 / sizeof(A), PARTS = BLOCK / WIDTH, QUERIES = 8 / PARTS;  // kept in registers
-};
 
 // sums[q][0..BLOCK) += factors[q][k] * block[k][0..BLOCK) for N queries; FRESH ones begin at zero.
 template <int N, bool FRESH, typename A>
@@ -105,111 +54,44 @@ INLINE void accumulate_all(int64_t queries, const A* factors, int64_t factors_ap
                          sums_apart);
 }
 
-// The highest of `top` and the visible scores; the others become -inf. `count` is whole vectors.
-template <typename A>
-INLINE A hide(A* row, const uint8_t* visible, int64_t count, A top) {
-  using V = Vector<A>;
-  using Lanes = typename V::Lanes;
-  const Lanes nothing = Lanes{} - INFINITY;
-  Lanes peaks = nothing;
-  for (int64_t slot = 0; slot < count; slot += V::WIDTH) {
-    Lanes& scores = *(Lanes*)(row + slot);
-    const auto seen = __builtin_convertvector(*(const typename V::Bytes*)(visible + slot), decltype(scores > peaks));
-    scores = seen != 0 ? scores : nothing;
-    peaks = scores > peaks ? scores : peaks;
-  }
-  for (int64_t lane = 0; lane < V::WIDTH; ++lane) top = peaks[lane] > top ? peaks[lane] : top;
-  return top;
-}
-
-// A stripe's scores to weights, the invisible ones zero; what was summed up before fades to their scale. Weights are
-// summed in double, and whole blocks at a time, so that the sum does not depend on where among invisible slots they lie.
-// `visible` is zero behind the last slot up to a whole block.
-template <typename A>
-INLINE void weigh(A* row, const uint8_t* visible, int64_t count, A* top, A* total, A* sums, int64_t dims) {
-  const int64_t whole = (count + BLOCK - 1) / BLOCK * BLOCK;
-  const A peak = hide(row, visible, whole, *top);
-  const A base = peak == A(-INFINITY) ? A(0) : peak;  // nothing seen yet: -inf minus -inf would be no number
-  double added = 0;
-#pragma omp simd reduction(+ : added)
-  for (int64_t slot = 0; slot < whole; ++slot) {
-    row[slot] = exponential(row[slot] - base);
-    added += row[slot];
-  }
-  const A fade = exponential(*top - base);
-  *total = *total * fade + A(added);
-  if (peak != *top)
-    for (int64_t d = 0; d < dims; ++d) sums[d] *= fade;
-  *top = peak;
-}
-
-// Whether any query of a tile sees one of `count` slots; `mask` is that of its first row, there.
-INLINE bool seen_by(const uint8_t* mask, int64_t rows, int64_t mask_stride, int64_t count) {
-  uint8_t any = 0;
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t slot = 0; slot < count; ++slot) any |= mask[row * mask_stride + slot];
-  return any != 0;
-}
-
-// The slots [begin, begin + count) of the window, at most STRIPE, for the queries of a tile.
+// Numbers widened to `A`, which a key is once for all queries of a tile: lanes are slots in the first product and head
+// dimensions in the second.
 template <typename R, typename A>
-INLINE void attend_stripe(const Step<R>& s, int64_t head, int64_t first_query, int64_t queries, int64_t begin,
-                          int64_t count, Memory<A>& m) {
-  const int64_t dim = s.dim, first_row = first_query / s.group();
-  const int64_t rows = (first_query + queries - 1) / s.group() - first_row + 1;
-  const int64_t row = R::bytes(dim), from = (head * s.slots + s.start + begin) * row;
-  const uint8_t *const keys = s.keys + from, *const values = s.values + from;
-  const uint8_t* const mask = s.mask + begin;
-  bool seen[STRIPE / BLOCK], any = false;
-  for (int64_t first = 0; first < count; first += BLOCK) {
-    const int64_t slots = std::min(BLOCK, count - first);
-    seen[first / BLOCK] = seen_by(mask + first_row * s.mask_stride + first, rows, s.mask_stride, slots);
-    any |= seen[first / BLOCK];
-  }
-  if (!any) return;
-  for (int64_t first = 0; first < count; first += BLOCK) {
-    if (!seen[first / BLOCK]) continue;
-    const int64_t slots = std::min(BLOCK, count - first);
-    for (int64_t slot = 0; slot < slots; ++slot) R::read(keys + (first + slot) * row, dim, m.block + slot, BLOCK);
-    accumulate_all<true, A>(queries, m.queries, m.dims, m.block, BLOCK, dim, m.scores + first, STRIPE);
-  }
-  uint8_t visible[STRIPE] = {0};  // to the row of query q
-  for (int64_t q = 0; q < queries; ++q) {
-    if (q == 0 || (first_query + q) % s.group() == 0)
-      std::memcpy(visible, mask + (first_query + q) / s.group() * s.mask_stride, count);
-    weigh<A>(m.scores + q * STRIPE, visible, count, m.top + q, m.total + q, m.sums + q * m.dims, m.dims);
-  }
-  for (int64_t first = 0; first < count; first += BLOCK) {
-    if (!seen[first / BLOCK]) continue;
-    const int64_t slots = std::min(BLOCK, count - first);
-    for (int64_t slot = 0; slot < slots; ++slot) R::read(values + (first + slot) * row, dim, m.block + slot * m.dims, 1);
-    for (int64_t d = 0; d < m.dims; d += BLOCK)
-      accumulate_all<false, A>(queries, m.scores + first, STRIPE, m.block + d, m.dims, slots, m.sums + d, m.dims);
-  }
-}
+struct Lanes {
+  using Sums = A;
+  std::vector<A> all;
+  int64_t dims = 0;
+  A *queries = nullptr, *sums = nullptr, *scores = nullptr, *block = nullptr;
+  A top[TILE], total[TILE];
 
-// One tile of the queries of one kv head.
-template <typename R, typename A>
-INLINE void attend_tile(const Step<R>& s, int64_t head, int64_t tile, Memory<A>& m) {
-  const int64_t first_query = tile * s.tile, queries = std::min(s.tile, s.queries() - first_query), dim = s.dim;
-  m.fit(queries, dim);
-  for (int64_t q = 0; q < queries; ++q) {
-    for (int64_t d = 0; d < dim; ++d)
-      m.queries[q * m.dims + d] = A(widen(s.query[s.place(head, first_query + q) + d])) * A(s.scale);
-    if (R::TURNED) turn(m.queries + q * m.dims, dim);
+  INLINE void fit(int64_t count, int64_t dim) {
+    dims = (dim + BLOCK - 1) / BLOCK * BLOCK;
+    const size_t needed = count * (2 * dims + STRIPE) + BLOCK * dims;
+    if (all.size() < needed) all.resize(needed);
+    queries = all.data();
+    sums = queries + count * dims;
+    scores = sums + count * dims;
+    block = scores + count * STRIPE;
   }
-  for (int64_t begin = 0; begin < s.seen(); begin += STRIPE)
-    attend_stripe(s, head, first_query, queries, begin, std::min(STRIPE, s.seen() - begin), m);
-  for (int64_t q = 0; q < queries; ++q) {
-    const A share = 1 / m.total[q];
-    for (int64_t d = 0; d < dim; ++d)
-      narrow(float(m.sums[q * m.dims + d] * share), s.out + s.place(head, first_query + q) + d);
+  INLINE void take(int64_t q, const typename R::Number* query, int64_t dim, double scale) {
+    for (int64_t d = 0; d < dim; ++d) queries[q * dims + d] = A(widen(query[d])) * A(scale);
+    if (R::TURNED) turn(queries + q * dims, dim);
   }
-}
+  INLINE void score(int64_t count, const uint8_t* keys, int64_t dim, int64_t slots, int64_t first) {
+    for (int64_t slot = 0; slot < slots; ++slot) R::read(keys + slot * R::bytes(dim), dim, block + slot, BLOCK);
+    accumulate_all<true, A>(count, queries, dims, block, BLOCK, dim, scores + first, STRIPE);
+  }
+  static INLINE A kept(A weight) { return weight; }
+  INLINE void add(int64_t count, const uint8_t* values, int64_t dim, int64_t slots, int64_t first) {
+    for (int64_t slot = 0; slot < slots; ++slot) R::read(values + slot * R::bytes(dim), dim, block + slot * dims, 1);
+    for (int64_t d = 0; d < dims; d += BLOCK)
+      accumulate_all<false, A>(count, scores + first, STRIPE, block + d, dims, slots, sums + d, dims);
+  }
+};
 
 // One function for each kind of rows and of sums, which the compiler clones for the machines it may run on.
 #define RUN(R, A) \
-  WIDEST void run(const Step<R>& s, int64_t head, int64_t tile, Memory<A>& m) { attend_tile(s, head, tile, m); }
+  WIDEST void run(const Step<R>& s, int64_t head, int64_t tile, Lanes<R, A>& way) { attend_tile(s, head, tile, way); }
 RUN(Whole<bfloat16>, float)
 RUN(Whole<float16>, float)
 RUN(Whole<float>, float)
@@ -219,6 +101,11 @@ RUN(Whole<float>, double)
 RUN(EightBits<bfloat16>, float)
 RUN(EightBits<float16>, float)
 RUN(EightBits<float>, float)
+#ifdef PAIRS_RUN
+WIDEST void run(const Step<Whole<bfloat16>>& s, int64_t head, int64_t tile, Pairs& way) {
+  attend_tile(s, head, tile, way);
+}
+#endif
 
 // How many queries of a kv head go together: as many as a tile holds, or fewer where that shares the work among threads.
 int64_t tile_of(int64_t queries, int64_t kv_heads) {
@@ -232,9 +119,15 @@ int64_t tile_of(int64_t queries, int64_t kv_heads) {
 template <typename A, typename R, typename T>
 void attend_item(const T* query, const uint8_t* keys, const uint8_t* values, const uint8_t* mask, T* out, double scale,
                  const int64_t* n, int64_t tile, int64_t item) {
-  thread_local Memory<A> memory;
   const Step<R> step{n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], tile, query, keys, values, mask, scale, out};
-  run(step, item / step.tiles(), item % step.tiles(), memory);
+#ifdef PAIRS_RUN
+  if constexpr (std::is_same_v<R, Whole<bfloat16>> && std::is_same_v<A, float>) {
+    thread_local Pairs pairs;
+    if (Pairs::run_here()) return run(step, item / step.tiles(), item % step.tiles(), pairs);
+  }
+#endif
+  thread_local Lanes<R, A> lanes;
+  run(step, item / step.tiles(), item % step.tiles(), lanes);
 }
 
 template <typename R, typename T>

@@ -1,8 +1,9 @@
 """Attention on the CPU by a kernel of our own (cpu_attention.cpp), for any number of rows, exact or not.
 
 Torch's attention takes twice as long for four rows (in float16 ten times, and for any number of rows twice), and is
-about as fast for hundreds. In exact mode, the same sums in fp64 by torch take three to five times as long. Where the
-kernel cannot be built, torch does it all.
+about as fast for hundreds. Where the processor has dot products of bfloat16 pairs, rows of those are multiplied with
+them, outside exact mode (cpu_attention_bf16.h). In exact mode, the same sums in fp64 by torch take three to five times
+as long. Where the kernel cannot be built, torch does it all.
 """
 
 from __future__ import annotations

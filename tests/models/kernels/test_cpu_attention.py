@@ -61,16 +61,17 @@ def test_rows_equal_attention_in_fp64(shape, dtype, by_torch):
     assert ours[3].equal(theirs[3]) and ours[4].equal(theirs[4])
 
 
-def test_a_row_s_bits_do_not_depend_on_what_it_does_not_see():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_s_bits_do_not_depend_on_what_it_does_not_see(dtype):
     """The same keys in the same order, side by side and among rows of other branches, in windows of any length."""
     torch.manual_seed(3)
-    query, key = torch.randn(1, 1, 4, 32), torch.randn(1, 1, 2, 32)
+    query, key = torch.randn(1, 1, 4, 32, dtype=dtype), torch.randn(1, 1, 2, 32, dtype=dtype)
     for seen in (1, 40, 56, 61, 130):
-        own = torch.randn(2, 1, 2, seen, 32)
+        own = torch.randn(2, 1, 2, seen, 32, dtype=dtype)
         found = []
         for slots in (seen, seen + 7, seen + 90):
             places = torch.randperm(slots)[:seen].sort().values
-            cache = torch.randn(2, 1, 2, slots + 1, 32)  # the row itself comes last
+            cache = torch.randn(2, 1, 2, slots + 1, 32, dtype=dtype)  # the row itself comes last
             cache[:, :, :, places] = own
             mask = torch.zeros(1, 1, slots + 1, dtype=torch.bool)
             mask[0, 0, places] = mask[0, 0, slots] = True
