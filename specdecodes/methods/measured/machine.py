@@ -16,7 +16,6 @@ from specdecodes.offload.planning.predict import Machine
 from specdecodes.offload.storage.store import measure_read, probe
 
 _SAMPLE = 256 * 2**20  # bytes read from disk: a sixth of a second or so
-_FIRST = 32 * 2**20  # before those: a disk that was idle begins slowly
 
 
 def measure(files: tuple[Path, ...], device: torch.device) -> Machine:
@@ -54,9 +53,11 @@ def free_bytes(device: torch.device) -> int:
 
 @cache
 def _disk_gbps(files: tuple[Path, ...]) -> float:
+    """Of a second reading: a disk that was idle begins slowly, and a stream reads the same bytes pass after pass, which
+    what lies before the disk (a host's memory) may hold by then."""
     direct = probe(files[0]).direct
-    measure_read(list(files), direct=direct, max_bytes=_FIRST)
-    return measure_read(list(files), direct=direct, max_bytes=_SAMPLE)
+    *_, again = (measure_read(list(files), direct=direct, max_bytes=_SAMPLE) for _ in range(2))
+    return again
 
 
 @cache
