@@ -40,7 +40,7 @@ class Rows:
 class Stack:
     """The layers of `decoder`, which `source` brings, on the rows of `cache`.
 
-    Consecutive layers at hand that can be fused (see `models.cpu_layer`) run as one call, where a pass is not exact and
+    Consecutive layers at hand that can be fused (see `models.fused`) run as one call, where a pass is not exact and
     has few rows; others one by one, as `steps` has it. `taps`: layers before which the hidden state is kept.
     `recorded`: the rows of passes that come again and again.
     """
