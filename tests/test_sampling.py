@@ -47,6 +47,19 @@ def test_sampled_frequencies_are_the_models(temperature):
     assert float(((counts - expected) ** 2 / expected).sum()) < 31.26
 
 
+def test_a_bias_of_one_percent_would_show():
+    """Chi-square over 400,000 positions, 4 tokens: 3 degrees of freedom, 0.001 quantile 16.27."""
+    shares = torch.tensor([0.4, 0.3, 0.2, 0.1])
+    tokens = (shares.log() + PositionNoise(5, 4).rows(torch.arange(400_000))).argmax(-1)
+    counts = torch.bincount(tokens, minlength=4).double()
+
+    def distance(expected: torch.Tensor) -> float:
+        return float(((counts - expected * 400_000) ** 2 / (expected * 400_000)).sum())
+
+    assert distance(shares) < 16.27
+    assert distance(shares + torch.tensor([0.01, -0.01, 0.0, 0.0])) > 16.27
+
+
 def test_positions_are_independent():
     """Pairs of neighbouring positions under one seed: 9 cells, 8 degrees of freedom, 0.001 quantile 26.12."""
     logits = torch.tensor([[0.3, -0.2, 0.9]])
