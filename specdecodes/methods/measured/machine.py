@@ -15,6 +15,9 @@ from specdecodes.native import missing_triton, usable_cores
 from specdecodes.offload.planning.predict import Machine
 from specdecodes.offload.storage.store import measure_read, probe
 
+COMPRESSED = "compressed files on disk"
+"""The tier of layers whose files are read compressed: other files than the checkpoint's, and read otherwise."""
+
 _SAMPLE = 256 * 2**20  # bytes read from disk: a sixth of a second or so
 
 

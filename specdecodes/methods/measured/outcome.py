@@ -9,12 +9,12 @@ from typing import Any
 
 from specdecodes.config import Pipeline
 from specdecodes.methods.measured.ledger import Figures, every, keep, key_of, recall
-from specdecodes.methods.measured.machine import remember_stream
+from specdecodes.methods.measured.machine import COMPRESSED, remember_stream
 from specdecodes.methods.measured.step_times import narrower
 from specdecodes.models.loading import open_checkpoint
 from specdecodes.offload.planning.experience import Run, pooled
 from specdecodes.offload.planning.plan import Placement
-from specdecodes.offload.planning.predict import Seen, Step, StepTimes, at_depth
+from specdecodes.offload.planning.predict import Seen, Step, StepTimes, at_depth, bare_gbps
 
 ENOUGH = 32
 """New tokens from which on a run says something."""
@@ -39,9 +39,12 @@ def learn(pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any]) 
     figures |= {name: asdict(times)[name] for name in _FIGURES} | {"new_tokens": summary["new_tokens"]}
     figures |= {_share(rows): share for rows, share in times.narrower} | _run(placement, summary)
     keep(_key(pipeline, made_of(placement.kernel, placement.draft_rules)), figures)
-    if placement.streamed and summary["link_gbps"] and placement.compression is None:
+    assert placement.basis is not None, "a planned placement knows what it rests on"
+    work, machine, _ = placement.basis
+    if placement.streamed and summary["link_gbps"] and not (placement.compression and machine.has_accelerator):
         files = open_checkpoint(pipeline.target.model, pipeline.target.revision).files
-        remember_stream(placement.tier, files, summary["link_gbps"])
+        tier = COMPRESSED if placement.compression else placement.tier
+        remember_stream(tier, files, bare_gbps(work, machine, summary["link_gbps"]))
 
 
 def made_of(kernel: str, rules: object) -> str:

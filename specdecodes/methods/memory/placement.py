@@ -9,7 +9,7 @@ import torch
 
 from specdecodes.config import Middle
 from specdecodes.errors import BudgetError
-from specdecodes.methods.measured.machine import free_bytes, measure, shortages
+from specdecodes.methods.measured.machine import COMPRESSED, free_bytes, measure, shortages, streamed_before
 from specdecodes.methods.measured.outcome import known_rounds, known_times, made_of
 from specdecodes.methods.memory.sizes import layers_bytes, model_shape
 from specdecodes.methods.memory.timed_steps import timed_steps
@@ -37,6 +37,7 @@ def place(
     checkpoint, budgets = site.checkpoint, budgets or _budgets(site)
     cache = site.cache_shape(checkpoint.spec, draft_nodes=draft.nodes, target_nodes=site.chunk)
     machine = measure(checkpoint.files, site.device)
+    compressed_machine = replace(machine, disk_gbps=streamed_before(COMPRESSED, checkpoint.files) or machine.disk_gbps)
     workload = _workload(site, draft, cache.slots, budgets, times)
     rows = [
         *shortages(site.device),
@@ -54,7 +55,7 @@ def place(
         found = plan(
             replace(model_shape(site, cache, draft, stretch), compression=compression),
             budgets,
-            machine,
+            machine if compression is None else compressed_machine,
             workload,
             storage=probe(checkpoint.files[0]).reason,
             kernel=draft.kernel,

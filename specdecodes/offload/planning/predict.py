@@ -288,6 +288,12 @@ def _stream_seconds(work: Work, machine: Machine) -> float:
     return max(from_disk, copied / (machine.host_gbps * 1e9), work.expand_s)
 
 
+def bare_gbps(work: Work, machine: Machine, gbps: float) -> float:
+    """Of a disk from which bytes came at `gbps` while cores expanded them: it rested meanwhile."""
+    reading = work.link_bytes / (gbps * 1e9) - work.expand_s / machine.cores
+    return work.link_bytes / reading / 1e9 if reading > 0.0 else gbps
+
+
 def _crowded_seconds(work: Work, machine: Machine) -> float:
     """Of a pass that does not wait for the link: cores that it leaves alone expand for nothing; beyond those, computing
     and expanding share what there is."""

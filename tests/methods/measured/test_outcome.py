@@ -9,7 +9,9 @@ import pytest
 
 from specdecodes.config import Memory, Tree
 from specdecodes.methods import build, learn, plan_for
-from specdecodes.methods.measured import ledger
+from specdecodes.methods.measured import ledger, machine
+from specdecodes.models.loading import open_checkpoint
+from specdecodes.offload.planning.candidates import Compression
 from tests.test_lossless import pipeline_for, smallest_budget
 
 
@@ -84,6 +86,23 @@ def test_a_stream_is_expected_to_be_as_fast_as_it_was(tiny_checkpoint):
     another = pipeline_for("vanilla", tiny_checkpoint("qwen2"), None, exact=True)  # whose layers have another size
     elsewhere = plan_for(replace(another, memory=Memory(smallest_budget(another))))
     assert elsewhere.predicted.link_gbps not in (0.0, pytest.approx(3.25))
+
+
+def test_compressed_files_are_read_at_a_speed_of_their_own(tiny_checkpoint):
+    pipeline = pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True)
+    streamed = replace(pipeline, memory=Memory(smallest_budget(pipeline)))
+    files = open_checkpoint(pipeline.target.model).files
+    before = plan_for(streamed)
+    work, on_cpu, workload = before.basis
+    expanding = work.link_bytes / 3.25e9 / 4 * on_cpu.cores  # a quarter of the seconds in which bytes arrived
+    compressed = replace(
+        before,
+        compression=Compression((1,), 10.0, "BMI2", True, 0),
+        basis=(replace(work, expand_s=expanding), on_cpu, workload),
+    )
+    learn(streamed, compressed, summary(before))
+    assert machine.streamed_before(machine.COMPRESSED, files) == pytest.approx(3.25 / 0.75)
+    assert machine.streamed_before("disk", files) is None
 
 
 def test_a_run_too_short_to_say_something_is_forgotten(tiny_checkpoint):

@@ -14,6 +14,7 @@ from specdecodes.offload.planning.predict import (
     Work,
     Workload,
     acceptance_of,
+    bare_gbps,
     doubtful,
     foresee,
     predict,
@@ -136,6 +137,14 @@ def test_the_disk_rests_while_cores_expand_what_arrived() -> None:
     on_device = replace(MACHINE, host_gbps=2.0)  # which expands while further blocks are copied
     assert predict(compressed, on_device, PLAIN).stream_s == pytest.approx(3.0)
     assert predict(replace(compressed, expand_s=10.0), on_device, PLAIN).stream_s == pytest.approx(10.0)
+
+
+def test_a_disk_is_told_from_the_cores_that_expand() -> None:
+    compressed, machine = replace(WORK, disk_bytes=3 * GB, link_bytes=3 * GB, expand_s=0.4), replace(MACHINE, cores=2)
+    arrived = predict(compressed, machine, PLAIN)
+    assert bare_gbps(compressed, machine, arrived.link_gbps) == pytest.approx(MACHINE.disk_gbps)
+    assert bare_gbps(WORK, machine, 1.7) == pytest.approx(1.7)
+    assert bare_gbps(replace(compressed, expand_s=99.0), machine, 1.7) == 1.7, "nothing can be told"
 
 
 def test_expanding_shares_the_cores_that_compute_and_may_set_the_pace() -> None:
