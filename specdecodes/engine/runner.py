@@ -14,7 +14,8 @@ from specdecodes.engine.compile import Steps
 from specdecodes.engine.layers import LayerSource, Traffic
 from specdecodes.engine.sight import Sight, View
 from specdecodes.engine.stack import Rows, Stack
-from specdecodes.models.decoder import Decoder
+from specdecodes.models.decoder import Decoder, Linear, RMSNorm
+from specdecodes.models.kernels import cpu_linear
 from specdecodes.tree import TokenTree
 
 
@@ -85,7 +86,7 @@ class ModelRunner:
         width = self.width if self.exact else 1  # of the head: one width, whatever the chunk's
         first = max(0, last + 1 - width)
         end, last = hidden[:, first : first + width], last - first
-        logits = self.steps.logits(self.decoder, end)[0, last : last + 1]
+        logits = self._logits(end)[0, last : last + 1]
         return Scores(logits, end[0, last : last + 1], None if states is None else states[: tokens.shape[0]])
 
     def follow(self, tokens: Tensor, features: Tensor | None = None) -> None:
@@ -97,7 +98,7 @@ class ModelRunner:
         uncommitted."""
         states = self._room(tree.capacity)
         hidden = self.stack.once(self._tree_rows(tree, states))
-        return Scores(self.steps.logits(self.decoder, hidden)[0], hidden[0], states)
+        return Scores(self._logits(hidden)[0], hidden[0], states)
 
     @torch.no_grad()
     def rehearse(self, sizes: Sequence[int], layers: Collection[int]) -> None:
@@ -106,7 +107,7 @@ class ModelRunner:
         root = torch.zeros(1, dtype=torch.int64, device=self._device)
         passes = [self._tree_rows(TokenTree.rooted(root, rows), None) for rows in sizes]
         for hidden in self.stack.run(passes, layers=layers):
-            self.steps.logits(self.decoder, hidden)
+            self._logits(hidden)
 
     def level(self, tree: TokenTree, nodes: Tensor, features: Tensor | None = None) -> Scores:
         """Scores of the `nodes` [n] of a draft tree, whose capacity is the draft's region. Its rows lie there.
@@ -129,7 +130,7 @@ class ModelRunner:
         given = None if features is None else features[None]
         step = Rows(tree.tokens[None, nodes], positions[None, nodes], nodes, look, given)
         (hidden,) = self.stack.run([step], "draft layer")
-        return Scores(self.steps.logits(self.decoder, hidden)[0], hidden[0])
+        return Scores(self._logits(hidden)[0], hidden[0])
 
     def branches(self, tokens: Tensor, depths: Tensor, ends: Tensor) -> Iterator[Scores]:
         """Scores of all `tokens` [n], chunk by chunk. Each lies `depths` [n] behind the committed rows and sees those,
@@ -148,7 +149,16 @@ class ModelRunner:
             passes.append(Rows(tokens[None, rows], positions[None, rows], slots, look))
         for place, hidden in enumerate(self.stack.run(passes)):
             rows = slice(min(chunk, count - place * chunk))
-            yield Scores(self.steps.logits(self.decoder, hidden)[0, rows], hidden[0, rows])
+            yield Scores(self._logits(hidden)[0, rows], hidden[0, rows])
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Of `hidden` [B, M, hidden]: [B, M, vocab]. As with layers, few rows that need not be exact are one call."""
+        norm, head = self.decoder.norm, self.decoder.head
+        if self.exact or hidden.dtype != torch.bfloat16 or not cpu_linear.few(hidden):
+            return self.steps.logits(self.decoder, hidden)
+        if isinstance(norm, RMSNorm) and isinstance(head, Linear) and cpu_linear.takes(head.weight):
+            return cpu_linear.normalized_linear(hidden, norm.weight, norm.eps, head.weight)
+        return self.steps.logits(self.decoder, hidden)
 
     def _commit(self, tokens: Tensor, features: Tensor | None, states: Tensor | None) -> Tensor:
         """Run `tokens` [n] behind the cached rows; the last chunk's hidden state [1, rows, hidden]."""

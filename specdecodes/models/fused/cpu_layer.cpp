@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "../../quant/kernels/cpu/w4a8_product.h"
+#include "../kernels/cpu_between.h"
 #include "../kernels/cpu_linear.h"
 #include "../kernels/cpu_numbers.h"
-#include "cpu_between.h"
 #include "cpu_layer_linear.h"
 
 namespace {

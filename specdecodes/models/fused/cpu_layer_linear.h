@@ -5,9 +5,9 @@
 #include <algorithm>
 
 #include "../../quant/kernels/cpu/w4a8_product.h"
+#include "../kernels/cpu_between.h"
 #include "../kernels/cpu_linear.h"
 #include "../kernels/cpu_numbers.h"
-#include "cpu_between.h"
 
 namespace {
 

@@ -4,6 +4,9 @@
 //
 // x [rows][in], w [out][in], b [out] or null, y [rows][out].
 
+#include <vector>
+
+#include "cpu_between.h"
 #include "cpu_linear.h"
 #include "cpu_numbers.h"
 
@@ -113,4 +116,18 @@ extern "C" void cpu_linear(const bfloat16* x, const bfloat16* w, const bfloat16*
   const FullProduct<bfloat16> p{rows, in, out, x, w, b, y, false};
 #pragma omp parallel for schedule(static)
   for (int64_t first = 0; first < out; first += UNIT) unit(p, first, std::min(first + UNIT, out));
+}
+
+// A model's head: y = norm(x) W^T, the norm's weights in float.
+extern "C" void cpu_head(const bfloat16* x, const float* norm, double eps, const bfloat16* w, bfloat16* y, int64_t rows,
+                         int64_t in, int64_t out) {
+  std::vector<float> wide(in);
+  std::vector<bfloat16> normalized(rows * in);
+  for (int64_t row = 0; row < rows; ++row) {
+    widened(x + row * in, wide.data(), in);
+    const float scale = 1.0f / std::sqrt(squared(wide.data(), in) / float(in) + float(eps));
+    scaled(wide.data(), scale, norm, wide.data(), in);
+    narrowed(wide.data(), normalized.data() + row * in, in);
+  }
+  cpu_linear(normalized.data(), w, nullptr, y, rows, in, out);
 }

@@ -29,6 +29,8 @@ def _library() -> ctypes.CDLL | None:
         return None
     library.cpu_linear.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
     library.cpu_linear.restype = None
+    library.cpu_head.argtypes = [*[ctypes.c_void_p] * 2, ctypes.c_double, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3]
+    library.cpu_head.restype = None
     return library if library.cpu_linear_runs() else None
 
 
@@ -48,10 +50,26 @@ def share() -> int:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """[..., in] x [out, in] + [out] -> [..., out], in the inputs' dtype."""
-    few = x.numel() <= ROWS * x.shape[-1]
-    if few and x.device.type == "cpu" and x.dtype == weight.dtype == torch.bfloat16:
+    if few(x) and x.device.type == "cpu" and x.dtype == weight.dtype == torch.bfloat16:
         return torch.ops.specdecodes.few_rows_linear(x, weight, bias)
     return F.linear(x, weight, bias)
+
+
+def few(x: Tensor) -> bool:
+    """Whether `x` [..., in] is of few rows."""
+    return x.numel() <= ROWS * x.shape[-1]
+
+
+def normalized_linear(x: Tensor, norm: Tensor, eps: float, weight: Tensor) -> Tensor:
+    """The root-mean-square norm of `x` [..., in], times `norm` [in], and its product with `weight` [out, in]:
+    [..., out], in one call. `takes` is asked before, and `x` is of `few` rows in bfloat16."""
+    library = _library()
+    assert library is not None, "takes() comes first"
+    x, (out, width), norm = x.contiguous(), weight.shape, norm.float()
+    y = x.new_empty(*x.shape[:-1], out)
+    rows = x.numel() // width
+    library.cpu_head(x.data_ptr(), norm.data_ptr(), eps, weight.data_ptr(), y.data_ptr(), rows, width, out)
+    return y
 
 
 @torch.library.impl("specdecodes::few_rows_linear", "CPU")

@@ -50,6 +50,19 @@ def test_what_is_no_number_stays_none():
     assert found[0, 0].isfinite().all() and found[0, 1].isnan().all() and not found[0, 2].isfinite().any()
 
 
+@BUILT
+@pytest.mark.parametrize(("out", "width"), SHAPES)
+def test_a_head_is_its_norm_and_its_product(out, width):
+    x, weight, _ = made(out, width, 9)
+    norm = torch.rand(width).bfloat16()
+    found = cpu_linear.normalized_linear(x, norm, 1e-5, weight)
+    inputs = F.rms_norm(x.double(), (width,), norm.double(), 1e-5)
+    wanted, sizes = inputs @ weight.double().T, inputs.abs() @ weight.double().abs().T
+    assert ((found.double() - wanted).abs() <= 2.0**-8 * (sizes + wanted.abs())).all()  # inputs and it are rounded
+    alone = [cpu_linear.normalized_linear(row[None, None], norm, 1e-5, weight) for row in x[0]]
+    assert found.equal(torch.cat(alone, 1))
+
+
 def test_anything_else_is_torchs(monkeypatch):
     x, weight, bias = made(24, 64, 5)
     assert cpu_linear.linear(x.float(), weight.float(), None).equal(F.linear(x.float(), weight.float()))

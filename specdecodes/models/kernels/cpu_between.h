@@ -1,7 +1,7 @@
 // What lies between the linears of a layer, on numbers of one row: norms, rotary positions, SwiGLU.
 #pragma once
 
-#include "../kernels/cpu_numbers.h"
+#include "cpu_numbers.h"
 
 namespace {
 
