@@ -24,7 +24,7 @@ class CacheShape:
     draft_nodes: int = 0  # rows of the draft's region
     target_nodes: int = 1  # rows of the target's region: the widest pass
     batch: int = 1
-    int8: bool = False  # rows are codes of 8 bits, each with its step: see `models.cache_codes`
+    int8: bool = False  # rows are codes of 8 bits, each with its step: see `models.kernels.cache_codes`
 
     @property
     def slots(self) -> int:
