@@ -3,6 +3,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import shutil
 import stat
 import sys
@@ -15,6 +16,7 @@ from specdecodes.errors import CompileError, DiskError
 from specdecodes.quant.kernels.cpu import w4a8
 
 HAS_COMPILER = pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler")
+SOURCES = sorted((Path(__file__).parents[1] / "specdecodes").rglob("*.cpp"))
 
 
 @pytest.fixture
@@ -50,6 +52,17 @@ def test_a_changed_source_is_built_anew(source: Path, tmp_path: Path) -> None:
     second = native.build(source, tmp_path / "made")
     assert first != second
     assert ctypes.CDLL(str(second)).answer() == 43
+
+
+def included(path: Path) -> set[Path]:
+    names = re.findall(r'^#include "(.+)"', path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {(path.parent / name).resolve(strict=True) for name in names}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_source_names_every_header_that_it_needs(path: Path) -> None:
+    """A change of any other would build nothing anew."""
+    assert {inner for header in included(path) for inner in included(header)} <= included(path)
 
 
 @HAS_COMPILER
