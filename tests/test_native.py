@@ -4,7 +4,6 @@ import ctypes
 import errno
 import os
 import re
-import shutil
 import stat
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 
 from specdecodes import native
 from specdecodes.errors import CompileError, DiskError
-from specdecodes.quant.kernels.cpu import w4a8
 
 HAS_COMPILER = pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler")
 SOURCES = sorted((Path(__file__).parents[1] / "specdecodes").rglob("*.cpp"))
@@ -95,14 +93,6 @@ def test_cxx_names_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert native.find_compiler() == str(mine)
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert native.find_compiler() is None
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
-def test_the_kernel_builds_with_gcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CXX", "g++")
-    source = Path(w4a8.__file__).with_suffix(".cpp")
-    assert ctypes.CDLL(str(native.build(source, tmp_path))).w4a8_best() >= 1
-    assert w4a8.support().note
 
 
 def test_what_triton_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
