@@ -7,8 +7,9 @@ The checkpoint that --make writes has normally distributed bf16 weights, which c
 their bytes; a model that was widened with zeros would compress better than any real one). Such weights say nothing that
 a draft would guess, and which layers it drafts as they are changes what it guesses: what is compared are rounds.
 Compressed copies are written to the cache folder before anything is timed. The receipt has the terms of a mean round,
-how many times as fast one is with the switch on, within a prompt, and what `auto` chooses here by the rates that it
-measures. A slower disk is had by a control group, as root:
+how many times as fast one is with the switch on, within a prompt, what each arm's plan expected before it ran, and what
+`auto` chooses by the rates that the runs showed, with the rounds that it then expects. A slower disk is had by a
+control group, as root:
 
     mkdir /sys/fs/cgroup/blkio/slow
     echo "$(lsblk -no MAJ:MIN DEVICE | xargs) 1000000000" > /sys/fs/cgroup/blkio/slow/blkio.throttle.read_bps_device
@@ -35,6 +36,7 @@ from benchmarks.settings import in_turn, table
 from specdecodes.config import Memory, Pipeline, Target, Tree
 from specdecodes.errors import reported
 from specdecodes.methods import plan_for
+from specdecodes.methods.measured.outcome import learn_stream
 from specdecodes.offload.compression import codec
 from specdecodes.sampling import SamplingParams
 
@@ -96,6 +98,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     speed = {"way": codec.way(), "gbps_of_a_core": codec.core_gbps()}
     if not all(found["same_tokens"]):
         raise RuntimeError("the arms gave different tokens")
+    for name, pipeline in pipelines.items():
+        learn_stream(pipeline, plan_for(pipeline), found["medians"][name]["link_gbps"])
     ratios = {method: faster(found["rounds"], method) for method in METHODS}
     auto = {method: choice(pipelines[f"{method} off"]) for method in METHODS}
     return {"codec": speed, "rounds_faster": ratios, "auto": auto} | found
@@ -125,6 +129,7 @@ def choice(pipeline: Pipeline) -> dict[str, Any]:
         "compresses": placement.compression is not None,
         "link_gbps": placement.predicted.link_gbps,
         "predicted": placement.predicted.tokens_per_second,
+        "predicted_round_s": placement.predicted.round_s,
         "other": {one.what: one.tokens_per_second for one in other},
     }
 

@@ -36,7 +36,7 @@ def test_what_auto_chooses_is_told_with_the_speeds_that_were_weighed(monkeypatch
 
     def plan_for(pipeline: object) -> SimpleNamespace:
         asked.append(pipeline.memory.compress)  # type: ignore[attr-defined]
-        predicted = SimpleNamespace(link_gbps=1.9, tokens_per_second=2.5)
+        predicted = SimpleNamespace(link_gbps=1.9, tokens_per_second=2.5, round_s=0.4)
         return SimpleNamespace(compression=None, predicted=predicted, rejected=others)
 
     monkeypatch.setattr(compression, "plan_for", plan_for)

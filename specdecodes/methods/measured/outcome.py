@@ -30,8 +30,9 @@ def learn(pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any]) 
     rounds, predicted = summary.get("rounds", 0), placement.predicted
     if not rounds or summary["new_tokens"] < ENOUGH:
         return
-    drafted = summary["draft_step_s"] and predicted.draft_step_s
-    draft = summary["draft_step_s"] / predicted.draft_step_s if drafted else 1.0
+    assert placement.basis is not None, "a planned placement knows what it rests on"
+    step = placement.basis[0].draft_step_s
+    draft = summary["draft_step_s"] / step if summary["draft_step_s"] and step else 1.0
     target = summary["phase_seconds"]["target"] / rounds / predicted.compute_s if predicted.compute_s else 1.0
     times = placement.times.scaled(draft, target)
     figures: Figures = {f"{name}.layer": step.layer for name, step in _steps(times).items()}
@@ -39,12 +40,17 @@ def learn(pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any]) 
     figures |= {name: asdict(times)[name] for name in _FIGURES} | {"new_tokens": summary["new_tokens"]}
     figures |= {_share(rows): share for rows, share in times.narrower} | _run(placement, summary)
     keep(_key(pipeline, made_of(placement.kernel, placement.draft_rules)), figures)
+    learn_stream(pipeline, placement, summary["link_gbps"])
+
+
+def learn_stream(pipeline: Pipeline, placement: Placement, gbps: float) -> None:
+    """Keep what weights arrived at, GB/s while anything was read; 0 where nothing streamed."""
     assert placement.basis is not None, "a planned placement knows what it rests on"
     work, machine, _ = placement.basis
-    if placement.streamed and summary["link_gbps"] and not (placement.compression and machine.has_accelerator):
+    if gbps and placement.streamed and not (placement.compression and machine.has_accelerator):
         files = open_checkpoint(pipeline.target.model, pipeline.target.revision).files
         tier = COMPRESSED if placement.compression else placement.tier
-        remember_stream(tier, files, bare_gbps(work, machine, summary["link_gbps"]))
+        remember_stream(tier, files, bare_gbps(work, machine, gbps))
 
 
 def made_of(kernel: str, rules: object) -> str:
