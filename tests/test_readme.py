@@ -120,7 +120,8 @@ def quoted(page: Path) -> Iterator[tuple[str, str]]:
                 yield from ((named[0], figure) for figure in figures)
 
 
-QUOTED = {page.name: sorted(set(quoted(page))) for page in PAGES}
+# A page that a script writes has figures that follow from a receipt's; tests/benchmarks/test_round_terms.py holds it.
+QUOTED = {page.name: sorted(set(quoted(page))) for page in PAGES if page.name != "rounds.md"}
 
 
 def values(receipt: str) -> list[float]:
