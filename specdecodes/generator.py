@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -63,10 +63,11 @@ class Generator:
         origin: Origin,
         placement: Placement,
         on_close: Callable[[], None] = lambda: None,
+        habits: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self.tokenizer, self.origin, self.placement = tokenizer, origin, placement
         self.eos_ids = frozenset(eos_ids)
-        self._target, self._drafter, self._on_close = target, drafter, on_close
+        self._target, self._drafter, self._on_close, self._habits = target, drafter, on_close, habits
         self._committed: list[int] = []  # the tokens whose rows the cache holds, the drafter's too
         self._scored: tuple[int, ...] = ()  # the same after `score`, which the drafter hears nothing of
         self._sampler: Sampler | None = None  # of the last request
@@ -104,6 +105,11 @@ class Generator:
     def context_length(self) -> int:
         """Tokens of prompt and answer together."""
         return self._target.cache.shape.max_length
+
+    @property
+    def habits(self) -> Mapping[str, float]:
+        """What requests so far showed of the draft, for the next process to begin with; nothing where none adapts."""
+        return self._habits()
 
     @property
     def compile_log(self) -> CompileLog:

@@ -154,7 +154,7 @@ def ask(given: argparse.Namespace) -> dict[str, Any]:
                 notify=log.info,
                 watch=lambda seen: log.log(logging.DEBUG if seen.event == "asking" else logging.INFO, "%s", seen),
             )
-        learn(pipeline, placement, summary)
+        learn(pipeline, placement, summary, generator.habits)
         log.info("answers and figures: %s", folder / benchmark.name)
         write_report([folder], folder / "report.html")
     return summary

@@ -105,7 +105,7 @@ def _ask(
                     watch=watch,
                 )
             _show(summary, generator.placement, as_json=as_json)
-            learn(pipeline, generator.placement, summary)
+            learn(pipeline, generator.placement, summary, generator.habits)
             notify(f"Answers and figures: {folder / benchmark.name}")
             failed += len(summary["failed"])
     return failed

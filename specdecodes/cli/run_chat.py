@@ -43,7 +43,7 @@ def run_chat(
             if not chat.turn(line):
                 break
         if chat.answers:
-            learn(pipeline, generator.placement, measured(chat.answers))
+            learn(pipeline, generator.placement, measured(chat.answers), generator.habits)
 
 
 def _lines() -> Iterator[str]:

@@ -38,7 +38,7 @@ def run_test(
             summary = measured([generation])
             console.print(metrics_table([generation], "this answer"))
             console.print(prediction_table(summary, generator.placement))
-            learn(pipeline, generator.placement, summary)
+            learn(pipeline, generator.placement, summary, generator.habits)
     if generation.finish_reason == "interrupted":
         print("interrupted", file=sys.stderr)
         raise typer.Exit(130)

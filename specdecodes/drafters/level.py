@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -80,6 +80,20 @@ class LevelGrower:
         self._reaches = Readback(self._late + 1, device)
         self._sampler: Sampler | None = None
         self.slots = torch.zeros(1, dtype=torch.int64, device=device)  # of the last tree's nodes
+
+    @property
+    def habits(self) -> dict[str, float]:
+        """What rounds showed of the draft, by names of its own; nothing where trees are fixed."""
+        if self._trust is None:
+            return {}
+        return {f"habit {n}": figure for n, figure in enumerate((*self._trust.habits, *self.pace.habits))}
+
+    def resume(self, habits: Mapping[str, float]) -> None:
+        """Go on from what an earlier run's `habits` were, which have the names of this one's."""
+        if self._trust is not None:
+            figures, own = [habits[name] for name in self.habits], len(self._trust.habits)
+            self._trust.resume(figures[:own])
+            self.pace.resume(figures[own:])
 
     def begin(self, missed: Missed) -> None:
         """A request starts, or goes on elsewhere. A draft that rests runs what it missed when it is tried again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
@@ -21,6 +21,7 @@ from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import BudgetError, ConfigError
 from specdecodes.generator import Generator, Origin
 from specdecodes.methods.given import receive
+from specdecodes.methods.measured.outcome import known_habits, made_of
 from specdecodes.methods.memory.placement import place
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
@@ -53,12 +54,19 @@ class LoadedTarget:
     placement: Placement
     tokenizer: Any
     stream: LayerStream | None
+    growers: list[LevelGrower] = field(default_factory=list)  # those made so far
 
     def grower(self, levels: Levels) -> LevelGrower:
-        """What grows the pipeline's trees by `levels` of a draft, at the pace that the plan expects."""
+        """What grows the pipeline's trees by `levels` of a draft, at the pace that the plan expects, and with the
+        habits of the last run."""
         tree, options, vocab = self.site.pipeline.tree, self.site.pipeline.draft, self.decoder.spec.vocab_size
         pace, spare, graphs = pace_of(self), options.ngram, self.site.pipeline.graphs
-        return LevelGrower(levels, tree, options.temperature, vocab, pace, spare=spare, graphs=graphs)
+        grower = LevelGrower(levels, tree, options.temperature, vocab, pace, spare=spare, graphs=graphs)
+        draft = made_of(self.placement.kernel, self.placement.draft_rules)
+        if known := known_habits(self.site.pipeline, draft, grower.habits):
+            grower.resume(known)
+        self.growers.append(grower)
+        return grower
 
     def generator(self, drafter: Drafter) -> Generator:
         """The finished generator."""
@@ -79,6 +87,7 @@ class LoadedTarget:
             origin=origin,
             placement=self.placement,
             on_close=self.stream.close if self.stream is not None else lambda: None,
+            habits=lambda: self.growers[0].habits if self.growers else {},
         )
 
 

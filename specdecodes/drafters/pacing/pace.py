@@ -55,6 +55,15 @@ class Pace:
         self.width, self.rows = tree.width, tree.nodes
 
     @property
+    def habits(self) -> tuple[float, ...]:
+        """How often levels were reached from those before them: both counts, by width from the least."""
+        return tuple(count for width in self._widths for count in self._shares[width])
+
+    def resume(self, habits: Sequence[float]) -> None:
+        """Go on from the `habits` of another of the same widths; its seconds are its own."""
+        self._shares = {width: (habits[2 * n], habits[2 * n + 1]) for n, width in enumerate(self._widths)}
+
+    @property
     def rests(self) -> bool:
         """Whether drafting rests since plain decoding is faster; see `Recess`."""
         return self._recess.rests

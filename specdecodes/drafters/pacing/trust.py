@@ -31,6 +31,17 @@ class Trust:
         self._shift, self._slope = 0.0, 1.0
         self._weights = (PRIOR[0], 0.0, PRIOR[1])  # of shift, of both, of slope
 
+    @property
+    def habits(self) -> tuple[float, ...]:
+        """What was learned: shift and slope, and the weights of the evidence for them."""
+        return self._shift, self._slope, *self._weights
+
+    def resume(self, habits: Sequence[float]) -> None:
+        """Go on from the `habits` of another."""
+        self._shift, self._slope, *weights = habits
+        self._weights = weights[0], weights[1], weights[2]
+        self._curve.copy_(torch.tensor([self._shift, self._slope]))
+
     def correct(self, said: Tensor) -> Tensor:
         """Log-chances that the target takes tokens of which the draft `said` these log-probabilities; in their order.
         No host sync."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -25,8 +25,11 @@ _NAMES = (*(f"{step}.{part}" for step in _STEPS for part in ("layer", "rest")), 
 _RUN = ("rounds", "levels", "tokens", "rest_s", "answers", "spread")
 
 
-def learn(pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any]) -> None:
-    """Keep what a run of `pipeline` showed; `summary` is by the names of the results format."""
+def learn(
+    pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any], habits: Mapping[str, float] | None = None
+) -> None:
+    """Keep what a run of `pipeline` showed; `summary` is by the names of the results format, `habits` are the
+    generator's."""
     rounds, predicted = summary.get("rounds", 0), placement.predicted
     if not rounds or summary["new_tokens"] < ENOUGH:
         return
@@ -39,6 +42,7 @@ def learn(pipeline: Pipeline, placement: Placement, summary: Mapping[str, Any]) 
     figures |= {f"{name}.rest": step.rest for name, step in _steps(times).items()}
     figures |= {name: asdict(times)[name] for name in _FIGURES} | {"new_tokens": summary["new_tokens"]}
     figures |= {_share(rows): share for rows, share in times.narrower} | _run(placement, summary)
+    figures |= habits or {}
     keep(_key(pipeline, made_of(placement.kernel, placement.draft_rules)), figures)
     learn_stream(pipeline, placement, summary["link_gbps"])
 
@@ -68,6 +72,13 @@ def known_times(pipeline: Pipeline, draft: str) -> StepTimes | None:
     known |= {name: Step(kept[f"{name}.layer"], kept[f"{name}.rest"]) for name in _STEPS}
     known |= {"narrower": tuple((size, shares[_share(size)]) for size in rows) if shares else ()}
     return StepTimes(**known, source=_last_runs(kept))
+
+
+def known_habits(pipeline: Pipeline, draft: str, names: Collection[str]) -> Figures | None:
+    """What the last run of this setting that told all the `names` had learned of its draft: they belong together, so
+    they are of one run."""
+    kept = every(_key(pipeline, draft), names) if names else []
+    return kept[-1] if kept else None
 
 
 def known_rounds(pipeline: Pipeline, draft: str) -> tuple[Seen, str] | None:

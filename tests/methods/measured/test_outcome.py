@@ -12,7 +12,7 @@ from specdecodes.methods import build, learn, plan_for
 from specdecodes.methods.measured import ledger, machine
 from specdecodes.models.loading import open_checkpoint
 from specdecodes.offload.planning.candidates import Compression
-from tests.test_lossless import pipeline_for, smallest_budget
+from tests.test_lossless import GREEDY, pipeline_for, smallest_budget
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +62,22 @@ def test_the_next_plan_expects_what_the_last_run_showed(method, tiny_checkpoint)
     assert basis[2].seen.spread > 0.2  # the second run was missed
     other = replace(pipeline, tree=replace(pipeline.tree, width=2))
     assert not any("last runs" in where for _, where, _ in plan_for(other).notes)
+
+
+def test_the_next_process_knows_what_a_draft_is_worth(tiny_checkpoint):
+    """And another tree, which is another setting, does not."""
+    folder = tiny_checkpoint("llama")
+    pipeline = replace(pipeline_for("subspec_sd", folder, folder, exact=True), tree=Tree(3, 4, 12))
+    with build(pipeline, progress=lambda text: None) as generator:
+        fresh = dict(generator.habits)
+        generator.generate([5, 6, 7], replace(GREEDY, max_tokens=12))
+        taught = dict(generator.habits)
+        learn(pipeline, generator.placement, summary(generator.placement), taught)
+    with build(pipeline, progress=lambda text: None) as generator:
+        assert generator.habits == taught != fresh
+    other = replace(pipeline, tree=replace(pipeline.tree, depth=3))
+    with build(other, progress=lambda text: None) as generator:
+        assert generator.habits == fresh
 
 
 def test_what_a_narrow_pass_takes_is_kept_too(tiny_checkpoint):
