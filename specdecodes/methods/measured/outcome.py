@@ -102,7 +102,8 @@ def _run(placement: Placement, summary: Mapping[str, Any]) -> Figures:
         machine = replace(machine, **tier)
     work = replace(work, draft_step_s=summary["draft_step_s"], compute_s=phases["target"] / rounds, expand_s=0.0)
     levels = summary["draft_levels"] / rounds
-    explained = at_depth(work, replace(machine, round_seconds=0.0), workload, levels).round_s
+    once = replace(workload, catches_up=False)  # which is in the steps that were measured
+    explained = at_depth(work, replace(machine, round_seconds=0.0), once, levels).round_s
     seconds = sum(spent for phase, spent in phases.items() if phase != "prefill") / rounds
     spread = summary.get("speed_spread")
     figures = (rounds, levels, summary["tokens_per_round"], seconds - explained)
