@@ -66,6 +66,7 @@ class Stack:
         self._recorded: dict[int, RecordedPass] = {}  # by rows
         self._fused: dict[int, Fused | None] = {}  # of the layers that stay, by number
         self._calls: dict[range, LayersCall | None] = {}  # of those, by their numbers
+        self._cuts: dict[range, list[Section]] = {}  # of sections that stay
 
     @property
     def traffic(self) -> Traffic:
@@ -92,7 +93,7 @@ class Stack:
         last = max(chosen, default=-1)
         with contextlib.closing(self._source.sections()) as source:
             for section in source if last >= 0 else ():
-                for part in self._parts(section, chosen):
+                for part in self._whole(section) if layers is None else self._parts(section, chosen):
                     self._tap(part.first, passes, hidden)
                     call = self._call(part)
                     with span(f"{kind} {part.first}"):
@@ -121,6 +122,14 @@ class Stack:
             step = LayerStep(*turn, keys, values, rows.slots, sight.mask, sight.window, self._exact)
             hidden = self.steps.layer(layer, hidden, step)
         return hidden
+
+    def _whole(self, section: Section) -> Sequence[Section]:
+        """All layers of `section` as `_parts` cuts them, which is found out once where they stay."""
+        if profiled() or not section.stays:
+            return list(self._parts(section, section.numbers))
+        if section.numbers not in self._cuts:
+            self._cuts[section.numbers] = list(self._parts(section, section.numbers))
+        return self._cuts[section.numbers]
 
     def _parts(self, section: Section, chosen: Collection[int]) -> Iterator[Section]:
         """The chosen layers of `section`, cut where somebody looks between two, or where they are called otherwise."""
