@@ -131,7 +131,7 @@ def test_a_damaged_copy_is_written_anew_with_a_notice(pipeline: Pipeline) -> Non
 def fast(monkeypatch: pytest.MonkeyPatch, gbps: float) -> None:
     """A disk so slow that a pass is all reading, and a core that expands at `gbps`."""
     monkeypatch.setattr("specdecodes.methods.measured.machine._disk_gbps", lambda files: 1e-5)
-    monkeypatch.setattr(codec, "core_gbps", lambda: gbps)
+    monkeypatch.setattr(codec, "core_gbps", lambda cores: gbps)
 
 
 def test_auto_takes_what_is_written_where_it_is_faster_and_writes_nothing(
