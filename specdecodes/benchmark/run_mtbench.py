@@ -48,7 +48,7 @@ DEMO_DRAFTS = {
 }
 DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "auto": "auto"}
 DEMO_MEMORY = {"auto": "30.5MiB", "bf16": "30.5MiB", "fp16": "31.5MiB", "fp32": "54MiB"}
-"""By dtype a budget in which every mode works, and plain decoding and a head have to stream."""
+"""By dtype a budget in which every mode works and a head has to stream, and plain decoding too but in fp16."""
 
 DEMO_PENALTY = 1.2
 """What keeps a model this small out of loops."""

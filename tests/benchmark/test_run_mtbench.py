@@ -50,7 +50,8 @@ def test_the_demo_model_brings_its_drafts_and_others_name_theirs():
 def test_the_demo_works_in_every_mode_and_dtype_and_streams(mode):
     for dtype in ("auto", "float16", "float32"):
         placement = plan_for(pipeline("--mode", mode, "--dtype", dtype))
-        assert placement.streamed or mode not in ("naive", "sd-eagle")
+        fits = mode == "naive" and dtype == "float16"
+        assert placement.streamed or fits or mode not in ("naive", "sd-eagle")
 
 
 def test_it_answers_logs_and_goes_on_from_what_is_there(tiny_checkpoint, tmp_path, monkeypatch, capsys):
