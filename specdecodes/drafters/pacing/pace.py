@@ -140,7 +140,7 @@ class Pace:
         seconds = now - self._mark
         if not self._reach:
             self._passes.add(PLAIN, seconds)
-            self._recess.rested(self._passes.of(PLAIN))
+            self._recess.rested(self._passes.least(PLAIN))
             self._looks.timed()
             if self._began:  # there was nothing to propose
                 self._rounds.append((1, 0, self.width, PLAIN))
@@ -153,7 +153,7 @@ class Pace:
             self._turn += 1
             spent = [self._seconds(*steps) for _, *steps in self._rounds]
             self._so_far = sum(tokens for tokens, *_ in self._rounds) / sum(spent)
-            plain = self._passes.of(PLAIN)
+            plain = self._passes.least(PLAIN)
             self._recess.judge(1 + accepted - SURPLUS * spent[-1] / plain, plain)
             self.width = self._next_width()
             if len(self._sizes) > 1:  # plain rounds are other passes
@@ -197,7 +197,7 @@ class Pace:
         rate = self._so_far
         if rate is None:
             rate = (1.0 + sum(self._reach)) / self._seconds(len(self._reach), self.width, self._sizes[-1])
-        return max(rate, 1.0 / self._passes.of(PLAIN))
+        return max(rate, 1.0 / self._passes.least(PLAIN))
 
     def _seconds(self, levels: int, width: int, rows: int) -> float:
         """Of a round, at what its steps take now."""

@@ -101,13 +101,13 @@ class Stride:
         seconds = time.perf_counter() - self._mark
         if not offered:
             self._passes.add(PLAIN, seconds)
-            self._recess.rested(self._passes.of(PLAIN))
+            self._recess.rested(self._passes.least(PLAIN))
             self._looks.timed()
             return
         self._passes.add(self._rows, seconds)
         self._chains.append((offered, accepted))
         if self._adaptive:
-            plain, spent = self._passes.of(PLAIN), self._ahead + self._passes.of(self._rows)
+            plain, spent = self._passes.least(PLAIN), self._ahead + self._passes.of(self._rows)
             self._rounds.append((1 + accepted, spent))
             self._recess.judge(1 + accepted - spent / plain, plain)
             if len(self._sizes) > 1:  # plain rounds are other passes

@@ -42,6 +42,7 @@ class World:
         luck = len(self.rounds) * 0.618034 % 1.0 if luck is None else luck
         pace.learn(sum(reach(k) > luck for k in range(1, seen + 1)))
         self.rounds.append((levels, width, rows, self.clock.now - started))
+        return levels > 0
 
     def play(self, count, *arguments, **options):
         for _ in range(count):
@@ -155,6 +156,20 @@ def test_a_draft_that_helps_again_is_taken_up_again(clock):
     assert world.rounds[-1][0] == 0 or world.rounds[-2][0] == 0
     world.play(600, lambda k: 0.9**k)
     assert all(levels for levels, *_ in world.rounds[-20:])
+
+
+def test_plain_rounds_that_were_timed_on_a_slow_moment_are_not_believed_for_long(clock):
+    world = World(clock, levels={1: 0.3}, passes={8: 1.05, 1: 1.0})
+    world.play(100, lambda k: 0.9**k, luck=1.0)
+    assert world.pace.rests
+    world.passes = {8: 4.2, 1: 4.0}
+    for _ in range(2 * PATIENCE[1]):
+        if world.turn(lambda k: 1.0) and not world.pace.rests:
+            break
+    assert not world.pace.rests
+    world.passes = {8: 1.05, 1: 1.0}
+    world.play(60, lambda k: 0.2**k)
+    assert world.pace.rests
 
 
 def test_as_many_nodes_are_verified_as_pay(clock):
