@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from specdecodes.config import Tree
-from specdecodes.drafters.pacing.looks import FEW, PLAIN, Looks
-from specdecodes.drafters.pacing.recess import ENOUGH, MEMORY, Recess, error_of
+from specdecodes.drafters.pacing.looks import PLAIN
+from specdecodes.drafters.pacing.recess import ENOUGH, MEMORY, error_of
+from specdecodes.drafters.pacing.resting import Resting
 from specdecodes.drafters.pacing.seconds import Costs, Seconds
 
 PRIOR = 4  # levels for which the usual one counts
@@ -27,7 +28,7 @@ LUCK = 2.0  # standard errors by which chains have to be ahead
 SURPLUS = 1.02  # times plain decoding that drafting has to be: what it takes is more than its steps' medians
 
 
-class Pace:
+class Pace(Resting):
     """Decides round by round, and within a round level by level.
 
     What a level or a row adds is weighed against the rate of the rounds so far, not of its own round: a promising one
@@ -36,18 +37,16 @@ class Pace:
     """
 
     def __init__(self, tree: Tree, costs: Costs) -> None:
+        super().__init__(costs.passes, max(costs.levels.values()) / max(costs.levels))
         self._tree = tree
-        self._widths, self._sizes = sorted(costs.levels), sorted(costs.passes)
+        self._widths = sorted(costs.levels)
         self._levels = Seconds(costs.levels)
-        self._passes = Seconds({PLAIN: costs.passes[self._sizes[0]], **costs.passes}, {PLAIN: FEW})
         self._shares = dict.fromkeys(costs.levels, USUAL)  # by width: chances of levels, and of those before them
         self._gains: deque[float] = deque(maxlen=WIDE)  # tokens that a chain would have been ahead of a wide round
         self._rounds: deque[tuple[int, int, int, int]] = deque(maxlen=2 * MEMORY)  # tokens, levels, width, rows
         self._rows: dict[int, int] = {}  # by width: of its last pass
         self._so_far: float | None = None  # tokens a second of `_rounds`
         self._turn = self._look = 0
-        self._recess, self._looks = Recess(max(costs.levels.values()) / max(costs.levels)), Looks()
-        self._missed = 0  # rows that the draft has to run before its first level
         self._began = False
         self._reach: list[float] = []
         self._before = self._mark = 0.0
@@ -62,16 +61,6 @@ class Pace:
     def resume(self, habits: Sequence[float]) -> None:
         """Go on from the `habits` of another of the same widths; its seconds are its own."""
         self._shares = {width: (habits[2 * n], habits[2 * n + 1]) for n, width in enumerate(self._widths)}
-
-    @property
-    def rests(self) -> bool:
-        """Whether drafting rests since plain decoding is faster; see `Recess`."""
-        return self._recess.rests
-
-    @property
-    def drafts(self) -> bool:
-        """Whether the round that has started drafts; if not, it is a plain one."""
-        return not self._looks.due and self._recess.over(self._missed)
 
     def start(self, missed: int = 0) -> None:
         """A round begins; the draft has yet to run `missed` committed rows."""
@@ -139,9 +128,7 @@ class Pace:
         now = time.perf_counter()
         seconds = now - self._mark
         if not self._reach:
-            self._passes.add(PLAIN, seconds)
-            self._recess.rested(self._passes.least(PLAIN))
-            self._looks.timed()
+            self._was_plain(seconds)
             if self._began:  # there was nothing to propose
                 self._rounds.append((1, 0, self.width, PLAIN))
             return
@@ -153,12 +140,8 @@ class Pace:
             self._turn += 1
             spent = [self._seconds(*steps) for _, *steps in self._rounds]
             self._so_far = sum(tokens for tokens, *_ in self._rounds) / sum(spent)
-            plain = self._passes.least(PLAIN)
-            self._recess.judge(1 + accepted - SURPLUS * spent[-1] / plain, plain)
+            self._hold_against_plain(1 + accepted, SURPLUS * spent[-1], self._so_far)
             self.width = self._next_width()
-            if len(self._sizes) > 1:  # plain rounds are other passes
-                guessed = not self._passes.measured(PLAIN)
-                self._looks.drafted(self._so_far * plain, guessed=guessed, rests=self.rests)
             self._deciding = time.perf_counter() - now
 
     def _deeper_pays(self, width: int, reaches: Sequence[float]) -> bool:

@@ -12,14 +12,13 @@ from collections import deque
 from collections.abc import Mapping
 
 from specdecodes.config import Tree
-from specdecodes.drafters.pacing.looks import FEW, PLAIN, Looks
-from specdecodes.drafters.pacing.recess import MEMORY, Recess
-from specdecodes.drafters.pacing.seconds import Seconds
+from specdecodes.drafters.pacing.recess import MEMORY
+from specdecodes.drafters.pacing.resting import Resting
 
 BELIEF = (4.0, 5.0)  # accepted, of so many, before any were seen
 
 
-class Stride:
+class Stride(Resting):
     """`least` tokens at least, if the tree's `depth` and `nodes` hold as many; adaptive, as many as pay."""
 
     def __init__(
@@ -27,27 +26,14 @@ class Stride:
     ) -> None:
         """What is expected until it is measured: the seconds and tokens of the middle model's rounds, and the seconds
         of the target's passes by their rows."""
+        super().__init__(passes, round_s)
         self.most = min(tree.depth, tree.nodes - 1)
         self._least, self._adaptive = min(least, self.most), tree.adaptive
-        self._sizes = sorted(passes)
-        self._passes = Seconds({PLAIN: passes[self._sizes[0]], **passes}, {PLAIN: FEW})
         self._seen: deque[tuple[float, float]] = deque([(round_s, round_tokens)], maxlen=MEMORY)  # of the middle model
         self._chains: deque[tuple[int, int]] = deque(maxlen=MEMORY)  # tokens offered and accepted
         self._rounds: deque[tuple[int, float]] = deque(maxlen=MEMORY)  # tokens and seconds
-        self._recess, self._looks = Recess(round_s), Looks()
-        self._missed = 0  # rows that the middle model has to run before its first round
         self._mark = self._ahead = 0.0
         self._rows = self._sizes[-1]
-
-    @property
-    def rests(self) -> bool:
-        """Whether drafting rests since plain decoding is faster; see `Recess`."""
-        return self._recess.rests
-
-    @property
-    def drafts(self) -> bool:
-        """Whether the round that has started drafts; if not, it is a plain one."""
-        return not self._looks.due and self._recess.over(self._missed)
 
     @property
     def acceptance(self) -> float:
@@ -100,20 +86,15 @@ class Stride:
         """The target took `accepted` of the `offered` tokens."""
         seconds = time.perf_counter() - self._mark
         if not offered:
-            self._passes.add(PLAIN, seconds)
-            self._recess.rested(self._passes.least(PLAIN))
-            self._looks.timed()
+            self._was_plain(seconds)
             return
         self._passes.add(self._rows, seconds)
         self._chains.append((offered, accepted))
         if self._adaptive:
-            plain, spent = self._passes.least(PLAIN), self._ahead + self._passes.of(self._rows)
+            spent = self._ahead + self._passes.of(self._rows)
             self._rounds.append((1 + accepted, spent))
-            self._recess.judge(1 + accepted - spent / plain, plain)
-            if len(self._sizes) > 1:  # plain rounds are other passes
-                tokens, seconds = (sum(figures) for figures in zip(*self._rounds, strict=True))
-                guessed = not self._passes.measured(PLAIN)
-                self._looks.drafted(plain * tokens / seconds, guessed=guessed, rests=self.rests)
+            tokens, seconds = (sum(figures) for figures in zip(*self._rounds, strict=True))
+            self._hold_against_plain(1 + accepted, spent, tokens / seconds)
 
     def _size(self, nodes: int) -> int:
         return next(size for size in self._sizes if size >= nodes)
