@@ -37,7 +37,7 @@ from specdecodes.config import Memory, Pipeline, Target, Tree
 from specdecodes.errors import reported
 from specdecodes.methods import plan_for
 from specdecodes.methods.measured.outcome import learn_stream
-from specdecodes.offload.compression import codec
+from specdecodes.offload.compression.alone import codec
 from specdecodes.sampling import SamplingParams
 
 SOURCE = Path(__file__).resolve().parents[1] / "assets" / "demo"  # of the tokenizer

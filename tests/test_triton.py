@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from specdecodes.models.kernels import tree_attention
 from specdecodes.models.kernels.tree_attention import choose_cut
-from specdecodes.offload.compression import codec_kernel
+from specdecodes.offload.compression.alone import codec_kernel
 from specdecodes.quant.kernels.cuda import lookup_kernel, w4a16_kernel
 from specdecodes.quant.kernels.cuda.tiling import choose_splits, choose_tiling
 

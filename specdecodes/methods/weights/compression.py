@@ -20,7 +20,7 @@ from specdecodes.errors import BudgetError, CheckpointError, ConfigError
 from specdecodes.models.loading import Checkpoint
 from specdecodes.native import missing_triton, usable_cores
 from specdecodes.notify import Notify
-from specdecodes.offload.compression import codec
+from specdecodes.offload.compression.alone import codec
 from specdecodes.offload.compression.compressed import (
     BLOCK_BYTES,
     HOST_BLOCK_BYTES,
@@ -204,7 +204,7 @@ def _identity(files: tuple[Path, ...]) -> str:
 @functools.cache
 def _device_gbps(device: torch.device) -> float:
     """GB/s of weights that the device restores, the best of three after one that compiles."""
-    from specdecodes.offload.compression import codec_kernel
+    from specdecodes.offload.compression.alone import codec_kernel
 
     generator = torch.Generator().manual_seed(0)
     raw = torch.randn(_SAMPLE, generator=generator).bfloat16().view(torch.uint8)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from specdecodes.errors import CheckpointError
 from specdecodes.folders import cache_folder, replacing
-from specdecodes.offload.compression import codec
+from specdecodes.offload.compression.alone import codec
 from specdecodes.offload.storage.files import WeightFiles
 from specdecodes.offload.storage.layout import Block, LayerLayout
 from specdecodes.offload.storage.store import ALIGNMENT, aligned_memory

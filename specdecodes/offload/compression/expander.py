@@ -10,7 +10,7 @@ from queue import SimpleQueue
 import torch
 
 from specdecodes.errors import StreamError
-from specdecodes.offload.compression import codec
+from specdecodes.offload.compression.alone import codec
 from specdecodes.offload.storage.files import WeightFiles
 from specdecodes.offload.storage.layout import Block
 from specdecodes.offload.storage.store import aligned_memory

@@ -9,7 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from specdecodes.offload.compression import codec, compressed
+from specdecodes.offload.compression import compressed
+from specdecodes.offload.compression.alone import codec
 from specdecodes.offload.compression.compressed import compress_blocks
 from specdecodes.offload.compression.expander import damaged
 from specdecodes.offload.storage.files import WeightFiles

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.errors import CheckpointError
-from specdecodes.offload.compression import codec
+from specdecodes.offload.compression.alone import codec
 from specdecodes.offload.compression.compressed import CompressedLayer
 from specdecodes.offload.compression.expander import Expander, damaged
 from specdecodes.offload.storage.layout import Block
@@ -211,7 +211,7 @@ class CudaLayerStream(LayerStream):
         return begin, end
 
     def _expand(self, landing: Tensor, target: Tensor) -> None:
-        from specdecodes.offload.compression import codec_kernel
+        from specdecodes.offload.compression.alone import codec_kernel
 
         assert self._landings is not None and self._weights is not None, "given with what is compressed"
         with torch.cuda.stream(self._landings.stream):

@@ -15,7 +15,7 @@ from specdecodes.errors import BudgetError, CheckpointError, ConfigError
 from specdecodes.methods import build, plan_for
 from specdecodes.methods.weights import compression
 from specdecodes.models.loading import open_checkpoint
-from specdecodes.offload.compression import codec
+from specdecodes.offload.compression.alone import codec
 from specdecodes.offload.compression.compressed import layer_path
 from specdecodes.offload.planning.plan import Placement
 from specdecodes.sampling import SamplingParams

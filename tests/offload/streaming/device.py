@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from specdecodes.offload.compression import codec_reference
+from specdecodes.offload.compression.alone import codec_reference
 
 
 class SimulatedStream:

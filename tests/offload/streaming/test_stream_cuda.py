@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from specdecodes.errors import CheckpointError, StreamError
-from specdecodes.offload.compression import codec, compressed
+from specdecodes.offload.compression import compressed
+from specdecodes.offload.compression.alone import codec
 from specdecodes.offload.compression.compressed import write_layer
 from specdecodes.offload.storage.layout import lay_out
 from specdecodes.offload.storage.store import ALIGNMENT, TensorSpan

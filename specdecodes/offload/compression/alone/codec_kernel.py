@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from specdecodes.offload.compression.codec_reference import ENTRY, GROUP, HEADER, Planes
+from specdecodes.offload.compression.alone.codec_reference import ENTRY, GROUP, HEADER, Planes
 
 
 def expand(block: Tensor, out: Tensor, dtype: torch.dtype) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.offload.compression.alone.test_codec import DTYPES, samples
 
 from specdecodes import native
-from specdecodes.offload.compression import codec
-from tests.offload.compression.test_codec import DTYPES, samples
+from specdecodes.offload.compression.alone import codec
 
 pytest.importorskip("triton", reason="needs triton, which comes with torch's CUDA build")
-from specdecodes.offload.compression import codec_kernel  # noqa: E402
+from specdecodes.offload.compression.alone import codec_kernel  # noqa: E402
 
 pytestmark = pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

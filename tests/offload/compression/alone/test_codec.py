@@ -8,7 +8,7 @@ from torch import Tensor
 
 from specdecodes import native
 from specdecodes.errors import CompileError
-from specdecodes.offload.compression import codec, codec_reference
+from specdecodes.offload.compression.alone import codec, codec_reference
 
 pytestmark = pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler")
 
