@@ -16,7 +16,7 @@ from specdecodes.units import parse_bytes
 from specdecodes.values import read_value
 
 DTYPES = ("auto", "bf16", "fp16", "fp32")
-COMPRESS = ("auto", "on", "off")
+COMPRESS = ("auto", "on", "alone", "off")
 KV = ("auto", "int8")
 MOST_NODES = 4096
 """Nodes of a verified tree; what masks take grows with the square."""
@@ -151,7 +151,8 @@ class Memory:
 
     `disk` is for copies that are made of a model: its quantized layers, kept for the next start, and compressed ones.
     `compress` streams 16-bit weights losslessly compressed: `auto` where that is faster by measured rates and needs no
-    new file, `on` always, writing compressed copies of layers that stream from disk, `off` never.
+    new file, `on` always, writing compressed copies of layers that stream from disk, `off` never. Beside substitutes
+    that say most of a weight the copies hold the rest of it; `alone` is `on` with copies that need no substitute.
     `ahead` fetches the first layers of the next pass while drafting, as many as the ring holds. `ring` is its
     slots, each of one layer: more than two are read further ahead, in memory that resident layers would have; none lets
     the plan choose.

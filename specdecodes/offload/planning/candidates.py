@@ -24,11 +24,17 @@ WORKING = "working memory"
 DRAFT, DRAFT_CACHE = "draft model", "draft's key-value cache"
 
 
+ALONE, BESIDE = "alone", "beside"
+"""Ways to compress: by what a block's own weights have in common, or by what a substitute in memory says of them."""
+
+
 @dataclass(frozen=True)
 class Compression:
     """How streamed layers can be compressed: the bytes that each one then takes, and what restoring them costs.
 
-    `gbps` counts restored bytes, of one core or of the accelerator. `on_disk`: in files too, not in host memory alone.
+    `gbps` counts restored bytes, of one core or of the accelerator. `on_disk`: in files too, not in memory alone.
+    `kind`: ALONE or BESIDE, which takes fewer bytes and needs a substitute of every layer that streams. `keeps`: layers
+    may be kept so in the device's memory, too.
     """
 
     layer_bytes: tuple[int, ...]
@@ -37,6 +43,8 @@ class Compression:
     on_disk: bool
     buffer_bytes: int  # for compressed bytes on their way, beside the ring
     source: str = ""  # how the bytes are known
+    kind: str = ALONE
+    keeps: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class ModelShape:
             return self.layer_bytes[layer]
         return self.compression.layer_bytes[layer]
 
-    def kept(self, layer: int) -> int:
+    def pinned_bytes(self, layer: int) -> int:
         """Bytes of host memory that a pinned layer takes."""
         return self.slot(layer) if self.compression is None else self.compression.layer_bytes[layer]
 
@@ -96,6 +104,7 @@ class Candidate:
     device: dict[str, int]
     host: dict[str, int]
     slots: int = SLOTS  # of the ring
+    kept: tuple[int, ...] = ()  # of the streamed: compressed in the device's memory, so no link brings them
 
     @property
     def device_bytes(self) -> int:
@@ -221,7 +230,7 @@ def _host_side(
     for count in range(len(streamed), -1, -1):
         pinned = tuple(streamed[place] for place in spread(count, len(streamed)))
         host = {
-            counted(count, "pinned layer"): sum(shape.kept(layer) for layer in pinned),
+            counted(count, "pinned layer"): sum(shape.pinned_bytes(layer) for layer in pinned),
             ring_of(STAGING): ring if count < len(streamed) else 0,
         }
         if not count or not over(host, budgets.host):

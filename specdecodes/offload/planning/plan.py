@@ -67,6 +67,7 @@ class Placement:
     compression: Compression | None = None  # None: what streams, streams as it is
     whole_bytes: int = 0  # of the streamed layers when they have arrived
     basis: tuple[Work, Machine, Workload] | None = None  # of the prediction
+    kept: tuple[int, ...] = ()  # of the streamed: compressed in the device's memory, so no link brings them
     middle: Placement | None = None  # of a middle model and its draft, whose bytes are counted here
 
     def unlocked(self, nbytes: int) -> Placement:
@@ -192,6 +193,7 @@ def plan(
         rejected=(*others, *other_rounds(work, machine, workload, best.levels)),
         basis=(work, machine, workload),
         compression=shape.compression if chosen.streamed else None,
+        kept=chosen.kept,
         whole_bytes=sum(shape.layer_bytes[layer] for layer in chosen.streamed),
     )
 
