@@ -7,10 +7,33 @@ file placed it where its dtype cannot be read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
 
 from specdecodes.offload.storage.store import ALIGNMENT, TensorSpan
+
+
+class Packing(Protocol):
+    """How the bytes of a block are packed, and what restores them."""
+
+    def compress(self, raw: Tensor) -> Tensor:
+        """The block of the bytes `raw` [n], in host memory."""
+
+    def sound(self, block: Tensor, nbytes: int) -> bool:
+        """Whether `block`, in host memory, is an undamaged one of `nbytes` bytes."""
+
+    def expand(self, block: Tensor, out: Tensor) -> bool:
+        """Restores the bytes `out` [n] in host memory; False when the block is damaged, or not one of n bytes. Other
+        threads run meanwhile."""
+
+    def cuts(self, block: Tensor) -> tuple[int, ...]:
+        """Where the pieces of a sound block in host memory begin, which a device is to be told."""
+
+    def expand_on(self, landing: Tensor, out: Tensor, cuts: tuple[int, ...]) -> None:
+        """Enqueues what restores the bytes `out` [n] from a sound block at `landing`, both on one device."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +41,7 @@ class Block:
     """One read: `length` bytes (aligned) of `path` from `start` into the slot at `slot_offset`.
 
     Only the first `needed` bytes must arrive; the rest may lie behind the end of the file. Bytes that are compressed
-    fill `expands_to` bytes of the slot; 0: they are stored as they are.
+    fill `expands_to` bytes of the slot, as `packing` restores them; 0: they are stored as they are.
     """
 
     path: Path
@@ -27,6 +50,7 @@ class Block:
     needed: int
     slot_offset: int
     expands_to: int = 0
+    packing: Packing | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
