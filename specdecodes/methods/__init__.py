@@ -67,8 +67,8 @@ METHODS: dict[str, Method] = {
     "ngram_sd": Method(ngram.needs, ngram.drafter),
     "classic_sd": Method(classic.needs, classic.drafter),
     "eagle_sd": Method(eagle.needs, eagle.drafter),
-    "subspec_sd": Method(subspec.needs, subspec.drafter),
-    "share_sd": Method(share.needs, share.drafter),
+    "subspec_sd": Method(subspec.needs, subspec.drafter, subspec.substitutes),
+    "share_sd": Method(share.needs, share.drafter, share.substitutes),
     "qspec": Method(qspec.needs, qspec.drafter),
     "hierspec_sd": Method(partial(hierspec.needs, _found), partial(hierspec.drafter, _found)),
 }

@@ -43,6 +43,9 @@ STEP, GPU_STEP = 2, 4  # between sizes of a pass to choose from; a GPU takes as 
 FREE = 1e-6  # seconds of a level that no model drafts
 
 
+Substitutes = Callable[[Site, Placement, Decoder, Notify], Decoder]
+
+
 @dataclass(frozen=True)
 class LoadedTarget:
     """A target with its weights in place and its stream open."""
@@ -54,6 +57,7 @@ class LoadedTarget:
     placement: Placement
     tokenizer: Any
     stream: LayerStream | None
+    draft: Decoder | None = None  # the same with quantized linears, of a method that drafts so
     growers: list[LevelGrower] = field(default_factory=list)  # those made so far
 
     def grower(self, levels: Levels) -> LevelGrower:
@@ -95,11 +99,13 @@ class Method(NamedTuple):
     """How a method drafts.
 
     `needs` says what that takes, from configs and file headers only, the best way first; the first that fits is
-    planned. `drafter` loads it for a target that is in place.
+    planned. `drafter` loads it for a target that is in place. `substitutes` of the target's layers are there before
+    anything streams: it makes, as a placement says, a decoder that shares all else with the target's.
     """
 
     needs: Callable[[Site], tuple[DraftNeeds, ...]]
     drafter: Callable[[LoadedTarget, Notify], Drafter]
+    substitutes: Substitutes | None = None
 
 
 def plan_on(site: Site, method: Method, budgets: Budgets | None = None, *, times: StepTimes | None = None) -> Placement:
@@ -121,7 +127,15 @@ def load(
     """
     pipeline, needs = site.pipeline, method.needs(site)[0]
     rows = width or (pipeline.tree.nodes if needs.levels else 1)
-    target = load_target(site, placement, progress, width=rows, draft_nodes=needs.nodes, taps=needs.taps)
+    target = load_target(
+        site,
+        placement,
+        progress,
+        width=rows,
+        draft_nodes=needs.nodes,
+        taps=needs.taps,
+        substitutes=method.substitutes,
+    )
     drafter = method.drafter(target, progress)
     if needs.levels:
         chosen = pipeline.tree.adaptive or needs.middle is not None
@@ -197,9 +211,10 @@ def load_target(
     width: int,
     draft_nodes: int = 0,
     taps: Sequence[int] = (),
+    substitutes: Substitutes | None = None,
 ) -> LoadedTarget:
     """Load what `placement` keeps resident; the rest will be streamed. `width`: rows of a verify pass when not
-    exact; `taps`: layers whose hidden states the drafter asks for."""
+    exact; `taps`: layers whose hidden states the drafter asks for; `substitutes` as in `Method`."""
     checkpoint, pipeline, device = site.checkpoint, site.pipeline, site.device
     tokenizer = load_tokenizer(checkpoint.folder)
     exact = site.exact(streamed=bool(placement.streamed))
@@ -208,6 +223,7 @@ def load_target(
     progress(f"loading {len(placement.resident)} of {checkpoint.spec.layers} layers of {checkpoint.folder.name}")
     load_outer(decoder, checkpoint, device)
     load_resident(decoder, site, placement.resident, progress)
+    draft = substitutes(site, placement, decoder, progress) if substitutes is not None else None
     layers, stream = _sources(site, decoder, placement, progress)
     if isinstance(stream, CudaLayerStream) and stream.note:
         placement = placement.unlocked(stream.unlocked_bytes)
@@ -226,7 +242,7 @@ def load_target(
         stretch=placement.stretch,
         taps=taps,
     )
-    return LoadedTarget(site, decoder, runner, layers, placement, tokenizer, stream)
+    return LoadedTarget(site, decoder, runner, layers, placement, tokenizer, stream, draft)
 
 
 def load_resident(decoder: Decoder, site: Site, layers: Sequence[int], progress: Notify) -> None:

@@ -10,7 +10,7 @@ from specdecodes.methods import subspec
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
 
-drafter = subspec.drafter
+drafter, substitutes = subspec.drafter, subspec.substitutes
 
 
 def needs(site: Site) -> tuple[DraftNeeds, ...]:

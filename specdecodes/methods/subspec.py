@@ -14,6 +14,7 @@ from specdecodes.methods.site import Site
 from specdecodes.methods.weights.quantized import load_quantized
 from specdecodes.models.decoder import Decoder
 from specdecodes.notify import Notify
+from specdecodes.offload.planning.plan import Placement
 from specdecodes.quant import Execution, Rules, choose_kernels
 
 FEWER = ("hqq3", "hqq2")
@@ -57,8 +58,8 @@ def _check(site: Site, rules: Rules) -> None:
 
 
 def drafter(target: LoadedTarget, progress: Notify) -> SubstituteDrafter:
-    site, tree = target.site, target.site.pipeline.tree
-    decoder = draft_of(target, progress)
+    site, tree, decoder = target.site, target.site.pipeline.tree, target.draft
+    assert decoder is not None, "the method asks for substitutes"
     layers = ResidentLayers(decoder.stack)
     runner = ModelRunner(
         decoder, layers, target.runner.cache, site.steps(), width=tree.width, chunk=site.chunk, exact=False
@@ -66,9 +67,8 @@ def drafter(target: LoadedTarget, progress: Notify) -> SubstituteDrafter:
     return SubstituteDrafter(target.grower(runner))
 
 
-def draft_of(target: LoadedTarget, progress: Notify) -> Decoder:
+def substitutes(site: Site, placement: Placement, decoder: Decoder, progress: Notify) -> Decoder:
     """The target with quantized linears where the placement says so; everything else is shared, not copied."""
-    site, decoder, placement = target.site, target.decoder, target.placement
     draft = Decoder(site.checkpoint.spec, site.dtype)
     draft.embedding, draft.norm, draft.head = decoder.embedding, decoder.norm, decoder.head
     for index in set(range(len(decoder.layers))) - set(placement.substituted):
