@@ -161,12 +161,14 @@ def _score(arm: Arm) -> str:
 
 
 def _streaming(plan: Mapping[str, Any], arm: Arm) -> str:
-    count, streamed = len(plan["resident"]) + len(plan["streamed"]), len(plan["streamed"])
+    count, kept = len(plan["resident"]) + len(plan["streamed"]), len(plan.get("kept", ()))
+    streamed = len(plan["streamed"]) - kept
     if not streamed:
         where = f"All {count} layers stay in memory."
     else:
         source = "host memory" if len(plan["pinned"]) == streamed else f"disk ({plan['storage'] or 'not probed'})"
         where = f"{streamed} of {count} layers stream from {source}: {format_bytes(plan['bytes_per_pass'])} a pass."
+    where += f" {kept} of those in memory are kept compressed." if kept else ""
     predicted, measured = plan["predicted"]["tokens_per_second"], arm.any.summary["decode_tokens_per_second"]
     return f"{where} Predicted {shown(predicted)} tokens/s, measured {shown(measured)} (prompts left out)."
 

@@ -32,21 +32,28 @@ def neighbours(
     """The neighbours of the chosen candidate and both ends of the range, each with its speed or its shortfall."""
     layers, count = len(chosen.resident) + len(chosen.streamed), len(chosen.resident)
     shown = {0, count - 1, count, count + 1, layers}
-    alike: dict[tuple[int, int], list[Candidate]] = {}
+    alike: dict[tuple[int, int, bool], list[Candidate]] = {}
     for candidate in everything:
-        if len(candidate.resident) in shown:
-            alike.setdefault((len(candidate.resident), len(candidate.substituted)), []).append(candidate)
-    del alike[count, len(chosen.substituted)]  # rings apart, that is the chosen one
+        resident = len(candidate.resident)
+        if resident in shown:
+            with_kept = resident == count and bool(candidate.kept)  # elsewhere the better of both is told
+            alike.setdefault((resident, len(candidate.substituted), with_kept), []).append(candidate)
+    del alike[count, len(chosen.substituted), bool(chosen.kept)]  # rings apart, that is the chosen one
     rejected = []
-    for (resident, substituted), group in alike.items():
+    for (resident, substituted, _), group in alike.items():
         what = f"{resident} of {layers} layers resident"
         if chosen.substituted or substituted:
             what += f", {counted(substituted, 'substitute')}"
         best = _fastest(group, predicted)
+        what += _of_kept(best)
         if best is not None and best.streamed and best.slots != chosen.slots:
             what += f", {ring_of(best.slots)}"
         rejected.append(_told(what, best, group, chosen, budgets, predicted))
     return rejected + _other_rings(everything, chosen, budgets, predicted)
+
+
+def _of_kept(best: Candidate | None) -> str:
+    return f", {len(best.kept)} kept compressed" if best is not None and best.kept else ""
 
 
 def _other_rings(
@@ -59,6 +66,7 @@ def _other_rings(
         group = [candidate for candidate in streaming if candidate.slots == slots]
         best = _fastest(group, predicted)
         layers = f", {len(best.resident)} of {len(best.resident + best.streamed)} layers resident" if best else ""
+        layers += _of_kept(best)
         found.append(_told(ring_of(slots) + layers, best, group, chosen, budgets, predicted))
     return found
 

@@ -7,7 +7,7 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from specdecodes.offload.planning.predict import Machine, Workload
@@ -94,17 +94,28 @@ class Budgets:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One choice of where the layers live, as indices in order, and the bytes of every part."""
+class Split:
+    """Where the layers live, as indices in order."""
 
     resident: tuple[int, ...]
     streamed: tuple[int, ...]
-    pinned: tuple[int, ...]  # of the streamed: held in host memory
-    substituted: tuple[int, ...]
+    substituted: tuple[int, ...] = ()
+    kept: tuple[int, ...] = ()  # of the streamed: compressed in the device's memory, so no link brings them
+
+    @property
+    def linked(self) -> tuple[int, ...]:
+        """The streamed layers that a link brings."""
+        return _without(self.streamed, self.kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate(Split):
+    """One choice of where the layers live, and the bytes of every part."""
+
+    pinned: tuple[int, ...]  # of the linked: held in host memory
     device: dict[str, int]
     host: dict[str, int]
     slots: int = SLOTS  # of the ring
-    kept: tuple[int, ...] = ()  # of the streamed: compressed in the device's memory, so no link brings them
 
     @property
     def device_bytes(self) -> int:
@@ -126,39 +137,65 @@ class Candidate:
 
 
 def candidates(shape: ModelShape, budgets: Budgets, machine: Machine, workload: Workload) -> Iterator[Candidate]:
-    """Every count of resident layers that may be, with no and with as many of their substitutes as fit, with the
-    smallest ring and with the largest."""
-    layers = range(len(shape.layer_bytes))
+    """Every count of resident layers that may be, with no and with as many of their substitutes as fit; each with no
+    layer kept compressed, on the smallest ring and on the largest, and with as many kept as fit beside the smallest."""
+    layers = tuple(range(len(shape.layer_bytes)))
     for count in range(0 if shape.can_stream else len(layers), len(layers) + 1):
         resident = spread(count, len(layers))
-        streamed = tuple(layer for layer in layers if layer not in set(resident))
-        pinned, host = _host_side(shape, budgets, machine, streamed)
-        slots = _fewest(workload, len(streamed))
-        for both in _substituted(shape, budgets, workload, resident, streamed):
-            device = _device_side(shape, workload, resident, streamed, both, slots)
-            least = Candidate(resident, streamed, pinned, both, device, host, slots)
+        streamed = _without(layers, resident)
+        needed = layers if shape.substitute_all else streamed if shape.substitute_bytes else ()
+        splits = [Split(resident, streamed, needed)]
+        if further := _further(shape, budgets, _with_bytes(shape, budgets, machine, workload, splits[0])):
+            splits.append(Split(resident, streamed, tuple(sorted((*needed, *further)))))
+        for split in splits:
+            least = _with_bytes(shape, budgets, machine, workload, split)
             yield from map(least.with_ring, _rings(least, budgets, workload))
+            if kept := _kept(shape, budgets, least):
+                yield _with_bytes(shape, budgets, machine, workload, replace(split, kept=kept))
 
 
-def _substituted(
-    shape: ModelShape, budgets: Budgets, workload: Workload, resident: Sequence[int], streamed: Sequence[int]
-) -> Iterator[tuple[int, ...]]:
-    """The layers that have a substitute: those that must, and with as many of the resident ones as fit."""
-    if shape.substitute_all or not shape.substitute_bytes:
-        yield tuple(sorted((*resident, *streamed))) if shape.substitute_all else ()
-        return
-    yield tuple(streamed)
-    slots = _fewest(workload, len(streamed))
-    for kept in range(len(resident), 0, -1):
-        both = tuple(sorted({*streamed, *(resident[place] for place in spread(kept, len(resident)))}))
-        if not over(_device_side(shape, workload, resident, streamed, both, slots), budgets.device):
-            yield both
-            return
+def _without(layers: Sequence[int], others: Collection[int]) -> tuple[int, ...]:
+    gone = set(others)
+    return tuple(layer for layer in layers if layer not in gone)
 
 
-def _fewest(workload: Workload, streamed: int) -> int:
-    """Slots of the smallest ring: those that were asked for, as long as so many layers stream."""
-    return max(SLOTS, min(workload.ring or SLOTS, streamed))
+def _with_bytes(shape: ModelShape, budgets: Budgets, machine: Machine, workload: Workload, split: Split) -> Candidate:
+    """With the smallest ring: of the slots that were asked for, as long as so many layers stream."""
+    slots = max(SLOTS, min(workload.ring or SLOTS, len(split.streamed)))
+    pinned, host = _host_side(shape, budgets, machine, split.linked)
+    device = _device_side(shape, workload, split, slots, from_host=bool(pinned))
+    return Candidate(**vars(split), pinned=pinned, device=device, host=host, slots=slots)
+
+
+def _further(shape: ModelShape, budgets: Budgets, least: Candidate) -> tuple[int, ...]:
+    """As many of the resident layers as may have a substitute, too, beside those that must."""
+    if not shape.substitute_bytes or shape.substitute_all:
+        return ()
+    return _as_fit(least.resident, shape.substitute_bytes, _room(least.device_bytes, budgets.device))
+
+
+def _kept(shape: ModelShape, budgets: Budgets, least: Candidate) -> tuple[int, ...]:
+    """As many of the streamed layers as fit compressed, where those may be kept."""
+    if shape.compression is None or not shape.compression.keeps:
+        return ()
+    return _as_fit(least.streamed, shape.compression.layer_bytes, _room(least.device_bytes, budgets.device))
+
+
+def _room(taken: int, limit: int | None) -> int | None:
+    """Bytes that are left of a budget; None: it has no limit."""
+    return None if limit is None else limit - taken
+
+
+def _as_fit(layers: Sequence[int], sizes: Sequence[int], room: int | None) -> tuple[int, ...]:
+    """As many of `layers`, spread evenly, as fit into `room` bytes by their `sizes`."""
+    most = len(layers)
+    if layers and room is not None:
+        most = min(most, room // max(1, min(sizes[layer] for layer in layers)))
+    for count in range(most, 0, -1):
+        chosen = tuple(layers[place] for place in spread(count, len(layers)))
+        if room is None or sum(sizes[layer] for layer in chosen) <= room:
+            return chosen
+    return ()
 
 
 def _rings(least: Candidate, budgets: Budgets, workload: Workload) -> tuple[int, ...]:
@@ -190,25 +227,27 @@ def ring_of(slots: int) -> str:
     return f"ring of {slots} slots"
 
 
+def kept_part(count: int) -> str:
+    """`3 kept layers, compressed`."""
+    return f"{counted(count, 'kept layer')}, compressed"
+
+
 def counted(number: int, noun: str) -> str:
     """`1 resident layer`, `2 resident layers`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _device_side(
-    shape: ModelShape,
-    workload: Workload,
-    resident: Sequence[int],
-    streamed: Sequence[int],
-    substituted: Sequence[int],
-    slots: int,
-) -> dict[str, int]:
-    slot = max((shape.slot(layer) for layer in streamed), default=0)
+def _device_side(shape: ModelShape, workload: Workload, split: Split, slots: int, *, from_host: bool) -> dict[str, int]:
+    """`from_host`: whether host memory holds layers for this device."""
+    resident, streamed, kept, substituted = split.resident, split.streamed, split.kept, split.substituted
+    slot, packed = max((shape.slot(layer) for layer in streamed), default=0), shape.compression
+    arrives = packed is not None and (from_host or packed.on_disk) and len(kept) < len(streamed)
     return {
         "embedding and head": shape.embedding_bytes,
         counted(len(resident), "resident layer"): sum(shape.layer_bytes[layer] for layer in resident),
+        kept_part(len(kept)): sum(packed.layer_bytes[layer] for layer in kept) if packed else 0,
         ring_of(slots): slots * slot,
-        "compressed bytes on their way": shape.compression.buffer_bytes if shape.compression and streamed else 0,
+        "compressed bytes on their way": packed.buffer_bytes if packed and arrives else 0,
         "conversion of a streamed layer": shape.conversion_bytes if streamed else 0,
         counted(len(substituted), "substitute"): sum(shape.substitute_bytes[layer] for layer in substituted),
         DRAFT: shape.draft_bytes,
@@ -221,18 +260,18 @@ def _device_side(
 
 
 def _host_side(
-    shape: ModelShape, budgets: Budgets, machine: Machine, streamed: Sequence[int]
+    shape: ModelShape, budgets: Budgets, machine: Machine, linked: Sequence[int]
 ) -> tuple[tuple[int, ...], dict[str, int]]:
-    """The streamed layers that host memory holds for an accelerator, and its bytes; the rest passes through a ring."""
+    """The layers that host memory holds for an accelerator, and its bytes; the rest passes through a ring."""
     if not machine.has_accelerator:
         return (), {}
-    ring = STAGING * max((shape.slot(layer) for layer in streamed), default=0)
-    for count in range(len(streamed), -1, -1):
-        pinned = tuple(streamed[place] for place in spread(count, len(streamed)))
-        host = {
-            counted(count, "pinned layer"): sum(shape.pinned_bytes(layer) for layer in pinned),
-            ring_of(STAGING): ring if count < len(streamed) else 0,
-        }
-        if not count or not over(host, budgets.host):
-            return pinned, host
-    raise AssertionError("a count of none ends the loop")
+    sizes = tuple(map(shape.pinned_bytes, range(len(shape.layer_bytes))))
+    ring = STAGING * max((shape.slot(layer) for layer in linked), default=0)
+    pinned = _as_fit(linked, sizes, budgets.host)
+    if len(pinned) < len(linked):
+        pinned = _as_fit(linked, sizes, _room(ring, budgets.host))
+    host = {
+        counted(len(pinned), "pinned layer"): sum(sizes[layer] for layer in pinned),
+        ring_of(STAGING): ring if len(pinned) < len(linked) else 0,
+    }
+    return pinned, host

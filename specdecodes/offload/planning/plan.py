@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from specdecodes.errors import BudgetError
 from specdecodes.offload.planning.alternatives import NEARLY, Alternative, neighbours, other_rounds
 from specdecodes.offload.planning.candidates import (
+    BESIDE,
     DRAFT,
     DRAFT_CACHE,
     WORKING,
@@ -65,9 +66,10 @@ class Placement:
     rejected: tuple[Alternative, ...] = ()
     stretch: int = 0  # rows of a prompt that a pass of the weights takes along
     compression: Compression | None = None  # None: what streams, streams as it is
-    whole_bytes: int = 0  # of the streamed layers when they have arrived
+    whole_bytes: int = 0  # of the layers that a link brings, when they have arrived
     basis: tuple[Work, Machine, Workload] | None = None  # of the prediction
     kept: tuple[int, ...] = ()  # of the streamed: compressed in the device's memory, so no link brings them
+    kept_bytes: int = 0  # of those layers when they are restored
     middle: Placement | None = None  # of a middle model and its draft, whose bytes are counted here
 
     def unlocked(self, nbytes: int) -> Placement:
@@ -85,10 +87,15 @@ class Placement:
 
     @property
     def tier(self) -> str:
-        """The nearest place that holds the whole model: resident, host or disk."""
-        if not self.streamed:
+        """The nearest place that holds the whole model: resident (some of it compressed, perhaps), host or disk."""
+        if not self.linked:
             return "resident"
-        return "host" if len(self.pinned) == len(self.streamed) else "disk"
+        return "host" if len(self.pinned) == self.linked else "disk"
+
+    @property
+    def linked(self) -> int:
+        """Layers that a link brings."""
+        return len(self.streamed) - len(self.kept)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(part, where, size) for a table; the last rows are the predicted round and what it rests on."""
@@ -97,16 +104,27 @@ class Placement:
         if self.host_bytes:
             rows += [(part, "host RAM", format_bytes(size)) for part, size in self.host_bytes.items() if size]
             rows.append(_total(self.host_bytes, "host RAM", self.budgets.host, self.budgets.host_source))
-        layers = len(self.resident) + len(self.streamed)
-        if self.streamed:
+        return [*rows, *self._stream_rows(), *self._round_rows(), *self.notes]
+
+    def _stream_rows(self) -> list[tuple[str, str, str]]:
+        """What arrives in a pass, and what is restored."""
+        rows, layers = [], len(self.resident) + len(self.streamed)
+        if self.linked:
             source = f"disk: {self.storage or 'not probed'}" if self.tier == "disk" else "host RAM"
-            part = f"streamed a pass: {len(self.streamed)} of {counted(layers, 'layer')}"
+            part = f"streamed a pass: {self.linked} of {counted(layers, 'layer')}"
             rows.append((part, source, format_bytes(self.bytes_per_pass)))
-        if self.streamed and self.compression is not None:
-            c, share = self.compression, self.bytes_per_pass / self.whole_bytes
-            rate = f"{c.gbps:.3g} GB/s{'' if self.host_bytes else ' a core'} by {c.way}"
-            rows.append((f"compressed from {format_bytes(self.whole_bytes)}", f"{rate}, {c.source}", f"{share:.1%}"))
-        return [*rows, *self._round_rows(), *self.notes]
+        if self.compression is None:
+            return rows
+        c, each = self.compression, "" if self.host_bytes else " a core"
+        beside = ", beside substitutes" if c.kind == BESIDE else ""
+        rate = f"{c.gbps:.3g} GB/s{each} by {c.way}{beside}, {c.source}"
+        if self.bytes_per_pass < self.whole_bytes:
+            share = f"{self.bytes_per_pass / self.whole_bytes:.1%}"
+            rows.append((f"compressed from {format_bytes(self.whole_bytes)}", rate, share))
+        if self.kept:
+            kept = f"restored a pass: {counted(len(self.kept), 'kept layer')}"
+            rows.append((kept, rate if len(rows) < 2 else "likewise", format_bytes(self.kept_bytes)))
+        return rows
 
     def _round_rows(self) -> list[tuple[str, str, str]]:
         p = self.predicted
@@ -137,8 +155,10 @@ class Placement:
     def summary(self) -> str:
         """One line: what is resident, what streams from where, the expected speed."""
         layers = len(self.resident) + len(self.streamed)
-        streams = f", {format_bytes(self.bytes_per_pass)} a pass from {self.tier}" if self.streamed else ""
-        if streams and self.compression is not None:
+        streams = f", {len(self.kept)} kept compressed" if self.kept else ""
+        if self.linked:
+            streams += f", {format_bytes(self.bytes_per_pass)} a pass from {self.tier}"
+        if self.compression is not None and self.bytes_per_pass < self.whole_bytes:
             streams += f", compressed from {format_bytes(self.whole_bytes)}"
         speed = f"expected {self.predicted.speed}"
         total = format_bytes(sum(self.device_bytes.values()))
@@ -171,7 +191,7 @@ def plan(
     predicted = [(predict(_work(shape, candidate, workload), machine, workload), candidate) for candidate in fitting]
     enough = max(prediction.tokens_per_second for prediction, _ in predicted) * (1 - NEARLY)
     good = [pair for pair in predicted if pair[0].tokens_per_second >= enough]
-    best, chosen = min(good, key=lambda pair: (pair[0].draft_step_s, len(pair[1].streamed), pair[1].device_bytes))
+    best, chosen = min(good, key=lambda pair: (pair[0].draft_step_s, *_streaming(shape, pair[1])))
     others = neighbours(everything, chosen, budgets, {id(candidate): p for p, candidate in predicted})
     work = _work(shape, chosen, workload)
     return Placement(
@@ -192,18 +212,25 @@ def plan(
         notes=(*notes, *_notes(machine, workload, kernel if chosen.substituted else "", kernel_note)),
         rejected=(*others, *other_rounds(work, machine, workload, best.levels)),
         basis=(work, machine, workload),
-        compression=shape.compression if chosen.streamed else None,
+        compression=shape.compression if work.expand_s else None,
         kept=chosen.kept,
-        whole_bytes=sum(shape.layer_bytes[layer] for layer in chosen.streamed),
+        whole_bytes=sum(shape.layer_bytes[layer] for layer in chosen.linked),
+        kept_bytes=sum(shape.layer_bytes[layer] for layer in chosen.kept),
     )
+
+
+def _streaming(shape: ModelShape, candidate: Candidate) -> tuple[int, ...]:
+    """What is least where least streams: layers that a link brings, layers that pass the ring, bytes taken."""
+    return len(candidate.linked), len(candidate.streamed), candidate.device_bytes
 
 
 def _work(shape: ModelShape, candidate: Candidate, workload: Workload) -> Work:
     """What `predict` needs to know of a candidate."""
     layers, pinned, times = len(shape.layer_bytes), set(candidate.pinned), workload.times
-    arriving = {layer: shape.arriving(layer, pinned=layer in pinned) for layer in candidate.streamed}
+    arriving = {layer: shape.arriving(layer, pinned=layer in pinned) for layer in candidate.linked}
     whole = sum(shape.layer_bytes[layer] for layer in candidate.streamed)
-    expanded = sum(shape.layer_bytes[layer] for layer in arriving if arriving[layer] != shape.layer_bytes[layer])
+    restored = [layer for layer, size in arriving.items() if size != shape.layer_bytes[layer]]
+    expanded = sum(shape.layer_bytes[layer] for layer in (*restored, *candidate.kept))
     return Work(
         draft_step_s=times.draft_step(layers, len(candidate.substituted)),
         compute_s=times.target_pass(layers, len(candidate.streamed)),
