@@ -71,6 +71,13 @@ def test_every_source_builds(path: Path) -> None:
 
 
 @HAS_COMPILER
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_no_source_is_compiled_many_times_over(path: Path) -> None:
+    """Every new user waits for it: attention alone took 30 s, and 520 kB, when each kind of rows had its own."""
+    assert native.build(path).stat().st_size < 350_000
+
+
+@HAS_COMPILER
 def test_a_source_that_does_not_compile_leaves_nothing(source: Path, tmp_path: Path) -> None:
     source.write_text("int answer() { return nothing; }\n")
     with pytest.raises(CompileError, match=r"could not build answer\.cpp: .*nothing"):

@@ -56,9 +56,10 @@ INLINE void accumulate_all(int64_t queries, const A* factors, int64_t factors_ap
 
 // Numbers widened to `A`, which a key is once for all queries of a tile: lanes are slots in the first product and head
 // dimensions in the second.
-template <typename R, typename A>
+template <typename A>
 struct Lanes {
   using Sums = A;
+  const Rows<A>* rows = nullptr;
   std::vector<A> all;
   int64_t dims = 0;
   A *queries = nullptr, *sums = nullptr, *scores = nullptr, *block = nullptr;
@@ -73,38 +74,27 @@ struct Lanes {
     scores = sums + count * dims;
     block = scores + count * STRIPE;
   }
-  INLINE void take(int64_t q, const typename R::Number* query, int64_t dim, double scale) {
-    for (int64_t d = 0; d < dim; ++d) queries[q * dims + d] = A(widen(query[d])) * A(scale);
-    if (R::TURNED) turn(queries + q * dims, dim);
+  INLINE void take(int64_t q, const uint8_t* query, int64_t dim, double scale) {
+    rows->take(query, dim, scale, queries + q * dims);
   }
   INLINE void score(int64_t count, const uint8_t* keys, int64_t dim, int64_t slots, int64_t first) {
-    for (int64_t slot = 0; slot < slots; ++slot) R::read(keys + slot * R::bytes(dim), dim, block + slot, BLOCK);
+    rows->lay_keys(keys, dim, slots, block);
     accumulate_all<true, A>(count, queries, dims, block, BLOCK, dim, scores + first, STRIPE);
   }
   static INLINE A kept(A weight) { return weight; }
   INLINE void add(int64_t count, const uint8_t* values, int64_t dim, int64_t slots, int64_t first) {
-    for (int64_t slot = 0; slot < slots; ++slot) R::read(values + slot * R::bytes(dim), dim, block + slot * dims, 1);
+    rows->lay_values(values, dim, slots, dims, block);
     for (int64_t d = 0; d < dims; d += BLOCK)
       accumulate_all<false, A>(count, scores + first, STRIPE, block + d, dims, slots, sums + d, dims);
   }
+  INLINE void give(int64_t q, int64_t dim, uint8_t* out) { rows->give(sums + q * dims, 1 / total[q], dim, out); }
 };
 
-// One function for each kind of rows and of sums, which the compiler clones for the machines it may run on.
-#define RUN(R, A) \
-  WIDEST void run(const Step<R>& s, int64_t head, int64_t tile, Lanes<R, A>& way) { attend_tile(s, head, tile, way); }
-RUN(Whole<bfloat16>, float)
-RUN(Whole<float16>, float)
-RUN(Whole<float>, float)
-RUN(Whole<bfloat16>, double)
-RUN(Whole<float16>, double)
-RUN(Whole<float>, double)
-RUN(EightBits<bfloat16>, float)
-RUN(EightBits<float16>, float)
-RUN(EightBits<float>, float)
+// One function for each kind of sums, which the compiler clones for the machines it may run on.
+WIDEST void run(const Step& s, int64_t head, int64_t tile, Lanes<float>& way) { attend_tile(s, head, tile, way); }
+WIDEST void run(const Step& s, int64_t head, int64_t tile, Lanes<double>& way) { attend_tile(s, head, tile, way); }
 #ifdef PAIRS_RUN
-WIDEST void run(const Step<Whole<bfloat16>>& s, int64_t head, int64_t tile, Pairs& way) {
-  attend_tile(s, head, tile, way);
-}
+BF16 void run(const Step& s, int64_t head, int64_t tile, Pairs& way) { attend_tile(s, head, tile, way); }
 #endif
 
 // How many queries of a kv head go together: as many as a tile holds, or fewer where that shares the work among threads.
@@ -116,43 +106,54 @@ int64_t tile_of(int64_t queries, int64_t kv_heads) {
 }
 
 // One tile of one kv head; `n` as below, and the tile's size.
-template <typename A, typename R, typename T>
-void attend_item(const T* query, const uint8_t* keys, const uint8_t* values, const uint8_t* mask, T* out, double scale,
-                 const int64_t* n, int64_t tile, int64_t item) {
-  const Step<R> step{n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], tile, query, keys, values, mask, scale, out};
+template <typename A>
+void attend_item(const Rows<A>& rows, const void* query, const uint8_t* keys, const uint8_t* values,
+                 const uint8_t* mask, void* out, double scale, const int64_t* n, int64_t tile, int64_t item) {
+  const Step step{n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], tile,
+                  rows.number, rows.bytes(n[3]), query, keys, values, mask, scale, out};
 #ifdef PAIRS_RUN
-  if constexpr (std::is_same_v<R, Whole<bfloat16>> && std::is_same_v<A, float>) {
+  if constexpr (std::is_same_v<A, float>) {
     thread_local Pairs pairs;
-    if (Pairs::run_here()) return run(step, item / step.tiles(), item % step.tiles(), pairs);
+    if (rows.pairs && Pairs::run_here()) return run(step, item / step.tiles(), item % step.tiles(), pairs);
   }
 #endif
-  thread_local Lanes<R, A> lanes;
+  thread_local Lanes<A> lanes;
+  lanes.rows = &rows;
   run(step, item / step.tiles(), item % step.tiles(), lanes);
 }
 
-template <typename R, typename T>
-void write_row(const T* numbers, int64_t dim, bool is_key, uint8_t* cache, int64_t index) {
+template <typename A>
+void write_row(const Rows<A>& rows, const uint8_t* numbers, int64_t dim, bool is_key, uint8_t* cache, int64_t index) {
   thread_local std::vector<float> room;
   room.resize(dim);
-  R::write(numbers, dim, is_key, room.data(), cache + index * R::bytes(dim));
+  rows.write(numbers, dim, is_key, room.data(), cache + index * rows.bytes(dim));
 }
 
-template <typename A, typename R, typename T>
-int attend(const T* query, const T* key, const T* value, uint8_t* keys, uint8_t* values, const int64_t* new_slots,
-           const uint8_t* mask, T* out, double scale, const int64_t* n) {
+template <typename A>
+int attend(const Rows<A>& kind, const void* query, const void* key, const void* value, uint8_t* keys, uint8_t* values,
+           const int64_t* new_slots, const uint8_t* mask, void* out, double scale, const int64_t* n) {
   const int64_t rows = n[0], heads = n[1], kv_heads = n[2], dim = n[3], slots = n[4], queries = rows * heads / kv_heads;
+  const auto* const new_keys = static_cast<const uint8_t*>(key);
+  const auto* const new_values = static_cast<const uint8_t*>(value);
   for (int64_t row = 0; row < rows; ++row)
     if (new_slots[row] < 0 || new_slots[row] >= slots) return 1;
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t head = 0; head < kv_heads; ++head) {
-      write_row<R>(key + row * n[8] + head * dim, dim, true, keys, head * slots + new_slots[row]);
-      write_row<R>(value + row * n[9] + head * dim, dim, false, values, head * slots + new_slots[row]);
+      const int64_t from = head * dim, to = head * slots + new_slots[row];
+      write_row(kind, new_keys + (row * n[8] + from) * kind.number, dim, true, keys, to);
+      write_row(kind, new_values + (row * n[9] + from) * kind.number, dim, false, values, to);
     }
   const int64_t tile = tile_of(queries, kv_heads), items = kv_heads * ((queries + tile - 1) / tile);
 #pragma omp parallel for schedule(dynamic) if (items > 1 && rows * heads * dim * (n[6] - n[5]) > 100000)
   for (int64_t item = 0; item < items; ++item)
-    attend_item<A, R>(query, keys, values, mask, out, scale, n, tile, item);
+    attend_item(kind, query, keys, values, mask, out, scale, n, tile, item);
   return 0;
+}
+
+// Rows of T's as they are, or in 8 bits.
+template <typename T>
+const Rows<float>& rows_of(bool eight_bits) {
+  return eight_bits ? ROWS<EightBits<T>, float> : ROWS<Whole<T>, float>;
 }
 
 }  // namespace
@@ -165,21 +166,20 @@ extern "C" int64_t attend_tile(int64_t queries, int64_t kv_heads) { return tile_
 // write_T and item_T are its parts, in float: a key or value to row `index` of the cache, and one tile of the queries of
 // one kv head, `attend_tile` of them.
 #define ATTEND(T)                                                                                                      \
-  extern "C" int attend_##T(const T* query, const T* key, const T* value, uint8_t* keys, uint8_t* values,              \
-                            const int64_t* slots, const uint8_t* mask, T* out, double scale, const int64_t* n,         \
-                            int exact) {                                                                              \
-    const auto run = n[10] ? attend<float, EightBits<T>, T>                                                           \
-                     : exact ? attend<double, Whole<T>, T> : attend<float, Whole<T>, T>;                              \
-    return run(query, key, value, keys, values, slots, mask, out, scale, n);                                          \
-  }                                                                                                                   \
-  extern "C" void write_##T(const T* numbers, int64_t dim, int is_key, int64_t eight_bits, uint8_t* cache,             \
-                            int64_t index) {                                                                          \
-    (eight_bits ? write_row<EightBits<T>, T> : write_row<Whole<T>, T>)(numbers, dim, is_key != 0, cache, index);       \
-  }                                                                                                                   \
-  extern "C" void item_##T(const T* query, const uint8_t* keys, const uint8_t* values, const uint8_t* mask, T* out,    \
-                           double scale, const int64_t* n, int64_t tile, int64_t item) {                               \
-    const auto run = n[10] ? attend_item<float, EightBits<T>, T> : attend_item<float, Whole<T>, T>;                   \
-    run(query, keys, values, mask, out, scale, n, tile, item);                                                        \
+  extern "C" int attend_##T(const void* query, const void* key, const void* value, uint8_t* keys, uint8_t* values,     \
+                            const int64_t* slots, const uint8_t* mask, void* out, double scale, const int64_t* n,      \
+                            int exact) {                                                                               \
+    if (exact && !n[10])                                                                                               \
+      return attend(ROWS<Whole<T>, double>, query, key, value, keys, values, slots, mask, out, scale, n);              \
+    return attend(rows_of<T>(n[10]), query, key, value, keys, values, slots, mask, out, scale, n);                     \
+  }                                                                                                                    \
+  extern "C" void write_##T(const uint8_t* numbers, int64_t dim, int is_key, int64_t eight_bits, uint8_t* cache,       \
+                            int64_t index) {                                                                           \
+    write_row(rows_of<T>(eight_bits), numbers, dim, is_key != 0, cache, index);                                        \
+  }                                                                                                                    \
+  extern "C" void item_##T(const void* query, const uint8_t* keys, const uint8_t* values, const uint8_t* mask,         \
+                           void* out, double scale, const int64_t* n, int64_t tile, int64_t item) {                    \
+    attend_item(rows_of<T>(n[10]), query, keys, values, mask, out, scale, n, tile, item);                              \
   }
 ATTEND(bfloat16)
 ATTEND(float16)

@@ -5,13 +5,13 @@
 // values: a number of 32 bits each, and a block holds one of every slot, or of every dim.
 #pragma once
 
-#include "cpu_rows.h"
 #include "cpu_softmax.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #include <immintrin.h>
 #define PAIRS_RUN  // where the processor has them
 #define BF16 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
+#define APART __attribute__((noinline)) BF16  // inlined into what attends, it runs out of registers: 1.7 times the time
 
 namespace {
 
@@ -41,8 +41,8 @@ BF16 INLINE void multiply(const uint32_t* factors, int64_t factors_apart, const 
 }
 
 template <bool FRESH>
-BF16 void multiply_all(int64_t queries, const uint32_t* factors, int64_t factors_apart, const uint32_t* block,
-                       int64_t pairs, float scale, float* to, int64_t to_apart) {
+APART void multiply_all(int64_t queries, const uint32_t* factors, int64_t factors_apart, const uint32_t* block,
+                        int64_t pairs, float scale, float* to, int64_t to_apart) {
   int64_t q = 0;
   for (; q + 8 <= queries; q += 8)
     multiply<8, FRESH>(factors + q * factors_apart, factors_apart, block, pairs, scale, to + q * to_apart, to_apart);
@@ -87,7 +87,7 @@ BF16 INLINE __m512i part(const bfloat16* row, int64_t first, int64_t dim, bool t
 }
 
 // Pairs of dims of `slots` keys, by slot.
-BF16 void lay_keys(const bfloat16* keys, int64_t dim, int64_t slots, uint32_t* block) {
+APART void lay_keys(const bfloat16* keys, int64_t dim, int64_t slots, uint32_t* block) {
   for (int64_t first = 0; first < dim; first += BLOCK)
     for (int64_t half = 0; half < BLOCK; half += 16) {
       __m512i rows[16];
@@ -101,7 +101,7 @@ BF16 void lay_keys(const bfloat16* keys, int64_t dim, int64_t slots, uint32_t* b
 
 // Pairs of `slots` values, by dim; the second lies first, since the processor adds a pair's upper product before its lower
 // one: so a sum goes from slot to slot, wherever pairs begin.
-BF16 void lay_values(const bfloat16* values, int64_t dim, int64_t slots, uint32_t* block) {
+APART void lay_values(const bfloat16* values, int64_t dim, int64_t slots, uint32_t* block) {
   alignas(64) uint16_t order[2][32];
   for (int i = 0; i < 32; ++i) order[0][i] = i / 2 + i % 2 * 32, order[1][i] = 16 + i / 2 + i % 2 * 32;
   const __m512i low = _mm512_load_si512(order[0]), high = _mm512_load_si512(order[1]);
@@ -140,8 +140,8 @@ struct Pairs {
     sums = scores + count * STRIPE;
     std::fill(queries, queries + count * dims / 2, 0);
   }
-  INLINE void take(int64_t q, const bfloat16* query, int64_t dim, double by) {
-    std::memcpy(queries + q * dims / 2, query, dim * sizeof *query);
+  INLINE void take(int64_t q, const uint8_t* query, int64_t dim, double by) {
+    std::memcpy(queries + q * dims / 2, query, dim * sizeof(bfloat16));
     scale = float(by);
   }
   INLINE void score(int64_t count, const uint8_t* keys, int64_t dim, int64_t slots, int64_t first) {
@@ -161,6 +161,9 @@ struct Pairs {
       }
     for (int64_t d = 0; d < dims; d += BLOCK)
       multiply_all<false>(count, weights, PAIRS, block + d / 2 * BLOCK, PAIRS, 1, sums + d, dims);
+  }
+  INLINE void give(int64_t q, int64_t dim, uint8_t* out) {
+    ROWS<Whole<bfloat16>, float>.give(sums + q * dims, 1 / total[q], dim, out);
   }
 };
 

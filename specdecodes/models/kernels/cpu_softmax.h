@@ -7,30 +7,26 @@
 
 #include <vector>
 
-#include "cpu_numbers.h"
+#include "cpu_rows.h"
 
 namespace {
 
-constexpr int64_t BLOCK = 32;    // slots, or head dimensions, that lie side by side
 constexpr int64_t TILE = 64;     // queries
 constexpr int64_t STRIPE = 512;  // slots
 
-template <typename R>
 struct Step {
-  using T = typename R::Number;
-  int64_t rows, heads, kv_heads, dim, slots, start, stop, mask_stride, tile;
-  const T* query;
-  const uint8_t *keys, *values;
-  const uint8_t* mask;
+  int64_t rows, heads, kv_heads, dim, slots, start, stop, mask_stride, tile, number, row;  // bytes of the last two
+  const void* query;
+  const uint8_t *keys, *values, *mask;
   double scale;
-  T* out;
+  void* out;
 
   int64_t group() const { return heads / kv_heads; }
   int64_t queries() const { return rows * group(); }  // of one kv head
   int64_t tiles() const { return (queries() + tile - 1) / tile; }
   int64_t seen() const { return stop - start; }
   int64_t place(int64_t head, int64_t q) const {  // of a query, and of what it yields
-    return ((q / group()) * heads + head * group() + q % group()) * dim;
+    return ((q / group()) * heads + head * group() + q % group()) * dim * number;
   }
 };
 
@@ -90,12 +86,12 @@ INLINE bool seen_by(const uint8_t* mask, int64_t rows, int64_t mask_stride, int6
 }
 
 // The slots [begin, begin + count) of the window, at most STRIPE, for the queries of a tile.
-template <typename R, typename W>
-INLINE void attend_stripe(const Step<R>& s, int64_t head, int64_t first_query, int64_t queries, int64_t begin,
+template <typename W>
+INLINE void attend_stripe(const Step& s, int64_t head, int64_t first_query, int64_t queries, int64_t begin,
                           int64_t count, W& way) {
   const int64_t first_row = first_query / s.group();
   const int64_t rows = (first_query + queries - 1) / s.group() - first_row + 1;
-  const int64_t row = R::bytes(s.dim), from = (head * s.slots + s.start + begin) * row;
+  const int64_t from = (head * s.slots + s.start + begin) * s.row;
   const uint8_t *const keys = s.keys + from, *const values = s.values + from;
   const uint8_t* const mask = s.mask + begin;
   bool seen[STRIPE / BLOCK], any = false;
@@ -106,7 +102,7 @@ INLINE void attend_stripe(const Step<R>& s, int64_t head, int64_t first_query, i
   }
   if (!any) return;
   for (int64_t first = 0; first < count; first += BLOCK)
-    if (seen[first / BLOCK]) way.score(queries, keys + first * row, s.dim, std::min(BLOCK, count - first), first);
+    if (seen[first / BLOCK]) way.score(queries, keys + first * s.row, s.dim, std::min(BLOCK, count - first), first);
   uint8_t visible[STRIPE] = {0};  // to the row of query q
   for (int64_t q = 0; q < queries; ++q) {
     if (q == 0 || (first_query + q) % s.group() == 0)
@@ -114,25 +110,22 @@ INLINE void attend_stripe(const Step<R>& s, int64_t head, int64_t first_query, i
     weigh(visible, count, q, way);
   }
   for (int64_t first = 0; first < count; first += BLOCK)
-    if (seen[first / BLOCK]) way.add(queries, values + first * row, s.dim, std::min(BLOCK, count - first), first);
+    if (seen[first / BLOCK]) way.add(queries, values + first * s.row, s.dim, std::min(BLOCK, count - first), first);
 }
 
 // One tile of the queries of one kv head.
-template <typename R, typename W>
-INLINE void attend_tile(const Step<R>& s, int64_t head, int64_t tile, W& way) {
+template <typename W>
+INLINE void attend_tile(const Step& s, int64_t head, int64_t tile, W& way) {
   const int64_t first_query = tile * s.tile, queries = std::min(s.tile, s.queries() - first_query);
   way.fit(queries, s.dim);
   std::fill(way.sums, way.sums + queries * way.dims, 0);
   std::fill(way.top, way.top + queries, -INFINITY);
   std::fill(way.total, way.total + queries, 0);
-  for (int64_t q = 0; q < queries; ++q) way.take(q, s.query + s.place(head, first_query + q), s.dim, s.scale);
+  for (int64_t q = 0; q < queries; ++q)
+    way.take(q, (const uint8_t*)s.query + s.place(head, first_query + q), s.dim, s.scale);
   for (int64_t begin = 0; begin < s.seen(); begin += STRIPE)
     attend_stripe(s, head, first_query, queries, begin, std::min(STRIPE, s.seen() - begin), way);
-  for (int64_t q = 0; q < queries; ++q) {
-    const auto share = 1 / way.total[q];
-    for (int64_t d = 0; d < s.dim; ++d)
-      narrow(float(way.sums[q * way.dims + d] * share), s.out + s.place(head, first_query + q) + d);
-  }
+  for (int64_t q = 0; q < queries; ++q) way.give(q, s.dim, (uint8_t*)s.out + s.place(head, first_query + q));
 }
 
 }  // namespace
