@@ -94,7 +94,7 @@ class Budgets:
 
 
 @dataclass(frozen=True)
-class Split:
+class Division:
     """Where the layers live, as indices in order."""
 
     resident: tuple[int, ...]
@@ -109,7 +109,7 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate(Split):
+class Candidate(Division):
     """One choice of where the layers live, and the bytes of every part."""
 
     pinned: tuple[int, ...]  # of the linked: held in host memory
@@ -144,9 +144,9 @@ def candidates(shape: ModelShape, budgets: Budgets, machine: Machine, workload: 
         resident = spread(count, len(layers))
         streamed = _without(layers, resident)
         needed = layers if shape.substitute_all else streamed if shape.substitute_bytes else ()
-        splits = [Split(resident, streamed, needed)]
+        splits = [Division(resident, streamed, needed)]
         if further := _further(shape, budgets, _with_bytes(shape, budgets, machine, workload, splits[0])):
-            splits.append(Split(resident, streamed, tuple(sorted((*needed, *further)))))
+            splits.append(Division(resident, streamed, tuple(sorted((*needed, *further)))))
         for split in splits:
             least = _with_bytes(shape, budgets, machine, workload, split)
             yield from map(least.with_ring, _rings(least, budgets, workload))
@@ -159,7 +159,9 @@ def _without(layers: Sequence[int], others: Collection[int]) -> tuple[int, ...]:
     return tuple(layer for layer in layers if layer not in gone)
 
 
-def _with_bytes(shape: ModelShape, budgets: Budgets, machine: Machine, workload: Workload, split: Split) -> Candidate:
+def _with_bytes(
+    shape: ModelShape, budgets: Budgets, machine: Machine, workload: Workload, split: Division
+) -> Candidate:
     """With the smallest ring: of the slots that were asked for, as long as so many layers stream."""
     slots = max(SLOTS, min(workload.ring or SLOTS, len(split.streamed)))
     pinned, host = _host_side(shape, budgets, machine, split.linked)
@@ -237,7 +239,9 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _device_side(shape: ModelShape, workload: Workload, split: Split, slots: int, *, from_host: bool) -> dict[str, int]:
+def _device_side(
+    shape: ModelShape, workload: Workload, split: Division, slots: int, *, from_host: bool
+) -> dict[str, int]:
     """`from_host`: whether host memory holds layers for this device."""
     resident, streamed, kept, substituted = split.resident, split.streamed, split.kept, split.substituted
     slot, packed = max((shape.slot(layer) for layer in streamed), default=0), shape.compression
