@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.offload.compression.alone.test_codec import DTYPES, samples
 
 from specdecodes import native
 from specdecodes.offload.compression.alone import codec
+from tests.offload.compression.alone.test_codec import DTYPES, samples
 
 pytest.importorskip("triton", reason="needs triton, which comes with torch's CUDA build")
 from specdecodes.offload.compression.alone import codec_kernel  # noqa: E402

@@ -1,0 +1,1 @@
+"""Streaming what a 4-bit substitute in memory does not say of the weights it stands for."""

@@ -1,0 +1,123 @@
+// Guesses of weights from the codes of a 4-bit substitute, and what one says of the word; the layouts are in guess.py.
+//
+// In fp32, with the fp16 `scale` and `offset` of the group: g = code * scale + offset (LANES) or (code - 8) * scale +
+// offset (HALVES), h = |scale| / 2, and the window from a = |g| - h to b = |g| + h, A and B their upper 16 bits as
+// numbers. The weight is open where a > 0 is not true or B - A > 252. Else its word is the one that has its low byte and
+// the sign of g, and lies from t - 128 to t + 127, t = (A + B + 1) / 2. Of an open weight, nibble bits 0 to 2 are k: the
+// seven bits above the low byte are top - k, or 0 for k = 7, top being those of 1.5 |scale|; bit 3 is the sign.
+
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "remainder.h"
+
+extern "C" struct Guess {
+  const uint8_t* packed;
+  const uint16_t *scale, *offset;
+  int64_t halves, first, rows, width, groups, held;  // held: rows in the buffers
+};
+
+namespace {
+
+constexpr int64_t BLOCK = 16, UNIT = 4;  // rows side by side in LANES, and blocks of them
+
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef uint8_t Bytes __attribute__((vector_size(16)));
+
+// What each of sixteen codes says: the lowest word of its window, whose high byte is 0 for an open one, which no other
+// has; and the high bytes that nibbles stand for.
+struct alignas(16) Table {
+  Bytes low, high, open;
+};
+
+// Of `count` halves, sixteen floats.
+INLINE void to_floats(const uint16_t* halves, int64_t count, float* out) {
+  uint16_t padded[BLOCK] = {};
+  std::memcpy(padded, halves, 2 * count);
+  Halves bits;
+  std::memcpy(&bits, padded, sizeof bits);
+  const Words wide = __builtin_convertvector(bits, Words), size = wide & 0x7fff;
+  const Words rebiased = (size << 13) + (112u << 23) + ((Words)(size >= 0x7c00) & (112u << 23));
+  const Words small = (Words)(__builtin_convertvector((Ints)size, Floats) * 0x1p-24f), tiny = (Words)(size < 0x400);
+  const Words all = (small & tiny) | (rebiased & ~tiny) | (wide & 0x8000) << 16;
+  std::memcpy(out, &all, sizeof all);
+}
+
+INLINE uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+}
+
+INLINE Table table_of(float scale, float offset, bool halves) {
+  const Floats codes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const Bytes below = {0, 1, 2, 3, 4, 5, 6, 0, 0, 1, 2, 3, 4, 5, 6, 0};
+  const Bytes present = {255, 255, 255, 255, 255, 255, 255, 0, 255, 255, 255, 255, 255, 255, 255, 0};
+  const Bytes signs = {0, 0, 0, 0, 0, 0, 0, 0, 128, 128, 128, 128, 128, 128, 128, 128};
+  const float step = scale < 0 ? -scale : scale;
+  const Words guess = (Words)((codes - (halves ? 8.0f : 0.0f)) * scale + offset);
+  const Floats size = (Floats)(guess & 0x7fffffff), least = size - 0.5f * step, most = size + 0.5f * step;
+  const Words from = (Words)least >> 16, to = (Words)most >> 16;
+  const Words closed = (Words)(least > 0.0f) & (Words)(to - from <= 252);
+  const Words word = ((((from + to + 1) >> 1) - 128) | (guess >> 31 << 15)) & closed;
+  const uint8_t top = uint8_t(bits_of(1.5f * step) >> 24 & 0x7f);
+  return {__builtin_convertvector(word & 255, Bytes), __builtin_convertvector(word >> 8, Bytes),
+          ((top - below) & present) | signs};
+}
+
+// A row's codes, and the table of each of its groups; group[column / 8] is the group of a column.
+struct Line {
+  const uint8_t* codes;
+  const Table* tables;
+  const uint32_t* group;
+};
+
+// The rows of a guess, one after another: codes, scales and offsets are taken for sixteen rows at a time. `Way` knows
+// how to take codes: see Plain.
+struct Rows {
+  const Guess& guess;
+  const int64_t pitch;  // codes from row to row: no multiple of 4096, which would crowd the cache
+  std::vector<uint8_t> room;
+  std::vector<float> scales, offsets;  // [groups][BLOCK]
+  std::vector<Table> tables;
+  std::vector<uint32_t> group;
+  uint8_t* const codes;
+  int64_t block = -1;
+
+  explicit Rows(const Guess& g)
+      : guess(g), pitch(up(g.width, 64) + 64), room(BLOCK * pitch + 64), scales(g.groups * BLOCK),
+        offsets(g.groups * BLOCK), tables(g.groups), group(g.width / 8),
+        codes(room.data() + (64 - uintptr_t(room.data()) % 64) % 64) {
+    for (int64_t step = 0; step < g.width / 8; ++step) group[step] = uint32_t(8 * step / (g.width / g.groups));
+  }
+
+  template <typename Way>
+  INLINE Line line(int64_t row) {
+    const int64_t lane = (guess.first + row) % BLOCK;
+    if (block != (guess.first + row) / BLOCK) block = (guess.first + row) / BLOCK, take<Way>();
+    for (int64_t g = 0; g < guess.groups; ++g)
+      tables[g] = table_of(scales[g * BLOCK + lane], offsets[g * BLOCK + lane], guess.halves);
+    return {codes + lane * pitch, tables.data(), group.data()};
+  }
+
+  template <typename Way>
+  INLINE void take() {
+    const Guess& g = guess;
+    const int64_t count = std::min(BLOCK, g.held - block * BLOCK);
+    for (int64_t i = 0; i < g.groups; ++i) {
+      const int64_t at = g.halves ? i * g.held + block * BLOCK : (block * g.groups + i) * BLOCK;
+      to_floats(g.scale + at, count, &scales[i * BLOCK]);
+      to_floats(g.offset + at, count, &offsets[i * BLOCK]);
+    }
+    if (g.halves) return Way::take_halves(g.packed + block * BLOCK * g.width / 2, count, g.width, codes, pitch);
+    const int64_t unit = block / UNIT * UNIT, stride = std::min(UNIT, g.held / BLOCK - unit) * 64;
+    Way::take_lanes(g.packed + unit * BLOCK * g.width / 2 + (block - unit) * 64, stride, g.width, codes, pitch);
+  }
+};
+
+}  // namespace
