@@ -17,7 +17,7 @@ from specdecodes.config import Memory, Target
 from specdecodes.methods import plan_for
 from specdecodes.methods.memory import placement
 from specdecodes.models.families import spec_of
-from specdecodes.offload.planning.predict import Machine
+from specdecodes.offload.planning.work import Machine
 from specdecodes.quant.checkpoints import PackedLayout
 from specdecodes.quant.spec import Scheme
 

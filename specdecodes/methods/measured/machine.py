@@ -12,11 +12,9 @@ import torch
 from specdecodes.errors import ConfigError
 from specdecodes.methods.measured.ledger import keep, key_of, recall
 from specdecodes.native import missing_triton, usable_cores
-from specdecodes.offload.planning.predict import Machine
+from specdecodes.offload.planning.candidates import BESIDE
+from specdecodes.offload.planning.work import Machine
 from specdecodes.offload.storage.store import measure_read, probe
-
-COMPRESSED = "compressed files on disk"
-"""The tier of layers whose files are read compressed: other files than the checkpoint's, and read otherwise."""
 
 _SAMPLE = 256 * 2**20  # bytes read from disk: a sixth of a second or so
 
@@ -38,6 +36,11 @@ def streamed_before(tier: str, files: tuple[Path, ...]) -> float | None:
     sample, but of layers of another size something else."""
     kept = recall(_stream_key(tier, files), ("gbps",))
     return kept["gbps"] if kept else None
+
+
+def compressed_tier(kind: str) -> str:
+    """The tier of layers whose files are read compressed: other files than the checkpoint's, and read otherwise."""
+    return "compressed files on disk" + (", beside substitutes" if kind == BESIDE else "")
 
 
 def remember_stream(tier: str, files: tuple[Path, ...], gbps: float) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from specdecodes.config import Middle
 from specdecodes.errors import BudgetError
-from specdecodes.methods.measured.machine import COMPRESSED, free_bytes, measure, shortages, streamed_before
+from specdecodes.methods.measured.machine import compressed_tier, free_bytes, measure, shortages, streamed_before
 from specdecodes.methods.measured.outcome import known_rounds, known_times, made_of
 from specdecodes.methods.memory.sizes import layers_bytes, model_shape
 from specdecodes.methods.memory.timed_steps import timed_steps
@@ -17,10 +17,12 @@ from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
 from specdecodes.methods.weights.compression import choose
 from specdecodes.methods.weights.disk import disk_room, disk_rows
+from specdecodes.models.loading import Checkpoint
 from specdecodes.offload.planning.candidates import Budgets, Compression
 from specdecodes.offload.planning.plan import Placement, plan
-from specdecodes.offload.planning.predict import Machine, StepTimes, Workload, acceptance_of
+from specdecodes.offload.planning.predict import StepTimes, Workload, acceptance_of
 from specdecodes.offload.planning.stretch import rows_beside, stretches
+from specdecodes.offload.planning.work import Machine
 from specdecodes.offload.storage.store import probe
 from specdecodes.quant import Rules, choose_kernels
 from specdecodes.units import format_bytes
@@ -37,7 +39,6 @@ def place(
     checkpoint, budgets = site.checkpoint, budgets or _budgets(site)
     cache = site.cache_shape(checkpoint.spec, draft_nodes=draft.nodes, target_nodes=site.chunk)
     machine = measure(checkpoint.files, site.device)
-    compressed_machine = replace(machine, disk_gbps=streamed_before(COMPRESSED, checkpoint.files) or machine.disk_gbps)
     workload = _workload(site, draft, cache.slots, budgets, times)
     rows = [
         *shortages(site.device),
@@ -55,7 +56,7 @@ def place(
         found = plan(
             replace(model_shape(site, cache, draft, stretch), compression=compression),
             budgets,
-            machine if compression is None else compressed_machine,
+            _reading(machine, checkpoint, compression),
             workload,
             storage=probe(checkpoint.files[0]).reason,
             kernel=draft.kernel,
@@ -80,6 +81,14 @@ def place(
 
     memory = site.pipeline.memory
     return choose(checkpoint, site.device, memory.compress, planned, room=disk_room(checkpoint, memory.disk_bytes))
+
+
+def _reading(machine: Machine, checkpoint: Checkpoint, compression: Compression | None) -> Machine:
+    """The machine as it reads the files that a plan streams."""
+    if compression is None or not compression.on_disk:
+        return machine
+    known = streamed_before(compressed_tier(compression.kind), checkpoint.files)
+    return replace(machine, disk_gbps=known or machine.disk_gbps)
 
 
 def _workload(site: Site, draft: DraftNeeds, cache_rows: int, budgets: Budgets, times: StepTimes | None) -> Workload:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from specdecodes.offload.planning.candidates import Budgets, Candidate, counted, ring_of
-from specdecodes.offload.planning.predict import Machine, Prediction, Work, Workload, at_depth, predict
+from specdecodes.offload.planning.predict import Prediction, Workload, at_depth, predict
+from specdecodes.offload.planning.work import Machine, Work
 from specdecodes.units import format_bytes
 
 NEARLY = 0.02

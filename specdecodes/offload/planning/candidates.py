@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from specdecodes.offload.planning.predict import Machine, Workload
+from specdecodes.offload.planning.predict import Workload
+from specdecodes.offload.planning.work import Machine
 
 STAGING = 2
 """Slots of host memory that layers pass through from disk to an accelerator: one is read while another is copied."""

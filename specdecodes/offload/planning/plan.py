@@ -26,17 +26,8 @@ from specdecodes.offload.planning.candidates import (
     counted,
     over,
 )
-from specdecodes.offload.planning.predict import (
-    Machine,
-    Prediction,
-    Step,
-    StepTimes,
-    Work,
-    Workload,
-    doubtful,
-    foresee,
-    predict,
-)
+from specdecodes.offload.planning.predict import Prediction, Step, StepTimes, Workload, doubtful, foresee, predict
+from specdecodes.offload.planning.work import Machine, Work
 from specdecodes.units import format_bytes
 
 _WORTH_A_ROW = ("target kernel", "draft model's kernel", "draft kernel", "draft acceptance", "middle model")
@@ -93,6 +84,11 @@ class Placement:
         return "host" if len(self.pinned) == self.linked else "disk"
 
     @property
+    def comes_as(self) -> str:
+        """How what a link brings is compressed, ALONE or BESIDE; empty where it comes as it is."""
+        return self.compression.kind if self.compression and self.bytes_per_pass < self.whole_bytes else ""
+
+    @property
     def linked(self) -> int:
         """Layers that a link brings."""
         return len(self.streamed) - len(self.kept)
@@ -118,7 +114,7 @@ class Placement:
         c, each = self.compression, "" if self.host_bytes else " a core"
         beside = ", beside substitutes" if c.kind == BESIDE else ""
         rate = f"{c.gbps:.3g} GB/s{each} by {c.way}{beside}, {c.source}"
-        if self.bytes_per_pass < self.whole_bytes:
+        if self.comes_as:
             share = f"{self.bytes_per_pass / self.whole_bytes:.1%}"
             rows.append((f"compressed from {format_bytes(self.whole_bytes)}", rate, share))
         if self.kept:
@@ -158,7 +154,7 @@ class Placement:
         streams = f", {len(self.kept)} kept compressed" if self.kept else ""
         if self.linked:
             streams += f", {format_bytes(self.bytes_per_pass)} a pass from {self.tier}"
-        if self.compression is not None and self.bytes_per_pass < self.whole_bytes:
+        if self.comes_as:
             streams += f", compressed from {format_bytes(self.whole_bytes)}"
         speed = f"expected {self.predicted.speed}"
         total = format_bytes(sum(self.device_bytes.values()))
@@ -229,15 +225,17 @@ def _work(shape: ModelShape, candidate: Candidate, workload: Workload) -> Work:
     layers, pinned, times = len(shape.layer_bytes), set(candidate.pinned), workload.times
     arriving = {layer: shape.arriving(layer, pinned=layer in pinned) for layer in candidate.linked}
     whole = sum(shape.layer_bytes[layer] for layer in candidate.streamed)
-    restored = [layer for layer, size in arriving.items() if size != shape.layer_bytes[layer]]
-    expanded = sum(shape.layer_bytes[layer] for layer in (*restored, *candidate.kept))
+    restored = sum(shape.layer_bytes[layer] for layer, size in arriving.items() if size != shape.layer_bytes[layer])
+    in_memory = sum(shape.layer_bytes[layer] for layer in candidate.kept)
+    rate = shape.compression.gbps * 1e9 if shape.compression else math.inf
     return Work(
         draft_step_s=times.draft_step(layers, len(candidate.substituted)),
         compute_s=times.target_pass(layers, len(candidate.streamed)),
         disk_bytes=sum(size for layer, size in arriving.items() if layer not in pinned),
         link_bytes=sum(arriving.values()),
         ahead_bytes=candidate.ring_bytes * sum(arriving.values()) // max(whole, 1) if workload.ahead else 0,
-        expand_s=expanded / shape.compression.gbps / 1e9 if shape.compression else 0.0,
+        expand_s=(restored + in_memory) / rate,
+        kept_s=in_memory / rate,
     )
 
 

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from specdecodes.offload.planning.work import Machine, Work, crowded_seconds, link_seconds, stream_seconds
+
 FOUR_OF_FIVE = 1.2816
 """Standard deviations on either side of the mean between which four of five normal figures lie."""
 
@@ -23,22 +25,6 @@ UNTRIED = (
 )
 USUAL_LANES = 4.0  # alternatives of a level for which an acceptance is assumed
 LUCK = 3.5  # by which the odds of an acceptance that is assumed may be better or worse
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Measured speeds. `host_gbps` is host to accelerator; 0 says that there is no accelerator: its memory is RAM."""
-
-    disk_gbps: float
-    host_gbps: float = 0.0
-    round_seconds: float = 2e-3  # of a round beyond draft and pass: choosing tokens, text
-    process_bytes: int = 0  # RAM of Python and torch, which no budget counts
-    cores: int = 1  # that may expand what is compressed; an accelerator counts as one
-    threads: int = 1  # that compute
-
-    @property
-    def has_accelerator(self) -> bool:
-        return self.host_gbps > 0
 
 
 @dataclass(frozen=True)
@@ -143,26 +129,13 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Work:
-    """One placement's share of a round: seconds of a draft level and of a pass's computing, bytes that arrive."""
-
-    draft_step_s: float
-    compute_s: float
-    disk_bytes: int  # read from disk in a pass
-    link_bytes: int  # arriving in a pass over the last link: from disk, or from the host to an accelerator
-    ahead_bytes: int  # of those, at most this many arrive while drafting: the ring
-    unlocked_bytes: int = 0  # of the link's: copied once more on the host, because the system locked no pages for them
-    expand_s: float = 0.0  # of one core, or of the accelerator, in a pass
-
-
-@dataclass(frozen=True)
 class Prediction:
     """Expected seconds and tokens of one round. Between `low` and `high` tokens/s lie four answers of five."""
 
     link_gbps: float  # what streamed bytes arrive at; 0 when nothing streams
     draft_step_s: float
     levels: float  # a mean where rounds were seen
-    stream_s: float  # of the link for one pass
+    stream_s: float  # until all streamed layers of a pass have arrived or been restored
     compute_s: float
     round_s: float
     tokens_per_round: float
@@ -218,15 +191,15 @@ def at_depth(work: Work, machine: Machine, workload: Workload, levels: float) ->
     draft_step = work.draft_step_s if levels else 0.0
     if levels and workload.catches_up and workload.seen is None:
         draft_step *= (levels + 1.0) / levels
-    stream = _stream_seconds(work, machine)
+    link, stream = link_seconds(work, machine), stream_seconds(work, machine)
     ahead = min(levels * draft_step, stream * work.ahead_bytes / work.link_bytes) if work.link_bytes else 0.0
     compute = work.compute_s
-    wait = max(stream - ahead, _crowded_seconds(work, machine)) - compute
+    wait = max(stream - ahead, crowded_seconds(work, machine)) - compute
     busy = levels * draft_step + compute
     seconds = max(busy + wait + machine.round_seconds, busy)
     tokens = tokens_per_round(_held(workload, levels), levels)
     return Prediction(
-        link_gbps=work.link_bytes / stream / 1e9 if stream else 0.0,
+        link_gbps=work.link_bytes / link / 1e9 if link else 0.0,
         draft_step_s=draft_step,
         levels=levels,
         stream_s=stream,
@@ -234,7 +207,7 @@ def at_depth(work: Work, machine: Machine, workload: Workload, levels: float) ->
         round_s=seconds,
         tokens_per_round=tokens,
         tokens_per_second=tokens / seconds,
-        bound_tokens_per_second=tokens / stream if stream else None,
+        bound_tokens_per_second=tokens / link if link else None,
         wait_s=wait,
         rest_s=machine.round_seconds,
     )
@@ -242,12 +215,12 @@ def at_depth(work: Work, machine: Machine, workload: Workload, levels: float) ->
 
 def _as_seen(prediction: Prediction, tokens: float) -> Prediction:
     """With the tokens that a round was seen to yield, which no acceptance a level need explain."""
-    bound = tokens / prediction.stream_s if prediction.stream_s else None
+    bound = prediction.bound_tokens_per_second
     return replace(
         prediction,
         tokens_per_round=tokens,
         tokens_per_second=tokens / prediction.round_s,
-        bound_tokens_per_second=bound,
+        bound_tokens_per_second=bound and bound / prediction.tokens_per_round * tokens,
     )
 
 
@@ -275,26 +248,3 @@ def acceptance_of(tokens: float, levels: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if tokens_per_round(middle, levels) < tokens else (low, middle)
     return low
-
-
-def _stream_seconds(work: Work, machine: Machine) -> float:
-    """Disk and accelerator link work at the same time, and so does an accelerator that expands; the slowest sets the
-    pace. Where cores expand, it is the readers that do: the blocks of a layer, read side by side, arrive at about the
-    same time, and the disk rests meanwhile."""
-    from_disk = work.disk_bytes / (machine.disk_gbps * 1e9) if work.disk_bytes else 0.0
-    if not machine.has_accelerator:
-        return from_disk + work.expand_s / machine.cores
-    copied = work.link_bytes + work.unlocked_bytes  # the copy on the host is about as fast as the link
-    return max(from_disk, copied / (machine.host_gbps * 1e9), work.expand_s)
-
-
-def bare_gbps(work: Work, machine: Machine, gbps: float) -> float:
-    """Of a disk from which bytes came at `gbps` while cores expanded them: it rested meanwhile."""
-    reading = work.link_bytes / (gbps * 1e9) - work.expand_s / machine.cores
-    return work.link_bytes / reading / 1e9 if reading > 0.0 else gbps
-
-
-def _crowded_seconds(work: Work, machine: Machine) -> float:
-    """Of a pass that does not wait for the link: cores that it leaves alone expand for nothing; beyond those, computing
-    and expanding share what there is."""
-    return max(work.compute_s, (work.compute_s * machine.threads + work.expand_s) / machine.cores)

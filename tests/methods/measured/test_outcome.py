@@ -11,7 +11,7 @@ from specdecodes.config import Memory, Tree
 from specdecodes.methods import build, learn, plan_for
 from specdecodes.methods.measured import ledger, machine
 from specdecodes.models.loading import open_checkpoint
-from specdecodes.offload.planning.candidates import Compression
+from specdecodes.offload.planning.candidates import ALONE, BESIDE, Compression
 from tests.test_lossless import GREEDY, pipeline_for, smallest_budget
 
 
@@ -111,14 +111,20 @@ def test_compressed_files_are_read_at_a_speed_of_their_own(tiny_checkpoint):
     before = plan_for(streamed)
     work, on_cpu, workload = before.basis
     expanding = work.link_bytes / 3.25e9 / 4 * on_cpu.cores  # a quarter of the seconds in which bytes arrived
-    compressed = replace(
-        before,
-        compression=Compression((1,), 10.0, "BMI2", True, 0),
-        basis=(replace(work, expand_s=expanding), on_cpu, workload),
-    )
-    learn(streamed, compressed, summary(before))
-    assert machine.streamed_before(machine.COMPRESSED, files) == pytest.approx(3.25 / 0.75)
+    for kind in (ALONE, BESIDE):
+        compressed = replace(
+            before,
+            compression=Compression((1,), 10.0, "BMI2", True, 0, kind=kind),
+            whole_bytes=2 * before.bytes_per_pass,
+            basis=(replace(work, expand_s=expanding + 9.0, kept_s=9.0), on_cpu, workload),
+        )
+        assert machine.streamed_before(machine.compressed_tier(kind), files) is None
+        learn(streamed, compressed, summary(before))
+        assert machine.streamed_before(machine.compressed_tier(kind), files) == pytest.approx(3.25 / 0.75)
     assert machine.streamed_before("disk", files) is None
+    as_it_is = replace(compressed, whole_bytes=before.bytes_per_pass)  # beside layers that are kept
+    learn(streamed, as_it_is, summary(before))
+    assert machine.streamed_before("disk", files) == pytest.approx(3.25 / 0.75)
 
 
 def test_a_run_too_short_to_say_something_is_forgotten(tiny_checkpoint):

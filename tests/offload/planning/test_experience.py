@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from specdecodes.offload.planning.experience import BELIEF, USUAL, Run, pooled
-from specdecodes.offload.planning.predict import Machine, Step, StepTimes, Work, Workload, foresee
+from specdecodes.offload.planning.predict import Step, StepTimes, Workload, foresee
+from specdecodes.offload.planning.work import Machine, Work
 
 WORK = Work(draft_step_s=0.01, compute_s=0.05, disk_bytes=0, link_bytes=0, ahead_bytes=0)
 RUN = Run(rounds=10, levels=8.0, tokens=4.0, rest_s=0.002, answers=4, spread=0.1)

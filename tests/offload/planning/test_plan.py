@@ -20,7 +20,8 @@ from specdecodes.offload.planning.candidates import (
     spread,
 )
 from specdecodes.offload.planning.plan import Placement, plan
-from specdecodes.offload.planning.predict import Machine, Step, StepTimes, Workload
+from specdecodes.offload.planning.predict import Step, StepTimes, Workload
+from specdecodes.offload.planning.work import Machine
 
 MB = 10**6
 LAYERS = 20

@@ -7,20 +7,18 @@ from dataclasses import replace
 import pytest
 
 from specdecodes.offload.planning.predict import (
-    Machine,
     Seen,
     Step,
     StepTimes,
-    Work,
     Workload,
     acceptance_of,
-    bare_gbps,
     doubtful,
     foresee,
     predict,
     share_of,
     tokens_per_round,
 )
+from specdecodes.offload.planning.work import Machine, Work, bare_gbps
 
 GB = 10**9
 MACHINE = Machine(disk_gbps=1.0, round_seconds=0.1)

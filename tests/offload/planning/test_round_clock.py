@@ -7,7 +7,8 @@ from collections.abc import Collection
 import pytest
 
 from specdecodes.offload.planning.candidates import SLOTS, spread
-from specdecodes.offload.planning.predict import Machine, Step, StepTimes, Work, Workload, predict
+from specdecodes.offload.planning.predict import Step, StepTimes, Workload, predict
+from specdecodes.offload.planning.work import Machine, Work
 
 LAYERS, MB = 64, 10**6
 LAYER = 46 * MB

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from specdecodes.offload.planning.predict import Machine, Step, StepTimes, Work, Workload, predict
+from specdecodes.offload.planning.predict import Step, StepTimes, Workload, predict
 from specdecodes.offload.planning.terms import compare
+from specdecodes.offload.planning.work import Machine, Work
 
 GB = 10**9
 MACHINE = Machine(disk_gbps=1.0, round_seconds=0.1)
