@@ -1,15 +1,15 @@
-"""Streamed weights as they are and losslessly compressed, in plain decoding and under SubSpec, all in turn.
+"""Streamed weights as they are and losslessly compressed in both ways, in plain decoding and under SubSpec, in turn.
 
     python benchmarks/compression.py --make DIR
     python benchmarks/compression.py --model DIR --out assets/results/NAME.json
 
-The checkpoint that --make writes has normally distributed bf16 weights, which compress as trained ones do (to 67.1% of
-their bytes; a model that was widened with zeros would compress better than any real one). Such weights say nothing that
-a draft would guess, and which layers it drafts as they are changes what it guesses: what is compared are rounds.
-Compressed copies are written to the cache folder before anything is timed. The receipt has the terms of a mean round,
-how many times as fast one is with the switch on, within a prompt, what each arm's plan expected before it ran, and what
-`auto` chooses by the rates that the runs showed, with the rounds that it then expects. A slower disk is had by a
-control group, as root:
+The checkpoint that --make writes has normally distributed bf16 weights, which compress as trained ones do (alone to
+67.1% of their bytes; a model that was widened with zeros would compress better than any real one). Such weights say
+nothing that a draft would guess, and which layers it drafts as they are changes what it guesses: what is compared are
+rounds. Compressed copies are written to the cache folder before anything is timed. The receipt has the terms of a mean
+round, how many times as fast one is than with the switch off, within a prompt, what each arm's plan expected before it
+ran, and what `auto` chooses by the rates that the runs showed, with the rounds that it then expects. A slower disk is
+had by a control group, as root:
 
     mkdir /sys/fs/cgroup/blkio/slow
     echo "$(lsblk -no MAJ:MIN DEVICE | xargs) 1000000000" > /sys/fs/cgroup/blkio/slow/blkio.throttle.read_bps_device
@@ -43,7 +43,8 @@ from specdecodes.sampling import SamplingParams
 SOURCE = Path(__file__).resolve().parents[1] / "assets" / "demo"  # of the tokenizer
 HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS = 1536, 4096, 18, 12, 4
 TREE = Tree(width=4, depth=4, nodes=16, adaptive=False)
-METHODS = ("vanilla", "subspec_sd")
+WAYS = {"vanilla": ("off", "alone"), "subspec_sd": ("off", "alone", "on")}
+"""Values of memory.compress by method; `on` leaves out what the substitutes say, where there are any."""
 
 
 @reported()
@@ -100,33 +101,34 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         raise RuntimeError("the arms gave different tokens")
     for name, pipeline in pipelines.items():
         learn_stream(pipeline, plan_for(pipeline), found["medians"][name]["link_gbps"])
-    ratios = {method: faster(found["rounds"], method) for method in METHODS}
-    auto = {method: choice(pipelines[f"{method} off"]) for method in METHODS}
+    ratios = {name: faster(found["rounds"], name) for name in pipelines if not name.endswith(" off")}
+    auto = {method: choice(pipelines[f"{method} off"]) for method in WAYS}
     return {"codec": speed, "rounds_faster": ratios, "auto": auto} | found
 
 
 def arms(model: str, device_memory: str) -> dict[str, Pipeline]:
-    """By name: each method with the switch off and on."""
+    """By name: each method in each of its ways."""
     base = Pipeline("vanilla", Target(model), tree=TREE, max_length=512, exact=False)
     return {
         f"{method} {how}": replace(base, method=method, memory=Memory(device_memory, compress=how))
-        for method in METHODS
-        for how in ("off", "on")
+        for method, ways in WAYS.items()
+        for how in ways
     }
 
 
-def faster(rounds: Sequence[Mapping[str, Mapping[str, float]]], method: str) -> dict[str, Any]:
-    """How many times as fast a round is when weights come compressed, within a prompt."""
-    on, off = ([row[f"{method} {how}"]["round_s"] for row in rounds] for how in ("on", "off"))
-    return paired(off, on)
+def faster(rounds: Sequence[Mapping[str, Mapping[str, float]]], name: str) -> dict[str, Any]:
+    """How many times as fast a round of arm `name` is as one with weights as they are, within a prompt."""
+    off = f"{name.rpartition(' ')[0]} off"
+    return paired([row[off]["round_s"] for row in rounds], [row[name]["round_s"] for row in rounds])
 
 
 def choice(pipeline: Pipeline) -> dict[str, Any]:
-    """What the planner makes of memory.compress=auto: whether it compresses, and the speeds that it weighed."""
+    """What the planner makes of memory.compress=auto: the way that it takes, and the speeds that it weighed."""
     placement = plan_for(replace(pipeline, memory=replace(pipeline.memory, compress="auto")))
     other = [one for one in placement.rejected if one.what.startswith("streamed layers")]
     return {
-        "compresses": placement.compression is not None,
+        "compresses": placement.compression.kind if placement.compression else "",
+        "kept": len(placement.kept),
         "link_gbps": placement.predicted.link_gbps,
         "predicted": placement.predicted.tokens_per_second,
         "predicted_round_s": placement.predicted.round_s,

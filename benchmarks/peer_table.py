@@ -25,6 +25,7 @@ PUBLISHED = {
     "tree.adaptive": False,
     "draft.temperature": 0.2,
     "draft.quant": "hqq4",  # not fewer bits, however small the budget
+    "memory.compress": "off",
 }
 
 
@@ -73,7 +74,7 @@ def _accelerate(offload: str, *where: str, needs: tuple[str, ...] = ()) -> dict[
 
 
 ARMS: dict[str, Rival] = {
-    "vanilla-blocking": _ours("vanilla", STREAMED, blocking=True),
+    "vanilla-blocking": _ours("vanilla", STREAMED, blocking=True, memory__compress="off"),
     BASE: _ours("vanilla", STREAMED, RESIDENT),
     "ngram": _ours("ngram_sd", STREAMED, RESIDENT),
     "classic": _ours("classic_sd", STREAMED, RESIDENT, needs=("draft",)),
@@ -81,6 +82,7 @@ ARMS: dict[str, Rival] = {
         "ours", {"method": "subspec_sd", "exact": False, "resident_layers": False, **PUBLISHED}, (STREAMED,)
     ),
     "subspec": _ours("subspec_sd", STREAMED, RESIDENT),
+    "subspec-uncompressed": _ours("subspec_sd", STREAMED, memory__compress="off"),
     "subspec-exact": Rival("ours", {"method": "subspec_sd", "exact": True}),
     "subspec-ngram": _ours("subspec_sd", STREAMED, draft__ngram=8),
     **_accelerate("disk", STREAMED),
