@@ -23,6 +23,9 @@ __all__ = ["METHODS", "Method", "build", "learn", "plan_for"]
 UNDRAFTED = ("vanilla", "ngram_sd")
 """Methods without a draft model."""
 
+OWN_DRAFT = ("subspec_sd", "share_sd", "qspec")
+"""Methods whose draft is the target's own weights."""
+
 APART = ("classic_sd", "eagle_sd", "hierspec_sd")
 """Methods whose drafts keep keys and values of their own."""
 
@@ -59,6 +62,12 @@ def _found(pipeline: Pipeline) -> Method:
         raise ConfigError(suggest("method", pipeline.method, METHODS))
     if pipeline.draft.ngram and pipeline.method in UNDRAFTED:
         raise ConfigError(f"draft.ngram adds to the tree of a draft model, and {pipeline.method} has none; write 0.")
+    if pipeline.draft.model is not None and pipeline.method in OWN_DRAFT:
+        raise ConfigError(
+            f"draft.model is {pipeline.draft.model}, and {pipeline.method} drafts with the target's own weights; write "
+            "--set draft.model=none, or take classic_sd, whose draft is a second model, or eagle_sd, whose draft is a "
+            "head."
+        )
     return METHODS[pipeline.method]
 
 

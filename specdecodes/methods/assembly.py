@@ -18,7 +18,7 @@ from specdecodes.drafters.pacing.pace import Pace
 from specdecodes.drafters.pacing.seconds import Costs
 from specdecodes.engine.layers import LayerSource, ResidentLayers, StreamedLayers
 from specdecodes.engine.runner import ModelRunner
-from specdecodes.errors import BudgetError, ConfigError
+from specdecodes.errors import BudgetError
 from specdecodes.generator import Generator, Origin
 from specdecodes.methods.given import receive
 from specdecodes.methods.measured.outcome import known_habits, made_of
@@ -185,22 +185,6 @@ def layer_kinds(site: Site, streamed: Collection[int]) -> list[int]:
         schemes = tuple(site.rules.scheme_of(f"layers.{index}.{path}") for path in linears)
         kinds.setdefault((index in streamed, schemes), index)
     return list(kinds.values())
-
-
-def check_tokenizers(site: Site, draft: Site) -> None:
-    """The same words under the same ids; what a release adds to them (`<|eom_id|>`) may have other names. Raises
-    ConfigError."""
-    ours, theirs = (_words(load_tokenizer(s.checkpoint.folder)) for s in (site, draft))
-    if ours != theirs:
-        raise ConfigError(
-            f"{draft.checkpoint.folder.name} and {site.checkpoint.folder.name} have different vocabularies; "
-            f"{site.pipeline.method} needs a draft with the target's tokenizer."
-        )
-
-
-def _words(tokenizer: Any) -> dict[str, int]:
-    added = tokenizer.get_added_vocab()
-    return {word: index for word, index in tokenizer.get_vocab().items() if word not in added}
 
 
 def load_target(

@@ -21,8 +21,8 @@ from specdecodes.offload.planning.plan import Placement
 from specdecodes.offload.planning.predict import StepTimes
 
 BITS = ("hqq8", "hqq4", "hqq3", "hqq2")
-OWN_DRAFT = ("subspec_sd", "share_sd")
-"""Methods whose draft is the target's own weights."""
+SUBSTITUTED = ("subspec_sd", "share_sd")
+"""Methods whose draft is the target's own weights in bits of its own."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _bits(pipeline: Pipeline) -> float:
 
 def bits(pipeline: Pipeline) -> Iterator[tuple[str, ...]]:
     """Other bits of a draft that is made of the target's own weights."""
-    own = pipeline.method in OWN_DRAFT and pipeline.draft.model is None
+    own = pipeline.method in SUBSTITUTED
     return ((f"draft.quant={scheme}",) for scheme in BITS if own and scheme != pipeline.draft.spelled)
 
 

@@ -10,9 +10,10 @@ from specdecodes.drafters.level import region_nodes
 from specdecodes.engine.layers import ResidentLayers
 from specdecodes.engine.runner import ModelRunner
 from specdecodes.errors import ConfigError
-from specdecodes.methods.assembly import LoadedTarget, check_tokenizers, load_resident
+from specdecodes.methods.assembly import LoadedTarget, load_resident
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
+from specdecodes.methods.vocabulary import check_vocabulary
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_outer
 from specdecodes.notify import Notify
@@ -23,6 +24,7 @@ ACCEPTANCE = 0.8
 
 def needs(site: Site) -> tuple[DraftNeeds, ...]:
     draft, levels = _draft_site(site), site.pipeline.tree.depth
+    check_vocabulary(site, draft)
     return (DraftNeeds(levels, model=draft, cache=_draft_cache(draft), acceptance=ACCEPTANCE),)
 
 
@@ -30,7 +32,6 @@ def drafter(target: LoadedTarget, progress: Notify) -> IndependentDrafter:
     site = target.site
     draft, tree = _draft_site(site), site.pipeline.tree
     spec = draft.checkpoint.spec
-    check_tokenizers(site, draft)
     progress(f"loading the draft {draft.checkpoint.folder.name}")
     decoder = Decoder(spec, draft.dtype)
     load_outer(decoder, draft.checkpoint, site.device)

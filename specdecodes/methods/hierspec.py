@@ -14,16 +14,10 @@ from specdecodes.decode import decode
 from specdecodes.drafters.hierarchical import HierarchicalDrafter
 from specdecodes.drafters.pacing.stride import Stride
 from specdecodes.errors import ConfigError
-from specdecodes.methods.assembly import (
-    LoadedTarget,
-    Method,
-    check_tokenizers,
-    load,
-    pass_seconds,
-    plan_on,
-)
+from specdecodes.methods.assembly import LoadedTarget, Method, load, pass_seconds, plan_on
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
+from specdecodes.methods.vocabulary import check_vocabulary
 from specdecodes.notify import Notify
 from specdecodes.offload.planning.candidates import Budgets
 
@@ -39,6 +33,7 @@ CAUGHT_UP = 4
 def needs(find: Find, site: Site) -> tuple[DraftNeeds, ...]:
     """The middle model is planned without a budget: it is resident, and counted in the target's plan."""
     middle, tree = _middle_site(site), site.pipeline.tree
+    check_vocabulary(site, middle)
     planned = plan_on(middle, find(middle.pipeline), Budgets())
     most = min(tree.depth, tree.nodes - 1)
     least = min(site.pipeline.middle.min_draft_length, most)
@@ -50,7 +45,6 @@ def drafter(find: Find, target: LoadedTarget, progress: Notify) -> HierarchicalD
     site, planned = target.site, target.placement.middle
     assert planned is not None, "the target was planned with its middle model"
     middle = _middle_site(site)
-    check_tokenizers(site, middle)
     progress(f"loading the middle model {middle.checkpoint.folder.name}, drafted by {middle.pipeline.method}")
     model, inner = load(middle, find(middle.pipeline), planned, progress, width=CAUGHT_UP)
     expected = planned.predicted

@@ -106,6 +106,21 @@ def test_a_budget_that_nothing_uses_is_told(tiny_checkpoint):
     assert "host budget" not in {row[0] for row in plan_for(pipeline).rows()}
 
 
+def test_a_draft_model_that_nothing_uses_is_told(tiny_checkpoint):
+    """Refused where the draft is another, and a row of the plan where none drafts: so methods can be tried in turn."""
+    pipeline = pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True)
+    for method in ("vanilla", "ngram_sd"):
+        given = replace(pipeline, method=method, draft=Draft("another/model"))
+        told = {row[0]: row for row in plan_for(given).rows()}
+        assert told["draft model"][1:] == (f"not used: {method} drafts without one", "another/model")
+    assert "draft model" not in {row[0] for row in plan_for(pipeline).rows()}
+    for method in ("subspec_sd", "share_sd", "qspec"):
+        with pytest.raises(
+            ConfigError, match=f"draft.model is another/model, and {method} .*draft.model=none.*classic"
+        ):
+            plan_for(replace(pipeline, method=method, draft=Draft("another/model")))
+
+
 def test_unknown_method_is_named(tiny_checkpoint):
     pipeline = replace(pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True), method="subspek_sd")
     with pytest.raises(ConfigError, match="subspek_sd.*subspec_sd"):
@@ -122,7 +137,7 @@ def test_classic_needs_a_draft_with_the_same_tokenizer(tiny_checkpoint, tmp_path
         (other / file.name).write_bytes(file.read_bytes())
     write_tokenizer(other, 90)
     with pytest.raises(ConfigError, match="different vocabularies"):
-        build(pipeline_for("classic_sd", folder, other, exact=True), progress=lambda text: None)
+        plan_for(pipeline_for("classic_sd", folder, other, exact=True))
     write_tokenizer(other, 97)
     for name in ("tokenizer.json", "tokenizer_config.json"):  # another release's name for a token that is no word
         (other / name).write_text((other / name).read_text().replace("<unk>", "<pad>"))

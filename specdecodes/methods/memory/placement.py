@@ -47,6 +47,7 @@ def place(
         *(_kernel_row("draft model's kernel", draft.model) if draft.model else ()),
         *(_middle_rows(site.pipeline.middle, draft.middle) if draft.middle else ()),
         *disk_rows(checkpoint, site.pipeline.memory.disk_bytes),
+        *_model_row(site, draft),
         *_bits_row(site.pipeline.draft.spelled, draft),
         *_kv_row(site, draft),
     ]
@@ -130,6 +131,12 @@ def _stretches(site: Site, draft: DraftNeeds, times: StepTimes, machine: Machine
 def _kernel_row(what: str, site: Site) -> list[tuple[str, str, str]]:
     choice = choose_kernels(site.rules, site.execution)
     return [(what, choice.note, f"{site.rules}: {choice.kernel}")] if site.rules else []
+
+
+def _model_row(site: Site, draft: DraftNeeds) -> list[tuple[str, str, str]]:
+    model, method = site.pipeline.draft.model, site.pipeline.method
+    unused = model is not None and not (draft.model or draft.head or draft.middle)
+    return [("draft model", f"not used: {method} drafts without one", str(model))] if unused else []
 
 
 def _bits_row(asked: str, draft: DraftNeeds) -> list[tuple[str, str, str]]:

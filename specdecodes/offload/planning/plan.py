@@ -30,7 +30,14 @@ from specdecodes.offload.planning.predict import Prediction, Step, StepTimes, Wo
 from specdecodes.offload.planning.work import Machine, Work
 from specdecodes.units import format_bytes
 
-_WORTH_A_ROW = ("target kernel", "draft model's kernel", "draft kernel", "draft acceptance", "middle model")
+_WORTH_A_ROW = (
+    "target kernel",
+    "draft model",
+    "draft model's kernel",
+    "draft kernel",
+    "draft acceptance",
+    "middle model",
+)
 """Notes that the plan of the model above a middle model repeats."""
 
 
