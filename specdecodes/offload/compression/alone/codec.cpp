@@ -16,6 +16,8 @@
 
 namespace {
 
+constexpr int64_t SHARE = 32;  // groups that a thread expands at a time
+
 // ---- compressing
 
 INLINE uint8_t exponent_of(uint16_t word, uint32_t kind) { return kind == BFLOAT16 ? word >> 7 : (word >> 10) & 31; }
@@ -216,33 +218,45 @@ INLINE int expand_group(const uint8_t* block, const Planes& at, int64_t bytes, i
   return 0;
 }
 
+// Some groups of a block of so many weights.
+struct Part {
+  const uint8_t* block;
+  int64_t bytes, weights, first, last;
+  uint16_t* out;  // of the first group of the block
+};
+
 template <typename Way>
-INLINE int expand(const uint8_t* block, int64_t bytes, uint16_t* out, int64_t weights) {
+INLINE int expand(const Part& part) {
   alignas(64) uint16_t words[GROUP];
-  const uint32_t kind = kind_of(block, bytes);
-  const Planes at(weights, kind);
-  if (!fits(block, bytes, weights, at)) return 1;
-  for (int64_t group = 0; group < at.groups; ++group, out += GROUP, weights -= GROUP) {
-    const bool whole_group = weights >= GROUP && uintptr_t(out) % 64 == 0;
-    if (expand_group<Way>(block, at, bytes, group, kind, whole_group ? out : words)) return 1;
-    if (!whole_group) std::memcpy(out, words, 2 * std::min(weights, GROUP));
+  const uint32_t kind = kind_of(part.block, part.bytes);
+  const Planes at(part.weights, kind);
+  for (int64_t group = part.first; group < part.last; ++group) {
+    uint16_t* const out = part.out + group * GROUP;
+    const int64_t weights = std::min(part.weights - group * GROUP, GROUP);
+    const bool in_place = weights == GROUP && uintptr_t(out) % 64 == 0;
+    if (expand_group<Way>(part.block, at, part.bytes, group, kind, in_place ? out : words)) return 1;
+    if (!in_place) std::memcpy(out, words, 2 * weights);
   }
   return 0;
 }
 
-int expand_plain(const uint8_t* block, int64_t bytes, uint16_t* out, int64_t weights) {
-  return expand<Plain>(block, bytes, out, weights);
-}
+int expand_plain(const Part& part) { return expand<Plain>(part); }
 #if X86
-MIDDLE int expand_bits(const uint8_t* block, int64_t bytes, uint16_t* out, int64_t weights) {
-  return expand<Bits>(block, bytes, out, weights);
-}
-WIDE int expand_vectors(const uint8_t* block, int64_t bytes, uint16_t* out, int64_t weights) {
-  const int damaged = expand<Vectors>(block, bytes, out, weights);
+MIDDLE int expand_bits(const Part& part) { return expand<Bits>(part); }
+WIDE int expand_vectors(const Part& part) {
+  const int damaged = expand<Vectors>(part);
   _mm_sfence();
   return damaged;
 }
 #endif
+
+int expand_by(int way, const Part& part) {
+#if X86
+  if (way == 2) return expand_vectors(part);
+  if (way == 1) return expand_bits(part);
+#endif
+  return expand_plain(part);
+}
 
 }  // namespace
 
@@ -288,11 +302,14 @@ extern "C" int codec_check(const uint8_t* block, int64_t bytes, int64_t weights)
   return 0;
 }
 
-// Restores `weights` words; 0, or 1 when the block is damaged or of another size. `way` at most `codec_best`.
-extern "C" int codec_expand(const uint8_t* block, int64_t bytes, uint16_t* out, int64_t weights, int way) {
-#if X86
-  if (way == 2) return expand_vectors(block, bytes, out, weights);
-  if (way == 1) return expand_bits(block, bytes, out, weights);
-#endif
-  return expand_plain(block, bytes, out, weights);
+// Restores `weights` words; 0, or 1 when the block is damaged or of another size. `way` at most `codec_best`; `threads`
+// as many as share the work.
+extern "C" int codec_expand(const uint8_t* block, int64_t bytes, uint16_t* out, int64_t weights, int way, int threads) {
+  const Planes at(weights, kind_of(block, bytes));
+  if (!fits(block, bytes, weights, at)) return 1;
+  int damaged = 0;
+#pragma omp parallel for schedule(dynamic) reduction(| : damaged) num_threads(threads) if (threads > 1)
+  for (int64_t first = 0; first < at.groups; first += SHARE)
+    damaged |= expand_by(way, {block, bytes, weights, first, std::min(first + SHARE, at.groups), out});
+  return damaged;
 }

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -34,7 +33,7 @@ def _library() -> ctypes.CDLL:
     library.codec_bound.argtypes, library.codec_bound.restype = [count, number], count
     library.codec_compress.argtypes, library.codec_compress.restype = [pointer, count, number, pointer], count
     library.codec_check.argtypes = [pointer, count, count]
-    library.codec_expand.argtypes = [pointer, count, pointer, count, number]
+    library.codec_expand.argtypes = [pointer, count, pointer, count, number, number]
     return library
 
 
@@ -71,30 +70,29 @@ def sound(block: Tensor, nbytes: int) -> bool:
     return _library().codec_check(block.data_ptr(), block.numel(), nbytes // 2) == 0
 
 
-def expand(block: Tensor, out: Tensor, *, way: str | None = None) -> bool:
+def expand(block: Tensor, out: Tensor, *, way: str | None = None, threads: int = 1) -> bool:
     """Restores the bytes `out` [n] from `block`; False when the block is damaged, or not one of n bytes.
 
-    Other threads run meanwhile. `way`: one of WAYS that this processor has, None for the fastest.
+    Other threads run meanwhile. `way`: one of WAYS that this processor has, None for the fastest. `threads` share it.
     """
     library = _library()
     best = library.codec_best()
     chosen = best if way is None else WAYS.index(way)
     if chosen > best or out.numel() % 2 or not (block.is_contiguous() and out.is_contiguous()):
         raise ValueError(f"{way} is not to be had here, or these are not whole weights")
-    return library.codec_expand(block.data_ptr(), block.numel(), out.data_ptr(), out.numel() // 2, chosen) == 0
+    size, weights = block.numel(), out.numel() // 2
+    return library.codec_expand(block.data_ptr(), size, out.data_ptr(), weights, chosen, threads) == 0
 
 
 @functools.cache
 def core_gbps(cores: int = 1) -> float:
-    """GB/s of weights restored on a core while so many do the same, and share the memory: the best of three, on
-    normally distributed ones."""
+    """GB/s of weights restored by each of so many cores, which share a block and the memory: the best of three, on
+    normally distributed weights."""
     generator = torch.Generator().manual_seed(0)
-    raw = torch.randn(_SAMPLE, generator=generator).bfloat16().view(torch.uint8)
-    block, outs, best = compress(raw, torch.bfloat16), torch.zeros(cores, raw.numel(), dtype=torch.uint8), float("inf")
-    blocks = [block.clone() for _ in range(cores)]
-    with ThreadPoolExecutor(cores) as pool:
-        for _ in range(3):
-            start = time.perf_counter()
-            list(pool.map(expand, blocks, outs))
-            best = min(best, time.perf_counter() - start)
-    return raw.numel() / best / 1e9
+    raw = torch.randn(cores * _SAMPLE, generator=generator).bfloat16().view(torch.uint8)
+    block, out, best = compress(raw, torch.bfloat16), torch.zeros_like(raw), float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        expand(block, out, threads=cores)
+        best = min(best, time.perf_counter() - start)
+    return raw.numel() / cores / best / 1e9

@@ -61,6 +61,14 @@ def test_every_bit_comes_back(name: str, dtype: str) -> None:
     assert out.equal(raw)
 
 
+def test_threads_that_share_a_block_restore_it_and_see_what_is_damaged() -> None:
+    raw = normal(600_000, torch.bfloat16)
+    block, out = codec.compress(raw, torch.bfloat16), torch.full_like(raw, 0x55)
+    assert codec.expand(block, out, threads=3) and out.equal(raw)
+    block[-1000] ^= 1  # in the last group
+    assert not codec.expand(block, out, threads=3)
+
+
 def test_addresses_need_not_be_aligned() -> None:
     raw = normal(3 * 4096, torch.bfloat16)
     block = codec.compress(raw, torch.bfloat16)
