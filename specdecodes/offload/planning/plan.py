@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from specdecodes.errors import BudgetError
 from specdecodes.offload.planning.alternatives import NEARLY, Alternative, neighbours, other_rounds
 from specdecodes.offload.planning.candidates import (
     BESIDE,
@@ -24,9 +23,9 @@ from specdecodes.offload.planning.candidates import (
     ModelShape,
     candidates,
     counted,
-    over,
 )
 from specdecodes.offload.planning.predict import Prediction, Step, StepTimes, Workload, doubtful, foresee, predict
+from specdecodes.offload.planning.refusal import refusal
 from specdecodes.offload.planning.work import Machine, Work
 from specdecodes.units import format_bytes
 
@@ -190,7 +189,7 @@ def plan(
     everything = list(candidates(shape, budgets, machine, workload))
     fitting = [candidate for candidate in everything if candidate.shortfall(budgets) == 0]
     if not fitting:
-        raise _refusal(min(everything, key=lambda candidate: candidate.shortfall(budgets)), budgets, machine)
+        raise refusal(min(everything, key=lambda candidate: candidate.shortfall(budgets)), budgets, machine)
     predicted = [(predict(_work(shape, candidate, workload), machine, workload), candidate) for candidate in fitting]
     enough = max(prediction.tokens_per_second for prediction, _ in predicted) * (1 - NEARLY)
     good = [pair for pair in predicted if pair[0].tokens_per_second >= enough]
@@ -207,7 +206,7 @@ def plan(
         host_bytes=chosen.host,
         bytes_per_pass=work.link_bytes,
         predicted=foresee(work, machine, workload),
-        device_name=_device_name(machine),
+        device_name=machine.memory,
         budgets=budgets,
         storage=storage,
         times=workload.times,
@@ -269,33 +268,6 @@ def _range_basis(workload: Workload) -> str:
     return f"acceptance may be {low:.2g} to {high:.2g} a level; steps were timed on a few layers"
 
 
-def _refusal(candidate: Candidate, budgets: Budgets, machine: Machine) -> BudgetError:
-    short = [
-        (name, flag, part, limit)
-        for name, flag, part, limit in (
-            (_device_name(machine), "--device-memory", candidate.device, budgets.device),
-            ("host RAM", "--host-memory", candidate.host, budgets.host),
-        )
-        if limit is not None and over(part, limit)
-    ]
-    causes, cures = [], []
-    for name, flag, parts, limit in short:
-        total = sum(parts.values())
-        largest = sorted(parts.items(), key=lambda item: -item[1])[:4]
-        listed = ", ".join(f"{part} {format_bytes(size)}" for part, size in largest if size)
-        causes.append(
-            f"{format_bytes(limit)} of {name} cannot work: the smallest placement takes {format_bytes(total)}, "
-            f"{total - limit} bytes more ({listed})"
-        )
-        cures.append(f"{flag} {math.ceil(total / 2**20)}MiB")
-    cure = f"Give at least {' and '.join(cures)}, or a shorter --max-length."
-    return BudgetError(f"{'; '.join(causes)}. {cure}", candidate.shortfall(budgets))
-
-
 def _total(parts: Mapping[str, int], name: str, limit: int | None, source: str) -> tuple[str, str, str]:
     label = "total" if limit is None else f"total of a budget of {format_bytes(limit)}"
     return label + (f" ({source})" if source and limit is not None else ""), name, format_bytes(sum(parts.values()))
-
-
-def _device_name(machine: Machine) -> str:
-    return "device memory" if machine.has_accelerator else "RAM"

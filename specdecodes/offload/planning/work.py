@@ -20,6 +20,11 @@ class Machine:
     def has_accelerator(self) -> bool:
         return self.host_gbps > 0
 
+    @property
+    def memory(self) -> str:
+        """What a plan calls the memory that the model runs in."""
+        return "device memory" if self.has_accelerator else "RAM"
+
 
 @dataclass(frozen=True)
 class Work:
