@@ -257,7 +257,7 @@ def _sources(
             slots=placement.ring_slots,
             dtype=dtype,
             compressed=compressed,
-            compress=None if placement.compression is None else site.checkpoint.dtype,
+            compress=placement.compression is not None,
             ahead=ahead,
         )
     else:

@@ -17,9 +17,9 @@ BLOCK = 16 * ALIGNMENT
 
 @pytest.mark.parametrize("pinned", [(), (0, 3), (0, 1, 2, 3, 4)])
 @pytest.mark.parametrize("slots", [2, 4])
-@pytest.mark.parametrize("compress", [None, torch.bfloat16])
+@pytest.mark.parametrize("compress", [False, True])
 def test_bits_behind_slow_kernels(
-    request: pytest.FixtureRequest, pinned: tuple[int, ...], slots: int, compress: torch.dtype | None
+    request: pytest.FixtureRequest, pinned: tuple[int, ...], slots: int, compress: bool
 ) -> None:
     make: MakeLayers = request.getfixturevalue("make_layers")
     layers, spans = make(5, rows=50_000)
@@ -40,7 +40,7 @@ def test_bits_behind_slow_kernels(
         assert stream.note == ""
         counters = stream.counters
     whole = 20 * sum(value.nbytes for layer in layers for value in layer.values())
-    assert counters.bytes_read >= whole * (1.0 if compress is None else 0.6)
+    assert counters.bytes_read >= whole * (0.6 if compress else 1.0)
     assert counters.read_seconds > 0
 
 

@@ -35,7 +35,6 @@ from specdecodes.offload.compression.compressed import (
 from specdecodes.offload.planning.alternatives import NEARLY, Alternative
 from specdecodes.offload.planning.candidates import Compression
 from specdecodes.offload.planning.plan import Placement
-from specdecodes.offload.storage.layout import lay_out
 from specdecodes.quant.cache import checkpoint_identity
 from specdecodes.units import format_bytes
 
@@ -104,7 +103,7 @@ def find_layers(checkpoint: Checkpoint, layers: Iterable[int]) -> dict[int, Comp
     folder, found = folder_of(checkpoint), {}
     for layer in layers:
         try:
-            kept = open_layer(layer_path(folder, layer), lay_out(checkpoint.layer(layer)))
+            kept = open_layer(layer_path(folder, layer), checkpoint.layer(layer))
         except CheckpointError:
             continue
         if kept is not None:
@@ -138,7 +137,7 @@ def ensure_layers(
     progress(f"writing {text}; {format_bytes(free)} are free there")
     started = time.perf_counter()
     for layer in tqdm(missing, desc="compressed layers", unit="layer", leave=False, disable=None):
-        found[layer] = write_layer(layer_path(folder, layer), lay_out(checkpoint.layer(layer)), checkpoint.dtype)
+        found[layer] = write_layer(layer_path(folder, layer), checkpoint.layer(layer))
     written = sum(found[layer].nbytes for layer in missing)
     progress(f"wrote {format_bytes(written)}, {written / whole:.1%}, in {time.perf_counter() - started:.1f} s")
     return found
@@ -192,8 +191,7 @@ def _noted(plan: Placement, text: str) -> Placement:
 
 
 def _ratio(checkpoint: Checkpoint, layers: Sequence[int]) -> float:
-    layouts = [lay_out(checkpoint.layer(layer)) for layer in layers]
-    return sample_ratio(layouts, checkpoint.dtype)
+    return sample_ratio([checkpoint.layer(layer) for layer in layers])
 
 
 @functools.cache

@@ -1,85 +1,63 @@
-"""A streamed layer kept in host memory, compressed or as it is."""
+"""A streamed layer whose compressed bytes stay where the ring is: it goes through the ring without the link."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from specdecodes.offload.compression import compressed
-from specdecodes.offload.compression.alone import codec
-from specdecodes.offload.compression.compressed import compress_blocks
+from specdecodes.errors import StreamError
 from specdecodes.offload.compression.expander import damaged
 from specdecodes.offload.storage.files import WeightFiles
-from specdecodes.offload.storage.layout import Block, LayerLayout
-from specdecodes.offload.storage.locked import HostMemory
-from specdecodes.offload.storage.store import ALIGNMENT
+from specdecodes.offload.storage.layout import Block, Packing
+from specdecodes.offload.storage.store import aligned_memory
 
 
 class KeptLayer:
-    """A layer's bytes in host memory. `blocks` start where they are there; what is neither compressed nor refused by
-    the system to be page-locked is one block for each long read, of which there is nearly always one."""
+    """A layer's blocks in a device's memory, each in its own, of exactly its size. They start nowhere in a file:
+    `start` is their number."""
 
-    def __init__(
-        self,
-        blocks: Sequence[Block],
-        layout: LayerLayout,
-        files: WeightFiles,
-        device: torch.device,
-        *,
-        compress: torch.dtype | None,
-        lock: bool,
-    ) -> None:
-        """Reads `blocks`; `compress`: of these 16-bit weights, and to be compressed now unless the blocks are.
+    def __init__(self, contents: Iterable[tuple[Block, Tensor]], device: torch.device) -> None:
+        """Takes what `kept_blocks` or `compress_layer` brings, block by block. Raises what they raise."""
+        self._held: list[tuple[Packing, Tensor, tuple[int, ...]]] = []
+        placed = []
+        for number, (block, content) in enumerate(contents):
+            assert block.packing is not None, "what is kept is compressed"
+            self._held.append((block.packing, _moved(content, device), block.packing.cuts(content)))
+            placed.append(replace(block, start=number))
+        self.blocks = tuple(placed)
 
-        Raises StreamError, and CheckpointError.
-        """
-        contents = _compressed(layout, compress) if compress is not None and not blocks[0].expands_to else []
-        if contents:
-            raw = layout.blocks(compressed.HOST_BLOCK_BYTES)
-            sizes = (content.numel() for content in contents)
-            blocks = [
-                replace(block, length=size, needed=size, expands_to=block.needed + block.needed % 2)
-                for block, size in zip(raw, sizes, strict=True)
-            ]
-        nbytes, self.blocks = _placed(blocks, layout)
-        self.memory = HostMemory(nbytes, device, lock=lock)
-        for place, content in zip(self.blocks, contents, strict=False):
-            self.memory.bytes[place.start :][: place.needed] = content
-        with contextlib.ExitStack() as undo:
-            undo.callback(self.memory.release)
-            if not contents:
-                self._read(blocks, files)
-            undo.pop_all()
-        if self.memory.locked and not self.blocks[0].expands_to:
-            self.blocks = tuple(replace(block, start=block.slot_offset) for block in layout.blocks(nbytes))
+    @property
+    def nbytes(self) -> int:
+        return sum(content.nbytes for _, content, _ in self._held)
 
-    def bytes_of(self, block: Block) -> Tensor:
-        return self.memory.bytes[block.start :][: block.needed]
+    def held(self, block: Block) -> tuple[Packing, Tensor, tuple[int, ...]]:
+        """What restores the block, its bytes, and where the pieces of those begin."""
+        return self._held[block.start]
 
-    def _read(self, blocks: Sequence[Block], files: WeightFiles) -> None:
-        for block, place in zip(blocks, self.blocks, strict=True):
-            files.read(replace(block, slot_offset=place.start), self.memory.memory)
-            if block.expands_to and not codec.sound(self.bytes_of(place), block.expands_to):
-                raise damaged(block)
+    def expand(self, block: Block, target: Tensor) -> None:
+        """Restores the block, of a layer in host memory, in `target` [block.expands_to]. Raises StreamError."""
+        packing, content, _ = self.held(block)
+        if not packing.expand(content, target):
+            raise StreamError(f"what is kept in memory of {block.path} has changed there; load the model again.")
 
 
-def _compressed(layout: LayerLayout, dtype: torch.dtype) -> list[Tensor]:
-    """Empty where that gains nothing."""
-    raw = list(layout.blocks(compressed.HOST_BLOCK_BYTES))
-    contents = list(compress_blocks(raw, dtype))
-    return contents if sum(content.numel() for content in contents) < layout.nbytes else []
-
-
-def _placed(blocks: Sequence[Block], layout: LayerLayout) -> tuple[int, tuple[Block, ...]]:
-    """The bytes that the blocks take, and the blocks, each starting where it will be: as in a slot, or in a row."""
-    if not blocks[0].expands_to:
-        return layout.nbytes, tuple(replace(block, start=block.slot_offset) for block in blocks)
-    end, placed = 0, []
+def kept_blocks(blocks: Sequence[Block], files: WeightFiles) -> Iterator[tuple[Block, Tensor]]:
+    """Compressed `blocks` and their bytes, which are read. Raises StreamError."""
     for block in blocks:
-        placed.append(replace(block, start=end))
-        end += -(-block.length // ALIGNMENT) * ALIGNMENT
-    return end, tuple(placed)
+        assert block.packing is not None, "read from a file of compressed ones"
+        area = aligned_memory(block.length)
+        files.read(replace(block, slot_offset=0), memoryview(area))
+        content = torch.frombuffer(area, dtype=torch.uint8, count=block.needed)
+        if not block.packing.sound(content, block.expands_to):
+            raise damaged(block)
+        yield block, content
+
+
+def _moved(content: Tensor, device: torch.device) -> Tensor:
+    """`content` on `device`; in host memory, in huge pages, since it is read through once a pass."""
+    if device.type != "cpu":
+        return content.to(device)
+    return torch.frombuffer(aligned_memory(content.numel()), dtype=torch.uint8).copy_(content)

@@ -2,7 +2,7 @@
 
 A slot is free, filling, ready or held. Readers take free slots in the order of the layers, pass after pass, so the
 first layers of the next pass arrive while the caller does other work. A slot goes back to the readers only when its
-`with` block has ended.
+`with` block has ended. A layer that is kept compressed in memory goes through its slot like the others.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition, Lock, Thread
@@ -20,12 +20,15 @@ import torch
 from specdecodes.errors import StreamError
 from specdecodes.offload.compression.compressed import CompressedLayer
 from specdecodes.offload.compression.expander import Expander
-from specdecodes.offload.storage.files import WeightFiles
+from specdecodes.offload.compression.parts import Guesses
 from specdecodes.offload.storage.layout import Block
 from specdecodes.offload.storage.store import ALIGNMENT, Storage, TensorSpan
-from specdecodes.offload.streaming.counters import StreamCounters
+from specdecodes.offload.streaming.bell import Bell
+from specdecodes.offload.streaming.counters import ReadClock, StreamCounters
+from specdecodes.offload.streaming.kept import KeptLayer
 from specdecodes.offload.streaming.ring import Ring
 from specdecodes.offload.streaming.slots import Holder, Slot, Slots, State
+from specdecodes.offload.streaming.supply import Supply
 from specdecodes.spans import span
 
 BLOCK_BYTES = 8 * 2**20
@@ -33,6 +36,8 @@ BLOCK_BYTES = 8 * 2**20
 
 class LayerStream:
     """Layers of a checkpoint, streamed through the slots of one ring. One thread asks; any thread may release."""
+
+    _device = torch.device("cpu")  # where the ring is
 
     def __init__(
         self,
@@ -43,6 +48,8 @@ class LayerStream:
         block_bytes: int = BLOCK_BYTES,
         dtype: torch.dtype | None = None,
         compressed: Mapping[int, CompressedLayer] | None = None,
+        kept: Collection[int] = (),
+        guesses: Mapping[int, Guesses] | None = None,
         ahead: bool = True,
     ) -> None:
         """Allocates the ring; reading begins with the first layer asked for.
@@ -54,33 +61,31 @@ class LayerStream:
             block_bytes: bytes of a read, a multiple of 4096.
             dtype: what floating-point tensors are converted to, in one extra layer of memory; None keeps the file's.
             compressed: layers to be read from their compressed files, by their place in `layers`; the readers expand.
+            kept: places of layers that are read now, and stay in memory of their own, compressed; no pass reads them.
+            guesses: what substitutes say of layers that are compressed now, by their place; of others, alone.
             ahead: whether the first layers of a pass are read while nobody has asked for it yet.
 
         Raises:
             CheckpointError: a file cannot be opened.
+            StreamError: a layer that is to be kept cannot be read.
         """
         if not layers or slots < 2 or readers < 1 or block_bytes < 1 or block_bytes % ALIGNMENT:
             raise ValueError(f"a stream needs a layer, two slots, a reader and blocks of whole {ALIGNMENT} bytes")
         self._ring = self._make_ring(layers, slots, dtype)
-        self._blocks = [tuple(layout.blocks(block_bytes)) for layout in self._ring.layouts]
-        for place, layer in (compressed or {}).items():
-            self._blocks[place] = layer.blocks
-        if not all(self._blocks):
-            raise ValueError("a streamed layer without bytes cannot be waited for")
-        self._files = WeightFiles({block.path for blocks in self._blocks for block in blocks})
+        self._supply = Supply(layers, self._ring.layouts, block_bytes, compressed or {})
+        self._supply.keep(kept, guesses or {}, self._device)
+        self._blocks, self._files = self._supply.blocks, self._supply.files
         self._expander = self._make_expander(readers)
         self._slots = Slots(slots, self._blocks, ahead=ahead)
         self._readers = readers
         self._process = os.getpid()
-        # The caller may be interrupted anywhere, so it uses locks alone: a Condition loses its lock to a Ctrl-C.
         self._lock = Lock()  # guards the slots and everything below
         self._work = Condition(self._lock)  # readers wait for something to read
-        self._bell = Lock()  # locked; a reader that changes something unlocks it for the waiting caller
-        self._bell.acquire()
+        self._bell = Bell(self._lock)  # the caller waits for a reader that changes something
         self._threads: list[Thread] = []
         self._alive = 0  # readers at work
-        self._reading = 0  # reads under way
-        self._busy_since = 0.0
+        self._filling = 0  # blocks that readers are at work on
+        self._reading = ReadClock()
         self._error: StreamError | None = None
         self._closed = False
         self._totals = StreamCounters()
@@ -88,13 +93,13 @@ class LayerStream:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the ring, conversion and compressed bytes included."""
-        return self._ring.nbytes + self._expander.nbytes
+        """Memory of the ring, conversion, and compressed bytes, those of layers that are kept included."""
+        return self._ring.nbytes + self._expander.nbytes + self._supply.kept_bytes
 
     @property
     def bytes_per_pass(self) -> int:
         """Bytes that one pass over all layers reads."""
-        return sum(block.needed for blocks in self._blocks for block in blocks)
+        return sum(block.needed for block in self._supply.read)
 
     @property
     def storage(self) -> dict[Path, Storage]:
@@ -105,8 +110,7 @@ class LayerStream:
     def counters(self) -> StreamCounters:
         """A snapshot, reads under way included in its seconds."""
         with self._lock:
-            busy = time.perf_counter() - self._busy_since if self._reading else 0.0
-            return self._totals + StreamCounters(read_seconds=busy)
+            return self._totals + StreamCounters(read_seconds=self._reading.running())
 
     @contextmanager
     def layer(self, index: int) -> Iterator[dict[str, torch.Tensor]]:
@@ -137,10 +141,10 @@ class LayerStream:
             self._closed = True
             self._slots.halt()
             self._work.notify_all()
-            self._ring_bell()
+            self._bell.ring()
         for thread in self._threads:
             thread.join()
-        self._files.close()
+        self._supply.close()
 
     def __enter__(self) -> LayerStream:
         return self
@@ -154,14 +158,19 @@ class LayerStream:
         return Ring(layers, slots, dtype)
 
     def _make_expander(self, readers: int) -> Expander:
-        return Expander((block for blocks in self._blocks for block in blocks), readers)
+        return Expander(self._supply.read, readers)
 
     def _fill(self, slot: Slot, block: Block) -> int:
-        """Brings `block` into `slot`, in a reader's thread; returns its bytes, which are there. Raises StreamError."""
-        if not block.expands_to:
+        """Brings `block` into `slot`, in a reader's thread; returns the bytes read. Raises StreamError."""
+        if block.packing is None:
             return self._files.read(block, self._ring.memory[slot.index])
         start = slot.index * self._ring.slot_bytes + block.slot_offset
-        return self._expander.read(self._files, block, self._ring.bytes[start : start + block.expands_to])
+        target = self._ring.bytes[start : start + block.expands_to]
+        kept = self._kept(slot)
+        if kept is None:
+            return self._expander.read(self._files, block, target)
+        kept.expand(block, target)
+        return 0
 
     def _begin_use(self, slot: int) -> None:
         """Called in the caller's thread before the tensors in slot `slot` are handed out."""
@@ -183,10 +192,10 @@ class LayerStream:
                 self._slots.halt()
             self._work.notify_all()
         if not expected:
-            self._wait(lambda: not self._reading)
+            self._bell.wait(lambda: not self._filling)
             with self._lock:
                 self._restart(index)
-        self._wait(lambda: bool(self._slots.ready() or self._error or self._crippled or self._closed))
+        self._bell.wait(lambda: bool(self._slots.ready() or self._error or self._crippled or self._closed))
         with self._lock:
             slot = self._slots.ready()
             if slot is None or self._closed:
@@ -207,13 +216,6 @@ class LayerStream:
         kept = len(self._slots.held())
         if kept == len(self._slots) or (kept and self._ring.converts):
             raise RuntimeError("end the `with` block of an earlier layer first: its memory is needed")
-
-    def _wait(self, holds: Callable[[], bool]) -> None:
-        while True:
-            with self._lock:
-                if holds():
-                    return
-            self._bell.acquire()
 
     def _release(self, holder: Holder) -> None:
         with self._lock:
@@ -255,22 +257,22 @@ class LayerStream:
         finally:
             with self._lock:
                 self._alive -= 1
-                self._ring_bell()
+                self._bell.ring()
 
     def _next_block(self) -> tuple[Slot, Block] | None:
         """The next read, waiting for a free slot; None when the stream is closed."""
         with self._lock:
             while not self._closed:
                 if work := self._slots.next_read():
-                    if not self._reading:
-                        self._busy_since = time.perf_counter()
-                    self._reading += 1
+                    self._filling += 1
+                    if self._kept(work[0]) is None:
+                        self._reading.begin()
                     return work
                 self._work.wait()
             return None
 
     def _read(self, slot: Slot, block: Block) -> None:
-        count = 0
+        count = None
         try:
             with span(f"read streamed layer {slot.turn % len(self._blocks)}"):
                 count = self._fill(slot, block)
@@ -282,15 +284,15 @@ class LayerStream:
             with self._lock:
                 self._end_read(slot, count)
 
-    def _end_read(self, slot: Slot, count: int) -> None:
-        """Counts a read of `count` bytes, 0 when it failed."""
-        self._reading -= 1
-        busy = 0.0 if self._reading else time.perf_counter() - self._busy_since
-        self._totals += StreamCounters(bytes_read=count, read_seconds=busy)
-        if count:
+    def _end_read(self, slot: Slot, count: int | None) -> None:
+        """Counts a read of `count` bytes, None when it failed."""
+        self._filling -= 1
+        busy = self._reading.end() if self._kept(slot) is None else 0.0
+        self._totals += StreamCounters(bytes_read=count or 0, read_seconds=busy)
+        if count is not None:
             self._slots.arrived(slot)
-        self._ring_bell()
+        self._bell.ring()
 
-    def _ring_bell(self) -> None:
-        if self._bell.locked():
-            self._bell.release()
+    def _kept(self, slot: Slot) -> KeptLayer | None:
+        """The layer that `slot` is filled with, if it is kept."""
+        return self._supply.kept.get(slot.turn % len(self._blocks))

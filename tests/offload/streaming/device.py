@@ -12,8 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor
 
-from specdecodes.offload.compression.alone import codec_reference
+from specdecodes.offload.storage.layout import Packing
 
 
 class SimulatedStream:
@@ -98,15 +99,20 @@ class SimulatedCuda:
         monkeypatch.setattr(torch.cuda, "Event", SimulatedEvent)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda device: self.synchronize())
         monkeypatch.setattr(
-            "specdecodes.offload.streaming.stream_cuda.CudaLayerStream._copy",
-            lambda stream, target, source: stream._copies.run(lambda: target.copy_(source)),
+            "specdecodes.offload.streaming.delivery.Delivery._copy",
+            lambda delivery, target, source: delivery._copies.run(lambda: target.copy_(source)),
         )
         monkeypatch.setattr(
-            "specdecodes.offload.streaming.stream_cuda.CudaLayerStream._expand",
-            lambda stream, landing, target: stream._landings.stream.run(
-                lambda: codec_reference.expand(landing, target, stream._weights)
+            "specdecodes.offload.streaming.delivery.Delivery._expand",
+            lambda delivery, packing, landing, target, cuts: delivery._landings.stream.run(
+                lambda: self._expand(packing, landing, target, cuts)
             ),
         )
+
+    def _expand(self, packing: Packing, landing: Tensor, target: Tensor, cuts: tuple[int, ...]) -> None:
+        """As a kernel does: what it is given must be whole by now, and the cuts those of what has arrived."""
+        if cuts == packing.cuts(landing):
+            packing.expand(landing, target)
 
     def synchronize(self) -> None:
         for stream in (*self.copies, self.compute):

@@ -16,7 +16,6 @@ from specdecodes.errors import CheckpointError, StreamError
 from specdecodes.offload.compression import compressed
 from specdecodes.offload.compression.alone import codec
 from specdecodes.offload.compression.compressed import write_layer
-from specdecodes.offload.storage.layout import lay_out
 from specdecodes.offload.storage.store import ALIGNMENT, TensorSpan
 from specdecodes.offload.streaming.landings import Landings
 from specdecodes.offload.streaming.ring import Ring
@@ -232,14 +231,14 @@ def test_compressed_layers_bring_their_bits(
     """Compressed while they load, or from files of theirs, beside others that are not; copies and kernels late."""
     cuda = simulate(delay=0.001, lockable=float(lockable))
     layers, spans = make_layers(rows=900)
-    kept = {place: write_layer(tmp_path / f"{place}", lay_out(spans[place]), torch.bfloat16) for place in (0, 1, 2)}
+    kept = {place: write_layer(tmp_path / f"{place}", spans[place]) for place in (0, 1, 2)}
     with CudaLayerStream(
         spans,
         device=CPU,
         pinned=pinned,
         block_bytes=BLOCK,
         compressed=kept if files else None,
-        compress=torch.bfloat16,
+        compress=True,
     ) as stream:
         assert differing(stream, layers, cuda, passes=2) == 0
         whole = sum(block.needed for layout in stream._ring.layouts for block in layout.ranges)
@@ -256,7 +255,7 @@ def test_a_jump_among_compressed_and_other_layers_shows_no_late_bits(
     layers, spans = make_layers(rows=700)
     wrong: list[int] = []
     dice = random.Random(3)
-    with CudaLayerStream(spans, device=CPU, pinned=(0, 2, 4), block_bytes=BLOCK, compress=torch.bfloat16) as stream:
+    with CudaLayerStream(spans, device=CPU, pinned=(0, 2, 4), block_bytes=BLOCK, compress=True) as stream:
         for _ in range(20):
             index = dice.randrange(len(layers))
             with stream.layer(index) as tensors:
@@ -273,13 +272,13 @@ def test_a_damaged_file_is_told_before_a_kernel_sees_it(
 ) -> None:
     cuda = simulate()
     layers, spans = make_layers(3, rows=1500)
-    kept = {0: write_layer(tmp_path / "0", lay_out(spans[0]), torch.bfloat16)}
+    kept = {0: write_layer(tmp_path / "0", spans[0])}
     content = bytearray(kept[0].path.read_bytes())
     content[kept[0].blocks[-1].start + 200] ^= 1
     kept[0].path.write_bytes(content)
     with (
         pytest.raises(StreamError, match="is damaged at byte"),
-        CudaLayerStream(spans, device=CPU, pinned=pinned, compressed=kept, compress=torch.bfloat16) as stream,
+        CudaLayerStream(spans, device=CPU, pinned=pinned, compressed=kept, compress=True) as stream,
     ):
         differing(stream, layers, cuda)
     assert not cuda.registered
@@ -290,4 +289,4 @@ def test_copies_are_on_streams_that_nothing_is_recorded_on(make_layers: MakeLaye
     cuda = simulate()
     Landings(64, CPU)
     with CudaLayerStream(make_layers(2)[1], device=CPU, pinned=(0, 1)):
-        assert len(cuda.priorities) == 2 and max(cuda.priorities) < 0
+        assert len(cuda.priorities) == 3 and max(cuda.priorities) < 0
