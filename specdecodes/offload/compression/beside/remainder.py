@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.errors import CompileError
-from specdecodes.native import load
+from specdecodes.native import load, missing_triton
 from specdecodes.offload.compression.beside import remainder_reference
 from specdecodes.offload.compression.beside.guess import HALVES, LANES, Guess
 
@@ -96,8 +96,14 @@ def expand(block: Tensor, guess: Guess, out: Tensor, *, way: str | None = None) 
 
 
 def expand_on(landing: Tensor, guess: Guess, out: Tensor) -> None:
-    """Restores the bytes `out` [n] from a sound block at `landing`, beside `guess`, all on one device."""
-    remainder_reference.expand(landing, guess, out)
+    """Restores the bytes `out` [n] from a sound block at `landing`, beside `guess`, all on one device: by Triton's
+    kernels where they can run, else by torch's own operations, which wait for the device."""
+    if landing.device.type == "cuda" and guess.layout == HALVES and not missing_triton():
+        from specdecodes.offload.compression.beside import remainder_kernel
+
+        remainder_kernel.expand(landing, guess, out)
+    else:
+        remainder_reference.expand(landing, guess, out)
 
 
 @functools.cache
