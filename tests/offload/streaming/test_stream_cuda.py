@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from itertools import product
 from pathlib import Path
@@ -13,9 +12,6 @@ import pytest
 import torch
 
 from specdecodes.errors import CheckpointError, StreamError
-from specdecodes.offload.compression import compressed
-from specdecodes.offload.compression.alone import codec
-from specdecodes.offload.compression.compressed import write_layer
 from specdecodes.offload.storage.store import ALIGNMENT, TensorSpan
 from specdecodes.offload.streaming.landings import Landings
 from specdecodes.offload.streaming.ring import Ring
@@ -211,77 +207,6 @@ def test_the_rings_memory_is_left_alone_while_kernels_of_its_last_owner_run(
             ended.set()
             cuda.synchronize()
             assert not early and tensors["q"].equal(layers[0]["q"])
-
-
-@pytest.fixture
-def small_compressed_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several blocks a layer, where the codec can be built."""
-    if codec.missing():
-        pytest.skip(codec.missing())
-    for name in ("BLOCK_BYTES", "HOST_BLOCK_BYTES"):
-        monkeypatch.setattr(compressed, name, 8 * ALIGNMENT)
-
-
-@pytest.mark.parametrize("pinned", [(), (0, 3), (0, 1, 2, 3, 4)])
-@pytest.mark.parametrize(("lockable", "files"), [("inf", False), ("inf", True), (0, True)])
-@pytest.mark.usefixtures("small_compressed_blocks")
-def test_compressed_layers_bring_their_bits(
-    make_layers: MakeLayers, simulate: Simulate, tmp_path: Path, pinned: tuple[int, ...], lockable: str, files: bool
-) -> None:
-    """Compressed while they load, or from files of theirs, beside others that are not; copies and kernels late."""
-    cuda = simulate(delay=0.001, lockable=float(lockable))
-    layers, spans = make_layers(rows=900)
-    kept = {place: write_layer(tmp_path / f"{place}", spans[place]) for place in (0, 1, 2)}
-    with CudaLayerStream(
-        spans,
-        device=CPU,
-        pinned=pinned,
-        block_bytes=BLOCK,
-        compressed=kept if files else None,
-        compress=True,
-    ) as stream:
-        assert differing(stream, layers, cuda, passes=2) == 0
-        whole = sum(block.needed for layout in stream._ring.layouts for block in layout.ranges)
-        fewer = {*pinned, *(kept if files else ())}
-        assert (stream.bytes_per_pass < 0.95 * whole) == bool(fewer)
-    assert not cuda.registered
-
-
-@pytest.mark.usefixtures("small_compressed_blocks")
-def test_a_jump_among_compressed_and_other_layers_shows_no_late_bits(
-    make_layers: MakeLayers, simulate: Simulate
-) -> None:
-    cuda = simulate(delay=0.002)
-    layers, spans = make_layers(rows=700)
-    wrong: list[int] = []
-    dice = random.Random(3)
-    with CudaLayerStream(spans, device=CPU, pinned=(0, 2, 4), block_bytes=BLOCK, compress=True) as stream:
-        for _ in range(20):
-            index = dice.randrange(len(layers))
-            with stream.layer(index) as tensors:
-                for name, value in layers[index].items():
-                    cuda.compute.run(lambda found=tensors[name], value=value: found.equal(value) or wrong.append(1))
-        cuda.synchronize()
-    assert not wrong
-
-
-@pytest.mark.parametrize("pinned", [(), (0, 1, 2)])
-@pytest.mark.usefixtures("small_compressed_blocks")
-def test_a_damaged_file_is_told_before_a_kernel_sees_it(
-    make_layers: MakeLayers, simulate: Simulate, tmp_path: Path, pinned: tuple[int, ...]
-) -> None:
-    cuda = simulate()
-    layers, spans = make_layers(3, rows=1500)
-    kept = {0: write_layer(tmp_path / "0", spans[0])}
-    content = bytearray(kept[0].path.read_bytes())
-    content[kept[0].blocks[-1].start + 200] ^= 1
-    kept[0].path.write_bytes(content)
-    with (
-        pytest.raises(StreamError, match="is damaged at byte"),
-        CudaLayerStream(spans, device=CPU, pinned=pinned, compressed=kept, compress=True) as stream,
-    ):
-        differing(stream, layers, cuda)
-    assert not cuda.registered
 
 
 def test_copies_are_on_streams_that_nothing_is_recorded_on(make_layers: MakeLayers, simulate: Simulate) -> None:
