@@ -6,15 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from specdecodes.errors import CheckpointError, StreamError
 from specdecodes.offload.compression import compressed
 from specdecodes.offload.compression.compressed import open_layer, write_layer, written_bytes
-from specdecodes.offload.storage.store import ALIGNMENT
+from specdecodes.offload.compression.parts import Guesses
+from specdecodes.offload.storage.store import ALIGNMENT, TensorSpan, load_tensor, read_index
 from specdecodes.offload.streaming.stream import LayerStream
+from tests.offload.compression.beside.guesses import LAYOUTS, codes_of, guess_of
 from tests.offload.compression.test_compressed import damage
 from tests.offload.conftest import MakeGuessed
 from tests.offload.streaming.streamed import check_pass
+
+DEMO = Path(__file__).resolve().parents[3] / "assets" / "demo"
+QKV = [f"self_attn.{part}_proj.weight" for part in "qkv"]
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +104,30 @@ def test_a_substitute_has_a_folder_of_its_own(tmp_path: Path) -> None:
     names = ("", "hqq4", "rtn4")
     folders = {compressed.compressed_folder("these files", tmp_path, substitute=name) for name in names}
     assert len(folders) == 3 and compressed.compressed_folder("these files", tmp_path) in folders
+
+
+def known_of(layer: dict[str, torch.Tensor], layout: str) -> Guesses:
+    """Of all linears but one; those of q, k and v are one substitute."""
+    joined = codes_of(torch.cat([layer[name] for name in QKV]), 64)
+    known, first = {}, 0
+    for name in QKV:
+        known[name], first = guess_of(joined, layout, first, len(layer[name])), first + len(layer[name])
+    others = [f"mlp.{part}_proj.weight" for part in ("up", "down")] + ["self_attn.o_proj.weight"]
+    return known | {name: guess_of(codes_of(layer[name], 32), layout) for name in others}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_trained_models_layers_are_its_checkpoints(tmp_path: Path, layout: str) -> None:
+    """Beside the buffers that linears of both kinds hold: one layer from its file, one kept of it, one kept as read."""
+    spans: list[dict[str, TensorSpan]] = [{}, {}, {}]
+    for name, span in read_index(DEMO).items():
+        if name.startswith(("model.layers.0.", "model.layers.1.", "model.layers.2.")):
+            spans[int(name.split(".")[2])][name.split(".", 3)[3]] = span
+    layers = [{name: load_tensor(span) for name, span in layer.items()} for layer in spans]
+    guesses = {at: known_of(layer, layout) for at, layer in enumerate(layers)}
+    written = {at: write_layer(tmp_path / f"{at}", spans[at], guesses[at]) for at in (0, 1)}
+    with LayerStream(spans, compressed=written, kept=(1, 2), guesses=guesses) as stream:
+        for _ in range(2):
+            check_pass(stream, layers)
+        assert written[0].nbytes < 0.66 * sum(span.nbytes for span in spans[0].values())
+        assert stream.bytes_per_pass == written[0].nbytes
