@@ -15,7 +15,7 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from specdecodes.errors import UNWRITABLE, CompileError, DiskError
 from specdecodes.folders import cache_folder
@@ -80,13 +80,22 @@ def load(source: Path) -> ctypes.CDLL:
         return ctypes.CDLL(str(build(source)))
 
 
-def load_if_built(source: Path) -> ctypes.CDLL | None:
-    """The same for a kernel that torch stands in for; None where there is none. The low-bit kernels need the same
-    compiler, and the plan says why they are missing."""
+class Found(NamedTuple):
+    """A library, or why there is none."""
+
+    library: ctypes.CDLL | None
+    missing: str = ""
+
+
+@functools.cache
+def load_if_built(source: Path) -> Found:
+    """The same for a kernel that torch stands in for, asked once. Raises DiskError alone."""
     try:
-        return load(source)
-    except (CompileError, OSError):
-        return None
+        return Found(load(source))
+    except CompileError as error:
+        return Found(None, str(error).rstrip("."))
+    except OSError as error:
+        return Found(None, f"{source.name} could not be kept or loaded ({error})")
 
 
 def address(function: Any) -> int:

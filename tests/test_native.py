@@ -85,6 +85,18 @@ def test_a_source_that_does_not_compile_leaves_nothing(source: Path, tmp_path: P
     assert list((tmp_path / "made").iterdir()) == []
 
 
+@HAS_COMPILER
+def test_a_kernel_that_torch_stands_in_for_is_tried_once(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPECDECODES_CACHE", str(tmp_path / "kept"))
+    source.write_text("int answer() { return nothing; }\n")
+    library, missing = native.load_if_built(source)
+    assert library is None and "could not build answer.cpp" in missing and not missing.endswith(".")
+    monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("compiled again"))
+    assert native.load_if_built(source).missing == missing
+
+
 def test_no_compiler_says_what_to_install(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)

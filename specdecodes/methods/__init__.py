@@ -13,6 +13,7 @@ from specdecodes.errors import ConfigError, suggest
 from specdecodes.generator import Generator
 from specdecodes.methods import classic, eagle, hierspec, ngram, qspec, share, subspec, vanilla
 from specdecodes.methods.assembly import Method, load, plan_on
+from specdecodes.methods.kernels import build_kernels
 from specdecodes.methods.measured.outcome import learn
 from specdecodes.methods.site import Site
 from specdecodes.notify import Notify
@@ -36,13 +37,16 @@ def build(pipeline: Pipeline, placement: Placement | None = None, *, progress: N
     `progress` is told each step. Raises SpecDecodesError with cause and cure.
     """
     method, site = method_of(pipeline), Site.of(pipeline)
+    build_kernels(site.device)
     target, drafter = load(site, method, placement or plan_on(site, method), progress)
     return target.generator(drafter)
 
 
 def plan_for(pipeline: Pipeline) -> Placement:
     """What would live where, from configs and file headers alone. Raises BudgetError when it cannot work."""
-    return plan_on(Site.of(pipeline), method_of(pipeline))
+    method, site = method_of(pipeline), Site.of(pipeline)
+    build_kernels(site.device)
+    return plan_on(site, method)
 
 
 def method_of(pipeline: Pipeline) -> Method:

@@ -11,7 +11,7 @@ import torch
 
 from specdecodes.errors import ConfigError
 from specdecodes.methods.measured.ledger import keep, key_of, recall
-from specdecodes.native import missing_triton, usable_cores
+from specdecodes.native import usable_cores
 from specdecodes.offload.planning.candidates import BESIDE
 from specdecodes.offload.planning.work import Machine
 from specdecodes.offload.storage.store import measure_read, probe
@@ -96,10 +96,3 @@ def find_device(name: str) -> torch.device:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # streams, events and graphs that are made without naming one are then of this
     return device
-
-
-def shortages(device: torch.device) -> list[tuple[str, str, str]]:
-    """Rows of a plan's table: what is missing on this machine, and what runs in its place."""
-    if device.type == "cuda" and missing_triton():
-        return [("attention", f"torch's own, which is slower: {missing_triton()}", "")]
-    return []

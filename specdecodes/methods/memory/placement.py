@@ -9,7 +9,8 @@ import torch
 
 from specdecodes.config import Middle
 from specdecodes.errors import BudgetError
-from specdecodes.methods.measured.machine import compressed_tier, free_bytes, measure, shortages, streamed_before
+from specdecodes.methods.kernels import shortages
+from specdecodes.methods.measured.machine import compressed_tier, free_bytes, measure, streamed_before
 from specdecodes.methods.measured.outcome import known_rounds, known_times, made_of
 from specdecodes.methods.memory.sizes import layers_bytes, model_shape
 from specdecodes.methods.memory.timed_steps import timed_steps
@@ -40,8 +41,9 @@ def place(
     cache = site.cache_shape(checkpoint.spec, draft_nodes=draft.nodes, target_nodes=site.chunk)
     machine = measure(checkpoint.files, site.device)
     workload = _workload(site, draft, cache.slots, budgets, times)
+    missing = shortages(site.device)
     rows = [
-        *shortages(site.device),
+        *missing,
         *_host_row(site),
         *_kernel_row("target kernel", site),
         *(_kernel_row("draft model's kernel", draft.model) if draft.model else ()),
@@ -66,7 +68,7 @@ def place(
         )
         return replace(found, stretch=stretch, middle=draft.middle, draft_rules=str(draft.rules))
 
-    why = site.resident_alone
+    why = " ".join([site.resident_alone, *(f"Here runs {run}." for _, run, _ in missing)]).strip()
     *longer, shortest = _stretches(site, draft, workload.times, machine, budgets)
 
     def planned(compression: Compression | None) -> Placement:

@@ -25,6 +25,7 @@ from specdecodes.native import load_if_built
 from specdecodes.quant.kernels.cpu import w4a8
 from specdecodes.quant.kernels.cpu.w4a8 import W4A8Linear
 
+SOURCE = Path(__file__).with_suffix(".cpp")
 _WIDEST_HEAD = 1024  # in the source
 _PLACES = (3, 1, 2, 1)  # there, for the linears of each input
 _ADDRESS, _NUMBER = ctypes.c_void_p, ctypes.c_int64
@@ -194,7 +195,7 @@ def _kernels(layer: DecoderLayer) -> tuple[int, int, int]:
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    library = load_if_built(Path(__file__).with_suffix(".cpp"))
+    library = load_if_built(SOURCE).library
     if library is None:
         return None
     layers = ctypes.POINTER(ctypes.POINTER(_Layer))

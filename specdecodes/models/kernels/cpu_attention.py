@@ -18,12 +18,13 @@ from torch import Tensor
 
 from specdecodes.native import address, load_if_built
 
+SOURCE = Path(__file__).with_suffix(".cpp")
 TILE, STRIPE, BLOCK = 64, 512, 32  # queries, slots and dims that a thread holds at a time, as in the source
 
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    library = load_if_built(Path(__file__).with_suffix(".cpp"))
+    library = load_if_built(SOURCE).library
     if library is None:
         return None
     for function in (library.attend_bfloat16, library.attend_float16, library.attend_float):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from specdecodes.native import address, load_if_built
 
+SOURCE = Path(__file__).with_suffix(".cpp")
 ROWS = 64
 
 torch.library.define("specdecodes::few_rows_linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
@@ -24,7 +25,7 @@ torch.library.define("specdecodes::few_rows_linear", "(Tensor x, Tensor weight, 
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    library = load_if_built(Path(__file__).with_suffix(".cpp"))
+    library = load_if_built(SOURCE).library
     if library is None:
         return None
     library.cpu_linear.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 3
