@@ -11,6 +11,7 @@ baselines do: it asks for a layer when it is needed and waits for it. And `subsp
 theirs: trees of 6 lanes and 48 levels, all of them drafted, 4-bit substitutes of all layers, none resident. Other arms
 of `subspec` are ours without one of its parts, or on another kernel: one run tells what each is worth.
 
+`expected`: what the arm's plan said before it ran, so that the worth of each part is predicted in the same table.
 `times its bytes`: a draft step beside the time that what it reads takes at the memory's speed. `link used`: what
 arrived over whole rounds, in shares of the link's own speed. Both speeds are measured apart. `--dry-run` runs all of it
 on the CPU. Written without a GPU at hand; no figure of it is known yet.
@@ -44,11 +45,13 @@ from specdecodes.errors import SpecDecodesError
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = {  # of the table: the figure, and how it is written
     "tokens/s": ("decode_tokens_per_second", "{:.2f}"),
+    "expected": ("expected_tokens_per_second", "{:.2f}"),
     "times plain": ("times_plain", "{:.2f}"),
     "times published": ("times_published", "{:.2f}"),
     "accepted a round": ("tau", "{:.1f}"),
     "draft step ms": ("draft_step_ms", "{:.2f}"),
     "times its bytes": ("times_its_bytes", "{:.2f}"),
+    "GB a round": ("gb_per_round", "{:.2f}"),
     "link GB/s": ("link_gbps", "{:.1f}"),
     "link used": ("link_used", "{:.0%}"),
     "peak GiB": ("peak_gib", "{:.2f}"),

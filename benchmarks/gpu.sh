@@ -11,8 +11,9 @@
 # --out DIR      where results are written (default: assets/results; a dry run: results)
 # --dry-run      on the CPU, with a small model: everything but the kernels; three minutes, its figures mean nothing
 #
-# Writes GPU-DATE.json and .md, anew after every arm, gpu-tests.txt as tests end, and gpu-kernels.json and .txt, linears
-# of few bits beside their bytes: cut short, it leaves what there is.
+# Writes GPU-DATE.json and .md, anew after every arm, gpu-tests.txt as tests end, and gpu-kernels.json, gpu-restoring.json
+# and gpu-kernels.txt, linears of few bits beside their bytes and what restores weights beside the link: cut short, it
+# leaves what there is.
 # Tests that fail do not keep the table from being made. Needs 16 GB of disk or of further memory, and 16 GB of free
 # memory, and no network where the active virtual environment, or the python3 at hand, has a torch that sees the
 # GPU. Not yet run on a GPU.
@@ -77,9 +78,15 @@ run_tests() {
 run_kernels() {
     local schemes=hqq4,none,hqq3 options=(--hidden 5120 --layers 6 --rows 1,6,8)
     if has gemlite; then schemes=hqq4,none,hqq3,hqq4@gemlite; fi
-    if [[ $dry ]]; then schemes=hqq4,none options=(--hidden 256 --layers 2 --rows 1,6 --rounds 2); fi
-    timeout --signal=INT --kill-after=15 90 "$PYTHON_BIN" "$ROOT/benchmarks/kernels.py" --schemes "$schemes" "${options[@]}" \
-        --out "$out/gpu-kernels.json" >"$out/gpu-kernels.txt" 2>&1
+    local blocks=()
+    if [[ $dry ]]; then
+        schemes=hqq4,none options=(--hidden 256 --layers 2 --rows 1,6 --rounds 2) blocks=(--mib 1 --blocks 2 --rounds 2)
+    fi
+    local limit=(timeout --signal=INT --kill-after=15)
+    "${limit[@]}" 90 "$PYTHON_BIN" "$ROOT/benchmarks/kernels.py" --schemes "$schemes" "${options[@]}" \
+        --out "$out/gpu-kernels.json" >"$out/gpu-kernels.txt" 2>&1 || return 1
+    "${limit[@]}" 60 "$PYTHON_BIN" "$ROOT/benchmarks/restoring.py" ${blocks[@]+"${blocks[@]}"} \
+        --out "$out/gpu-restoring.json" >>"$out/gpu-kernels.txt" 2>&1
 }
 if [[ ($only == table || ! $only) && ! -f $model/config.json ]]; then
     say "1/4 a model of $size, $layers layers, beside the tests"
@@ -97,7 +104,7 @@ if [[ $only == tests || ! $only ]]; then
     fi
 fi
 if [[ $only == kernels || ! $only ]]; then
-    say "3/4 linears of few bits"
+    say "3/4 linears of few bits, and restored weights"
     (run_kernels) || failed=1
     tail -20 "$out/gpu-kernels.txt"
 fi

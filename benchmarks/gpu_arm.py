@@ -31,7 +31,7 @@ from specdecodes.units import parse_bytes
 
 ACCELERATE, LLAMA_CPP = "transformers + accelerate", "llama.cpp"
 OURS = Tree(width=6, depth=48, nodes=256)
-PIECE = 2**29  # bytes that host memory is taken by
+PIECE, PATIENCE = 2**29, 10.0  # bytes that host memory is taken by, and seconds that more of it is waited for
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class GpuArm:
     """A method of ours. Baselines have their fastest setting; `published` ones have what the published system has of
     theirs: nothing compressed, for a draft no layer resident, for plain decoding none fetched ahead. `ring`: slots, in
     place of as many resident layers as a plan would choose, so that the link is busy while a draft runs. The others
-    are ours without one of its parts (layers compressed or `ahead` of their pass, `graphs`), or on another `kernel`."""
+    are ours without one of its parts (layers compressed, beside the substitute or at all, or `ahead` of their pass,
+    `graphs`), or on another `kernel`."""
 
     method: str
     tree: Tree = Tree(nodes=2)
@@ -58,6 +59,7 @@ ARMS: dict[str, GpuArm] = {  # those that matter most come first, in case that t
     "subspec": GpuArm("subspec_sd", OURS),
     PUBLISHED: GpuArm("subspec_sd", Tree(width=6, depth=48, nodes=289, adaptive=False), published=True),
     "subspec, reading ahead": GpuArm("subspec_sd", OURS, ring=6, compress="off"),
+    "subspec, compressed alone": GpuArm("subspec_sd", OURS, compress="alone"),
     "subspec, not compressed": GpuArm("subspec_sd", OURS, compress="off"),
     "subspec, gemlite": GpuArm("subspec_sd", OURS, kernel="gemlite"),
     "subspec, always 24 levels": GpuArm("subspec_sd", replace(OURS, depth=24, adaptive=False)),
@@ -89,16 +91,16 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float)
 
 
-def await_memory(wanted: int, patience: float = 10.0) -> None:
+def await_memory(wanted: int) -> None:
     """Take host memory until `wanted` bytes are there, and give it back: a virtual machine may be given its memory as
-    it is used, and a plan counts what is free. Ends when for `patience` seconds there was no more."""
+    it is used, and a plan counts what is free. Ends when for some seconds there was no more."""
     taken: list[torch.Tensor] = []
     since = time.monotonic()
     while (free := psutil.virtual_memory().available) + len(taken) * PIECE < wanted:
         if free > 2 * PIECE:
             taken.append(torch.ones(PIECE, dtype=torch.uint8))
             since = time.monotonic()
-        elif time.monotonic() - since > patience:
+        elif time.monotonic() - since > PATIENCE:
             break
         else:
             time.sleep(0.1)
@@ -144,10 +146,12 @@ def with_ours(arguments: argparse.Namespace, prompts: list[str]) -> Iterator[dic
     streams = blocking_streams() if plain and ARMS[arguments.arm].published else contextlib.nullcontext()
     with streams, build(pipeline, progress=lambda text: print(text, file=sys.stderr)) as generator:
         plan, least = [list(row) for row in generator.placement.rows()], draft_bytes(generator.placement)
+        expected = generator.placement.predicted.tokens_per_second
         for prompt in prompts:
             row = figures([generator.generate([{"role": "user", "content": prompt}], params)])
             row |= {"draft_step_ms": 1000 * row["draft_step_s"], "draft_bytes": least, "plan": plan}
             row |= {"link_bare_gbps": link, "link_used": link_used(row, link), "memory_gbps": memory}
+            row |= {"gb_per_round": row["bytes_per_round"] / 1e9, "expected_tokens_per_second": expected}
             yield row | {"times_its_bytes": row["draft_step_s"] * memory * 1e9 / least if least else 0.0}
 
 

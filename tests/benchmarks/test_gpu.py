@@ -50,6 +50,7 @@ def test_each_part_of_ours_has_an_arm_without_it(monkeypatch: pytest.MonkeyPatch
     assert apart == {
         "subspec, gemlite": {"kernel"},
         "subspec, reading ahead": {"ring", "compress"},
+        "subspec, compressed alone": {"compress"},
         "subspec, not compressed": {"compress"},
         "subspec, always 24 levels": {"tree"},
         "subspec, exact": {"exact"},
@@ -68,7 +69,8 @@ def test_an_arm_runs_what_it_says() -> None:
 
     assert given("subspec, gemlite").draft.quant == "hqq4@gemlite" and given("subspec").draft.quant == "hqq4"
     assert not given("subspec, no graphs").graphs and not given("subspec, waiting while drafting").memory.ahead
-    assert given("subspec, not compressed").memory.compress == "off" and given("subspec").memory.compress == "auto"
+    ways = {"subspec": "auto", "subspec, compressed alone": "alone", "subspec, not compressed": "off"}
+    assert {arm: given(arm).memory.compress for arm in ways} == ways
 
 
 def test_without_a_device_it_says_what_to_do(
@@ -100,7 +102,7 @@ def test_an_arm_on_the_cpu(arm: str, cap: str, monkeypatch: pytest.MonkeyPatch) 
     arguments: argparse.Namespace = gpu._arguments()
     row = gpu.run_arm(arguments)
     assert row["decode_tokens_per_second"] > 0
-    assert row["bytes_streamed"] > 0
+    assert row["bytes_streamed"] > 0 and row["expected_tokens_per_second"] > 0
     parts = [part for part, *_ in row["plan"]]
     assert ("resident" in " ".join(parts)) == (arm != gpu.PUBLISHED)
 

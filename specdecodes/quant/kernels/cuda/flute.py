@@ -16,9 +16,12 @@ from specdecodes.quant.codes import Codes
 from specdecodes.quant.grids import table
 from specdecodes.quant.hadamard import rotate
 
+_ROWS = 16
+"""Of inputs, for which a tiling is picked."""
+
 
 class FluteLinear(nn.Module):
-    """A linear on 2, 3 or 4 bits of a table for CUDA; `rows` is what the tiling is picked for."""
+    """A linear on 2, 3 or 4 bits of a table for CUDA."""
 
     def __init__(
         self,
@@ -27,7 +30,6 @@ class FluteLinear(nn.Module):
         *,
         device: torch.device | str = "cuda",
         dtype: torch.dtype = torch.bfloat16,
-        rows: int = 16,
     ) -> None:
         """Raises QuantError where FLUTE is not installed, and on a device that is not CUDA."""
         super().__init__()
@@ -49,7 +51,7 @@ class FluteLinear(nn.Module):
             1,
             dtype,
             where,
-            rows,
+            _ROWS,
         )
         self.template, self.processors = tuned.template_id, tuned.num_sms
         workspace = extra("flute.utils", missing).make_workspace_streamk(where)
