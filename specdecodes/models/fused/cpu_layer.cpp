@@ -6,99 +6,33 @@
 //
 // hidden, out [rows][hidden]; cos, sin [rows][dim]; keys, values, slots, mask, start and stop as in cpu_attention.cpp.
 
-#include <initializer_list>
-#include <vector>
-
 #include "../../quant/kernels/cpu/w4a8_product.h"
 #include "../kernels/cpu_between.h"
 #include "../kernels/cpu_linear.h"
 #include "../kernels/cpu_numbers.h"
 #include "cpu_layer_linear.h"
+#include "cpu_layer_parts.h"
 
 namespace {
 
 constexpr int64_t WIDEST_HEAD = 1024;
 constexpr int64_t WORTH_THREADS = 1 << 18;  // weights of a layer
-
-struct Attention {
-  int64_t (*tile)(int64_t queries, int64_t kv_heads);
-  void (*write)(const void* numbers, int64_t dim, int is_key, int64_t eight_bits, void* cache, int64_t index);
-  void (*attend)(const void* query, const void* keys, const void* values, const uint8_t* mask, void* out, double scale,
-                 const int64_t* n, int64_t tile, int64_t item);
-};
-
-}  // namespace
-
-extern "C" {
-
-// Norms are float; those of a head's queries and keys may be null. One linear may stand for q, k and v, and one for gate
-// and up: then it is the first of them.
-struct Layer {
-  Kernels kernels;
-  Attention attention;
-  const float *norm, *post_norm, *query_norm, *key_norm;
-  double eps;
-  int64_t hidden, heads, kv_heads, dim, ffn;
-  void *keys, *values;
-  Linear q, k, v, o, gate, up, down;
-};
-
-struct Sight {
-  const uint8_t* mask;
-  int64_t start, stop, mask_stride;
-};
-
-struct Step {
-  int64_t rows;
-  const void *cos, *sin;
-  const int64_t* slots;
-  int64_t cache_slots, eight_bits;
-  const Sight* sights;  // of each layer
-};
-}
-
-namespace {
-
-// The numbers between the steps of a layer.
-template <typename T>
-struct Scratch {
-  int64_t wide;                          // numbers of a row of x
-  float *x, *outputs;                    // [rows][wide], and [rows] of the widest outputs
-  float* squares;                        // [units of x][rows], summed over the columns of x that a unit has
-  T *query, *attended;                   // [rows][heads * dim]
-  Room room;
-};
+constexpr int64_t MOST_QUERIES = 64;        // of a kv head, that attention takes together
 
 // A layer at work on its rows. What is declared `team` is called by all threads of one, and shared among them by columns:
-// a thread goes on with what it has computed itself, since numbers come slowly from another core.
+// a thread goes on with what it has computed itself, since numbers come slowly from another core, and soon, since the
+// weights that pass drive them out of its caches.
 template <typename T>
 struct Work {
   const Layer& layer;
   const Step& step;
   const Sight& sight;
   const Scratch<T>& s;
+  const Own& own;
+  const Bands bands{layer};
 
-  Task task(const Linear& l, int64_t column, int64_t apart) const {
-    return {layer.kernels, l, step.rows, s.room, s.outputs + column, apart, false};
-  }
-  Task adding(const Linear& l) const { return {layer.kernels, l, step.rows, s.room, s.x, s.wide, true}; }
-
-  struct Units {
-    const Task& task;
-    int64_t first, end;
-  };
-
-  void multiply(std::initializer_list<Units> parts) const {  // team
-    int64_t count = 0;
-    for (const Units& part : parts) count += part.end - part.first;
-#pragma omp for schedule(static) nowait
-    for (int64_t i = 0; i < count; ++i) {
-      const Units* part = parts.begin();
-      int64_t unit = i;
-      for (; unit >= part->end - part->first; ++part) unit -= part->end - part->first;
-      part->task.multiply(part->first + unit);
-    }
-  }
+  Task task(const Linear& l) const { return {layer.kernels, l, step.rows, s.room}; }
+  Task after(const Linear& l) const { return {layer.kernels, l, step.rows, s.behind}; }
 
   // The columns of unit `unit` of x, once they are whole.
   void sum_squares(int64_t unit) const {
@@ -117,82 +51,124 @@ struct Work {
   }
 
   void multiply_into_x(const Task& t, T* out) const {  // team
-#pragma omp for schedule(static)
+#pragma omp for schedule(guided)
     for (int64_t unit = 0; unit < t.linear.units(); ++unit) {
-      t.multiply(unit);
+      t.multiply(unit, s.x + unit * COLUMNS, s.wide, true);
       if (out) leave(unit, out);
       sum_squares(unit);
     }
   }
 
+  // The outputs [first, end) of all rows and what else their units have, to y [rows][broad]; where they lie then.
+  float* multiply(const Task& t, int64_t first, int64_t end, float* y) const {
+    const int64_t begin = first / COLUMNS;
+    for (int64_t unit = begin; unit * COLUMNS < end; ++unit)
+      t.multiply(unit, y + (unit - begin) * COLUMNS, own.broad, false);
+    return y + first - begin * COLUMNS;
+  }
+
   void round_normalized(const Task& t, const float* norm) const {  // team
-    const int64_t in = layer.hidden, group = t.linear.group();
-    for (int64_t row = 0; row < step.rows; ++row) {
-      float sum = 0;
-      for (int64_t unit = 0; unit * COLUMNS < in; ++unit) sum += s.squares[unit * step.rows + row];
-      const float scale = 1.0f / std::sqrt(sum / float(in) + float(layer.eps));
-#pragma omp for schedule(static) nowait
-      for (int64_t share = 0; share < t.linear.shares(); ++share) {
-        const int64_t first = share * group, count = std::min(group, in - first);
-        scaled(s.x + row * s.wide + first, scale, norm + first, s.room.inputs + row * in + first, count);
-        t.round(row, share);
-      }
-    }
-#pragma omp barrier
-  }
-
-  // Queries, keys and values turned to their positions; keys and values go to their slots.
-  void place(int64_t apart) const {  // team
-    const int64_t dim = layer.dim, heads = layer.heads, kv = layer.kv_heads;
+    const int64_t rows = step.rows, in = layer.hidden, group = t.linear.group();
+    float* const scales = own.scales;
+    std::fill(scales, scales + rows, 0.0f);
+    for (int64_t unit = 0; unit * COLUMNS < in; ++unit)
+      for (int64_t row = 0; row < rows; ++row) scales[row] += s.squares[unit * rows + row];
+    for (int64_t row = 0; row < rows; ++row) scales[row] = 1.0f / std::sqrt(scales[row] / float(in) + float(layer.eps));
 #pragma omp for schedule(static)
-    for (int64_t head = 0; head < heads + 2 * kv; ++head)
-      for (int64_t row = 0; row < step.rows; ++row) {
-        float* const own = s.outputs + row * apart + head * dim;
-        const bool is_key = head >= heads && head < heads + kv;
-        T numbers[WIDEST_HEAD];
-        if (head < heads || is_key)
-          turned(own, head < heads ? layer.query_norm : layer.key_norm, layer.eps,
-                 static_cast<const T*>(step.cos) + row * dim, static_cast<const T*>(step.sin) + row * dim, dim);
-        narrowed(own, head < heads ? s.query + (row * heads + head) * dim : numbers, dim);
-        if (head >= heads)
-          layer.attention.write(numbers, dim, is_key, step.eight_bits, is_key ? layer.keys : layer.values,
-                                (head - heads) % kv * step.cache_slots + step.slots[row]);
+    for (int64_t share = 0; share < t.linear.shares(); ++share)
+      for (int64_t row = 0; row < rows; ++row) {
+        const int64_t first = share * group;
+        scaled(s.x + row * s.wide + first, scales[row], norm + first, own.numbers, std::min(group, in - first));
+        t.round(own.numbers, row, share);
       }
   }
 
-  void attend() const {  // team
-    const int64_t queries = step.rows * layer.heads / layer.kv_heads;
-    const int64_t tile = layer.attention.tile(queries, layer.kv_heads);
-    const int64_t items = layer.kv_heads * ((queries + tile - 1) / tile);
-    const int64_t n[] = {step.rows, layer.heads, layer.kv_heads, layer.dim, step.cache_slots, sight.start, sight.stop,
+  // A head of queries, keys or values turned to its position; keys and values go to their slots.
+  void place(int64_t head, int64_t row, float* numbers) const {
+    const int64_t dim = layer.dim, heads = layer.heads, kv = layer.kv_heads;
+    const bool is_key = head >= heads && head < heads + kv;
+    if (head < heads + kv)
+      turned(numbers, head < heads ? layer.query_norm : layer.key_norm, layer.eps,
+             static_cast<const T*>(step.cos) + row * dim, static_cast<const T*>(step.sin) + row * dim, dim);
+    if (head < heads) return narrowed(numbers, s.query + (row * heads + head) * dim, dim);
+    T narrow[WIDEST_HEAD];
+    narrowed(numbers, narrow, dim);
+    layer.attention.write(narrow, dim, is_key, step.eight_bits, is_key ? layer.keys : layer.values,
+                          (head - heads) % kv * step.cache_slots + step.slots[row]);
+  }
+
+  void project() const {  // team
+    const int64_t heads = layer.heads, kv = layer.kv_heads;
+    const Linear* const linears[] = {&layer.q, &layer.k, &layer.v};
+    const int64_t ends[] = {layer.k.out ? heads : heads + 2 * kv, heads + kv, heads + 2 * kv};
+    int64_t bands_of[3];
+    for (int part = 0, begin = 0; part < 3; begin = ends[part++])
+      bands_of[part] = linears[part]->out ? (ends[part] - begin + bands.heads - 1) / bands.heads : 0;
+#pragma omp for schedule(guided)
+    for (int64_t i = 0; i < bands_of[0] + bands_of[1] + bands_of[2]; ++i) {
+      int64_t part = 0, band = i;
+      for (; band >= bands_of[part]; ++part) band -= bands_of[part];
+      const int64_t begin = part ? ends[part - 1] : 0, first = begin + band * bands.heads;
+      const int64_t end = std::min(first + bands.heads, ends[part]);
+      const Task t = task(*linears[part]);
+      float* const y = multiply(t, (first - begin) * layer.dim, (end - begin) * layer.dim, own.y);
+      for (int64_t head = first; head < end; ++head)
+        for (int64_t row = 0; row < step.rows; ++row) place(head, row, y + row * own.broad + (head - first) * layer.dim);
+    }
+  }
+
+  // The columns of some rows of what attention yields, those of whole heads: to levels, where they are whole shares.
+  void round_attended(const Task& t, int64_t row, int64_t rows, int64_t first, int64_t count) const {
+    const int64_t group = t.linear.group(), in = t.linear.in;
+    for (int64_t share = first / group; share * group < first + count; ++share)
+      for (int64_t i = row; i < row + rows; ++i) {
+        widened(s.attended + i * in + share * group, own.numbers, std::min(group, in - share * group));
+        t.round(own.numbers, i, share);
+      }
+  }
+
+  void attend(const Task& o) const {  // team
+    const int64_t kv = layer.kv_heads, group = layer.heads / kv, queries = step.rows * group, wide = group * layer.dim;
+    int64_t tile = layer.attention.tile(queries, kv);
+    const int64_t together = std::min((tile + group - 1) / group, MOST_QUERIES / group);  // rows
+    const bool whole = together > 0 && wide % o.linear.group() == 0;
+    if (whole) tile = together * group;
+    const int64_t tiles = (queries + tile - 1) / tile;
+    const int64_t n[] = {step.rows, layer.heads, kv, layer.dim, step.cache_slots, sight.start, sight.stop,
                          sight.mask_stride, 0, 0, step.eight_bits};
 #pragma omp for schedule(static)
-    for (int64_t item = 0; item < items; ++item)
+    for (int64_t item = 0; item < kv * tiles; ++item) {
       layer.attention.attend(s.query, layer.keys, layer.values, sight.mask, s.attended,
                              1.0 / std::sqrt(double(layer.dim)), n, tile, item);
+      const int64_t row = item % tiles * together;
+      if (whole) round_attended(o, row, std::min(together, step.rows - row), item / tiles * wide, wide);
+    }
+    if (whole) return;
+#pragma omp for schedule(static)
+    for (int64_t share = 0; share < o.linear.shares(); ++share)
+      round_attended(o, 0, step.rows, share * o.linear.group(), 1);
   }
 
-  void round_attended(const Task& t) const {  // team
-    const int64_t in = t.linear.in, group = t.linear.group();
-#pragma omp for schedule(static)
-    for (int64_t share = 0; share < t.linear.shares(); ++share)
-      for (int64_t row = 0; row < step.rows; ++row) {
-        const int64_t at = row * in + share * group;
-        widened(s.attended + at, s.room.inputs + at, std::min(group, in - share * group));
-        t.round(row, share);
+  // Both halves of the feed-forward part, and their product, rounded.
+  void feed(const Task& down) const {  // team
+    const Task gate = task(layer.gate), up = task(layer.up.out ? layer.up : layer.gate);
+    const int64_t ffn = layer.ffn, rows = step.rows, group = down.linear.group(), behind = layer.up.out ? 0 : ffn;
+#pragma omp for schedule(guided)
+    for (int64_t first = 0; first < ffn; first += bands.columns) {
+      const int64_t end = std::min(first + bands.columns, ffn);
+      const float* const a = multiply(gate, first, end, own.y);
+      const float* const b = multiply(up, behind + first, behind + end, own.up);
+      for (int64_t row = 0; row < rows; ++row) {
+        float* const to = bands.shares ? own.numbers : s.inputs + row * ffn + first;
+        gated(a + row * own.broad, b + row * own.broad, to, end - first);
+        for (int64_t share = first / group; bands.shares && share * group < end; ++share)
+          down.round(to + share * group - first, row, share);
       }
-  }
-
-  void round_gated(const Task& t, int64_t apart) const {  // team
-    const int64_t in = t.linear.in, group = t.linear.group();
+    }
+    if (bands.shares) return;
 #pragma omp for schedule(static)
-    for (int64_t share = 0; share < t.linear.shares(); ++share)
-      for (int64_t row = 0; row < step.rows; ++row) {
-        const int64_t first = share * group;
-        const float* const gate = s.outputs + row * apart + first;
-        gated(gate, gate + in, s.room.inputs + row * in + first, std::min(group, in - first));
-        t.round(row, share);
-      }
+    for (int64_t share = 0; share < down.linear.shares(); ++share)
+      for (int64_t row = 0; row < rows; ++row) down.round(s.inputs + row * ffn + share * group, row, share);
   }
 
   void enter(const T* hidden) const {  // team
@@ -207,60 +183,30 @@ struct Work {
 
   // From x to x, which goes to `out` too.
   void run(T* out) const {  // team
-    const int64_t apart = layer.q.out + layer.k.out + layer.v.out, both = layer.gate.out + layer.up.out;
-    const Task q = task(layer.q, 0, apart), k = task(layer.k, layer.q.out, apart);
-    const Task v = task(layer.v, layer.q.out + layer.k.out, apart), o = adding(layer.o);
-    const Task gate = task(layer.gate, 0, both), up = task(layer.up, layer.gate.out, both), down = adding(layer.down);
-    round_normalized(q, layer.norm);
-    multiply({{q, 0, layer.q.units()}, {k, 0, layer.k.units()}, {v, 0, layer.v.units()}});
-#pragma omp barrier
-    place(apart);
-    attend();
-    round_attended(o);
+    const Task o = after(layer.o), down = after(layer.down);
+    round_normalized(task(layer.q), layer.norm);
+    project();
+    attend(o);
     multiply_into_x(o, nullptr);
-    round_normalized(gate, layer.post_norm);
-    // A thread's share of both halves, whose product it takes next.
-    const int64_t half = layer.up.out ? layer.gate.units() : layer.ffn % COLUMNS == 0 ? layer.ffn / COLUMNS : 0;
-    multiply({{gate, 0, half}});
-    multiply({{gate, half, layer.gate.units()}, {up, 0, layer.up.units()}});
-#pragma omp barrier
-    round_gated(down, both);
+    round_normalized(task(layer.gate), layer.post_norm);
+    feed(down);
     multiply_into_x(down, out);
   }
 };
-
-// The room that any of the layers needs, in lines of sixteen numbers.
-template <typename T>
-Scratch<T> scratch_of(const Layer* const* layers, int64_t count, int64_t rows) {
-  int64_t wide = 0, in = 0, out = 0, queries = 0, groups = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const Layer& l = *layers[i];
-    wide = std::max({wide, l.o.out, l.down.out}), queries = std::max(queries, l.heads * l.dim);
-    in = std::max({in, l.hidden, l.heads * l.dim, l.ffn});
-    out = std::max({out, l.q.out + l.k.out + l.v.out, l.gate.out + l.up.out});
-    for (const Linear* linear : {&l.q, &l.o, &l.gate, &l.down}) groups = std::max(groups, linear->groups);
-  }
-  const int64_t sizes[] = {wide, in, out, (wide + COLUMNS - 1) / COLUMNS, queries, queries, (in + 1) / 2, 2 * groups};
-  int64_t ends[8], end = 0;
-  for (int part = 0; part < 8; ++part) ends[part] = end += (rows * sizes[part] + 15) / 16 * 16;
-  thread_local std::vector<float> kept;  // fresh memory costs more than what is done in it
-  if (int64_t(kept.size()) < end) kept.resize(end);
-  float* const all = kept.data();
-  return {wide, all, all + ends[1], all + ends[2], reinterpret_cast<T*>(all + ends[3]),
-          reinterpret_cast<T*>(all + ends[4]), {all + ends[0], all + ends[5], all + ends[6]}};
-}
 
 template <typename T>
 int run_layers(const Layer* const* layers, int64_t count, const Step& step, const T* hidden, T* out) {
   for (int64_t row = 0; row < step.rows; ++row)
     if (step.slots[row] < 0 || step.slots[row] >= step.cache_slots) return 1;
-  const Scratch<T> scratch = scratch_of<T>(layers, count, step.rows);
+  const Needs needs(layers, count);
+  const Scratch<T> scratch = needs.scratch<T>(step.rows);
   int64_t weights = 0;
   for (const Linear* l : {&layers[0]->q, &layers[0]->o, &layers[0]->gate, &layers[0]->down}) weights += l->in * l->out;
 #pragma omp parallel if (weights > WORTH_THREADS)
   {
-    Work<T>{*layers[0], step, *step.sights, scratch}.enter(hidden);
-    for (int64_t i = 0; i < count; ++i) Work<T>{*layers[i], step, step.sights[i], scratch}.run(out);
+    const Own own = needs.own(step.rows);
+    Work<T>{*layers[0], step, *step.sights, scratch, own}.enter(hidden);
+    for (int64_t i = 0; i < count; ++i) Work<T>{*layers[i], step, step.sights[i], scratch, own}.run(out);
   }
   return 0;
 }

@@ -16,7 +16,7 @@ constexpr int64_t FULL_GROUP = 64;         // inputs that a thread takes at a ti
 
 // The parts of other libraries' products.
 struct Kernels {
-  void (*round)(const Product*, int64_t first, int64_t end);
+  void (*round)(const Product*, const float* x, int64_t row, int64_t group);
   void (*multiply)(const Product*, int64_t first, int64_t end);
   void (*multiply_full)(const FullProduct<float>*, int64_t first, int64_t end);
 };
@@ -36,46 +36,54 @@ struct Linear {
   int64_t units() const { return (out + COLUMNS - 1) / COLUMNS; }
 };
 
-// Where the linears of a layer find their inputs [rows][in], and room for what these are rounded to.
+// What the inputs of a layer's linears [rows][in] are rounded to.
 struct Room {
-  float* inputs;
   void* rounded;  // 8 or 16 bits an input
   float* steps;   // 2 [rows][groups]
 };
 
-// A linear at work on the inputs in `room`: what it yields goes, or is added, to y [rows][apart].
+// A linear at work on the inputs in `room`. Its weights are shared by units of outputs, its inputs by groups.
 struct Task {
   const Kernels& kernels;
   const Linear& linear;
-  int64_t rows, apart;
-  const Room& room;
-  Product low;
-  FullProduct<float> whole;
+  int64_t rows;
+  Room room;
 
-  Task(const Kernels& kernels, const Linear& l, int64_t rows, const Room& room, float* y, int64_t apart, bool adds)
-      : kernels(kernels), linear(l), rows(rows), apart(apart), room(room) {
-    const auto* const weights = static_cast<const uint8_t*>(l.weights);
-    low = {rows, l.in, l.out, l.groups, l.group(), l.bits, l.variant, adds, room.inputs, weights, l.scale, l.offset,
-           l.table, nullptr, nullptr, y, static_cast<int8_t*>(room.rounded), room.steps, room.steps + rows * l.groups};
-    whole = {rows, l.in, apart, static_cast<const bfloat16*>(room.rounded), static_cast<const bfloat16*>(l.weights),
-             static_cast<const bfloat16*>(l.bias), y, adds};
+  // The inputs of share `share` of a row, `x`, as they are multiplied.
+  void round(const float* x, int64_t row, int64_t share) const {
+    if (!linear.full()) {
+      const Product p = low(0, nullptr, 0, false);
+      return kernels.round(&p, x, row, share);
+    }
+    const int64_t first = share * FULL_GROUP;
+    narrowed(x, static_cast<bfloat16*>(room.rounded) + row * linear.in + first, std::min(FULL_GROUP, linear.in - first));
   }
 
-  // The inputs of share `share` of a row, as they are multiplied.
-  void round(int64_t row, int64_t share) const {
-    if (!linear.full()) return kernels.round(&low, row * linear.groups + share, row * linear.groups + share + 1);
-    const int64_t first = row * linear.in + share * FULL_GROUP;
-    narrowed(room.inputs + first, static_cast<bfloat16*>(room.rounded) + first,
-             std::min(FULL_GROUP, linear.in - share * FULL_GROUP));
-  }
-
-  // The outputs of a unit, of all rows.
-  void multiply(int64_t unit) const {
+  // The outputs of a unit, of all rows, go or are added to y [rows][apart].
+  void multiply(int64_t unit, float* y, int64_t apart, bool adds) const {
     const int64_t first = unit * COLUMNS, count = std::min(COLUMNS, linear.out - first);
-    if (linear.full()) return kernels.multiply_full(&whole, first, first + count);
-    kernels.multiply(&low, unit, unit + 1);
+    if (linear.full()) {
+      const auto *const weights = static_cast<const bfloat16*>(linear.weights) + first * linear.in,
+                 *const bias = static_cast<const bfloat16*>(linear.bias);
+      const auto* const x = static_cast<const bfloat16*>(room.rounded);
+      const FullProduct<float> p{rows, linear.in, apart, x, weights, bias ? bias + first : nullptr, y, adds};
+      return kernels.multiply_full(&p, 0, count);
+    }
+    const Product p = low(unit, y, apart, adds);
+    kernels.multiply(&p, 0, 1);
     const auto* const bias = static_cast<const float*>(linear.bias);
-    for (int64_t row = 0; bias && row < rows; ++row) add(low.y + row * apart + first, bias + first, count);
+    for (int64_t row = 0; bias && row < rows; ++row) add(y + row * apart, bias + first, count);
+  }
+
+ private:
+  // From `unit` on.
+  Product low(int64_t unit, float* y, int64_t apart, bool adds) const {
+    const Linear& l = linear;
+    const int64_t first = unit * COLUMNS, scales = first * l.groups;
+    const auto* const weights = static_cast<const uint8_t*>(l.weights) + first * l.in * l.bits / 8;
+    return {rows, l.in, l.out - first, l.groups, l.group(), l.bits, l.variant, adds, apart, weights, l.scale + scales,
+            l.offset + scales, l.table, nullptr, nullptr, y, static_cast<int8_t*>(room.rounded), room.steps,
+            room.steps + rows * l.groups};
   }
 };
 

@@ -115,7 +115,7 @@ APART void lay_values(const bfloat16* values, int64_t dim, int64_t slots, uint32
     }
 }
 
-// Queries [count][dims / 2], weights [count][PAIRS], block [dims / 2][BLOCK], or by PAIRS for each BLOCK of dims.
+// Queries [count][dims / 2], weights [count][STRIPE / 2], block [dims / 2][BLOCK], or by PAIRS for each BLOCK of dims.
 struct Pairs {
   using Sums = float;
   std::vector<uint32_t> all;
@@ -131,11 +131,11 @@ struct Pairs {
   }
   INLINE void fit(int64_t count, int64_t dim) {
     dims = (dim + BLOCK - 1) / BLOCK * BLOCK;
-    all.resize(std::max<size_t>(all.size(), count * (dims / 2 + PAIRS) + dims * PAIRS));
+    all.resize(std::max<size_t>(all.size(), count * (dims + STRIPE) / 2 + dims * PAIRS));
     more.resize(std::max<size_t>(more.size(), count * (dims + STRIPE)));
     block = all.data();
     weights = block + dims * PAIRS;
-    queries = weights + count * PAIRS;
+    queries = weights + count * STRIPE / 2;
     scores = more.data();
     sums = scores + count * STRIPE;
     std::fill(queries, queries + count * dims / 2, 0);
@@ -148,24 +148,76 @@ struct Pairs {
     lay_keys(reinterpret_cast<const bfloat16*>(keys), dim, slots, block);
     multiply_all<true>(count, queries, dims / 2, block, dims / 2, scale, scores + first, STRIPE);
   }
-  static INLINE float kept(float weight) {
-    const uint32_t bits = as_bits(weight);
-    return as_float((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000);
-  }
   INLINE void add(int64_t count, const uint8_t* values, int64_t dim, int64_t slots, int64_t first) {
     lay_values(reinterpret_cast<const bfloat16*>(values), dim, slots, block);
-    for (int64_t q = 0; q < count; ++q)
-      for (int64_t pair = 0; pair < PAIRS; ++pair) {
-        const float* const two = scores + q * STRIPE + first + 2 * pair;
-        weights[q * PAIRS + pair] = as_bits(two[1]) >> 16 | (as_bits(two[0]) & 0xffff0000);
-      }
     for (int64_t d = 0; d < dims; d += BLOCK)
-      multiply_all<false>(count, weights, PAIRS, block + d / 2 * BLOCK, PAIRS, 1, sums + d, dims);
+      multiply_all<false>(count, weights + first / 2, STRIPE / 2, block + d / 2 * BLOCK, PAIRS, 1, sums + d, dims);
   }
   INLINE void give(int64_t q, int64_t dim, uint8_t* out) {
     ROWS<Whole<bfloat16>, float>.give(sums + q * dims, 1 / total[q], dim, out);
   }
 };
+
+BF16 INLINE __m512 all(float number) { return _mm512_set1_ps(number); }
+
+// e^x as `exponential` has it.
+BF16 INLINE __m512 exponentials(__m512 x) {
+  const __m512 clipped = _mm512_max_ps(all(-87.0f), x);  // the second of two where one is no number
+  const __m512 turns = _mm512_roundscale_ps(_mm512_mul_ps(clipped, all(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
+  const __m512 most = _mm512_fnmadd_ps(turns, all(0.693359375f), clipped);
+  const __m512 rest = _mm512_fmadd_ps(turns, all(2.12194440e-4f), most);
+  __m512 sum = _mm512_fmadd_ps(all(1.9875691500e-4f), rest, all(1.3981999507e-3f));
+  sum = _mm512_fmadd_ps(sum, rest, all(8.3334519073e-3f));
+  sum = _mm512_fmadd_ps(sum, rest, all(4.1665795894e-2f));
+  sum = _mm512_fmadd_ps(sum, rest, all(1.6666665459e-1f));
+  sum = _mm512_fmadd_ps(sum, rest, all(5.0000001201e-1f));
+  sum = _mm512_add_ps(_mm512_fmadd_ps(_mm512_mul_ps(sum, rest), rest, rest), all(1.0f));
+  const __m512i power = _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(turns), _mm512_set1_epi32(127)), 23);
+  return _mm512_maskz_mul_ps(_mm512_cmp_ps_mask(x, all(-87.0f), _CMP_NLT_UQ), sum, _mm512_castsi512_ps(power));
+}
+
+// To bfloat16, in the upper half of a number.
+BF16 INLINE __m512i kept(__m512 weights) {
+  const __m512i bits = _mm512_castps_si512(weights), one = _mm512_set1_epi32(1);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
+  const __m512i above = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+  return _mm512_and_si512(above, _mm512_set1_epi32(int32_t(0xffff0000)));
+}
+
+// `weigh` of the template, sixteen slots at a time; weights become pairs, the second slot's in the lower half.
+BF16 void weigh(const uint8_t* visible, int64_t count, int64_t q, Pairs& way) {
+  const int64_t whole = (count + BLOCK - 1) / BLOCK * BLOCK;
+  const float *const row = way.scores + q * STRIPE, before = way.top[q];
+  uint32_t* const to = way.weights + q * STRIPE / 2;
+  __mmask16 seen[STRIPE / 16];
+  __m512 peaks = all(before);
+  for (int64_t slot = 0; slot < whole; slot += 16) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(visible + slot));
+    seen[slot / 16] = _mm_test_epi8_mask(bytes, bytes);
+    peaks = _mm512_mask_max_ps(peaks, seen[slot / 16], _mm512_loadu_ps(row + slot), peaks);
+  }
+  const float peak = _mm512_reduce_max_ps(peaks), base = peak == -INFINITY ? 0 : peak;
+  alignas(64) uint16_t upper[32];  // of two vectors' numbers
+  for (int i = 0; i < 32; ++i) upper[i] = uint16_t(i % 2 ? 2 * i - 1 : 2 * i + 3);
+  const __m512i order = _mm512_load_si512(upper);
+  __m512d added[2] = {_mm512_setzero_pd(), _mm512_setzero_pd()};
+  for (int64_t slot = 0; slot < whole; slot += BLOCK) {
+    __m512i weights[2];
+    for (int half = 0; half < 2; ++half) {
+      const __m512 ahead = _mm512_sub_ps(_mm512_loadu_ps(row + slot + half * 16), all(base));
+      weights[half] = _mm512_maskz_mov_epi32(seen[slot / 16 + half], kept(exponentials(ahead)));
+      const __m512 sixteen = _mm512_castsi512_ps(weights[half]);
+      added[0] = _mm512_add_pd(added[0], _mm512_cvtps_pd(_mm512_castps512_ps256(sixteen)));
+      added[1] = _mm512_add_pd(added[1], _mm512_cvtps_pd(_mm512_extractf32x8_ps(sixteen, 1)));
+    }
+    _mm512_storeu_si512(to + slot / 2, _mm512_permutex2var_epi16(weights[0], order, weights[1]));
+  }
+  const float fade = exponential(before - base);
+  way.total[q] = way.total[q] * fade + float(_mm512_reduce_add_pd(_mm512_add_pd(added[0], added[1])));
+  if (peak != before)
+    for (int64_t d = 0; d < way.dims; ++d) way.sums[q * way.dims + d] *= fade;
+  way.top[q] = peak;
+}
 
 }  // namespace
 

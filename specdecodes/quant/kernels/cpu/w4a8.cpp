@@ -49,7 +49,7 @@ void plain_block(const Product& p, int64_t block, int64_t row) {
     const uint16_t *scale = p.scale + p.scales(block, g), *offset = p.offset + p.scales(block, g);
     for (int64_t n = 0; n < LANES; ++n) total[n] += acc[n] * step * to_float(scale[n]) + sum * to_float(offset[n]);
   }
-  float* y = p.y + row * p.out + block * LANES;
+  float* y = p.y + row * p.apart + block * LANES;
   for (int64_t n = 0; n < LANES; ++n) y[n] = p.adds ? total[n] + y[n] : total[n];
 }
 
@@ -84,14 +84,13 @@ extern "C" int w4a8_best() {
   return PLAIN;
 }
 
-// The groups [first, end) of all rows, row by row; the units [first, end).
-extern "C" void w4a8_round(const Product* p, int64_t first, int64_t end) {
-  auto round = plain_round;
+// Group `group` of a row, whose numbers are `x`; the units [first, end).
+extern "C" void w4a8_round(const Product* p, const float* x, int64_t row, int64_t group) {
 #if defined(__x86_64__)
-  if (p->variant == WITH_AVX2) round = avx2_round;
-  if (p->variant == WITH_VNNI) round = vnni_round;
+  if (p->variant == WITH_VNNI) return vnni_round(*p, x, row, group);
+  if (p->variant == WITH_AVX2) return avx2_round(*p, x, row, group);
 #endif
-  for (int64_t i = first; i < end; ++i) round(*p, i / p->groups, i % p->groups);
+  plain_round(*p, x, row, group);
 }
 
 extern "C" void w4a8_multiply(const Product* p, int64_t first, int64_t end) {
@@ -104,13 +103,14 @@ extern "C" void w4a8(const float* x, const int8_t* given, const float* given_ste
                      int64_t in, int64_t out, int64_t groups, int bits, int variant) {
   const std::unique_ptr<int8_t[]> levels(new int8_t[rows * in]);
   const std::unique_ptr<float[]> steps(new float[2 * rows * groups]);
-  const Product p{rows, in, out, groups, in / groups, bits, variant, 0, x, packed, scale, offset, table, given,
-                  given_step, y, levels.get(), steps.get(), steps.get() + rows * groups};
+  const int64_t group = in / groups;
+  const Product p{rows, in, out, groups, group, bits, variant, 0, out, packed, scale, offset, table, given, given_step, y,
+                  levels.get(), steps.get(), steps.get() + rows * groups};
 #pragma omp parallel if (in * out > WORTH_THREADS)
   {
 #pragma omp for schedule(static)
     for (int64_t g = 0; g < groups; ++g)  // all rows of a group lie side by side, and belong to one thread
-      for (int64_t row = 0; row < rows; ++row) w4a8_round(&p, row * groups + g, row * groups + g + 1);
+      for (int64_t row = 0; row < rows; ++row) w4a8_round(&p, x + (given ? 0 : row * in + g * group), row, g);
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < p.units(); ++i) w4a8_multiply(&p, i, i + 1);
   }

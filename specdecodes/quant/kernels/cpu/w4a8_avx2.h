@@ -51,7 +51,7 @@ AVX2 void avx2_half(const Product& p, int64_t block, int64_t half, int64_t row) 
     }
   }
   UNROLL for (int m = 0; m < M; ++m) {
-    float* y = p.y + (row + m) * p.out + block * LANES + half * 8;
+    float* y = p.y + (row + m) * p.apart + block * LANES + half * 8;
     _mm256_storeu_ps(y, p.adds ? _mm256_add_ps(total[m], _mm256_loadu_ps(y)) : total[m]);
   }
 }

@@ -30,11 +30,10 @@ inline int32_t four(const int8_t* levels) {
 
 extern "C" {
 
-// y = x W^T, or y += x W^T with `adds`. Null are `table` where codes are the values, `given` and `given_step` where x is
-// rounded here, and else x.
+// y = x W^T, or y += x W^T with `adds`; from a row of y to the next it is `apart`. Null are `table` where codes are the
+// values, `given` and `given_step` where x is rounded here.
 struct Product {
-  int64_t rows, in, out, groups, group, bits, variant, adds;
-  const float* x;
+  int64_t rows, in, out, groups, group, bits, variant, adds, apart;
   const uint8_t* packed;
   const uint16_t *scale, *offset;
   const uint8_t* table;

@@ -18,20 +18,20 @@ struct Step {
   }
 };
 
-// Group `g` of a row.
-inline __attribute__((always_inline)) void round_group(const Product& p, int64_t row, int64_t g) {
+// Group `g` of a row, whose numbers are `x`.
+inline __attribute__((always_inline)) void round_group(const Product& p, const float* x, int64_t row, int64_t g) {
   const int64_t first = row * p.in + g * p.group, apart = p.together(row) * 4;
   int8_t* levels = p.level(row, g * p.group);
   uint32_t peak_bits = 0;
   for (int64_t k = 0; k < p.group && !p.given; ++k) {
     uint32_t bits;
-    std::memcpy(&bits, p.x + first + k, 4);
+    std::memcpy(&bits, x + k, 4);
     peak_bits = std::max(peak_bits, bits & 0x7fffffffu);
   }
   const Step found(peak_bits);
   int32_t total = 0;
   for (int64_t k = 0; k < p.group; ++k) {
-    const float v = p.given ? 0.0f : p.x[first + k] * found.inverse;
+    const float v = p.given ? 0.0f : x[k] * found.inverse;
     const int8_t level = p.given ? p.given[first + k] : found.inverse > 0 ? int8_t(v + std::copysign(0.5f, v)) : 0;
     levels[k / 4 * apart + k % 4] = level;
     total += level;
@@ -41,16 +41,15 @@ inline __attribute__((always_inline)) void round_group(const Product& p, int64_t
   p.sum[p.scaled(row, g)] = step * float(total);
 }
 
-void plain_round(const Product& p, int64_t row, int64_t g) { round_group(p, row, g); }
+void plain_round(const Product& p, const float* x, int64_t row, int64_t g) { round_group(p, x, row, g); }
 
 #if defined(__x86_64__)
 
-AVX2 void avx2_round(const Product& p, int64_t row, int64_t g) { round_group(p, row, g); }
+AVX2 void avx2_round(const Product& p, const float* x, int64_t row, int64_t g) { round_group(p, x, row, g); }
 
 // As `round_group`, sixteen inputs at a time.
-VNNI void vnni_round(const Product& p, int64_t row, int64_t g) {
-  if (p.given) return round_group(p, row, g);
-  const float* x = p.x + row * p.in + g * p.group;
+VNNI void vnni_round(const Product& p, const float* x, int64_t row, int64_t g) {
+  if (p.given) return round_group(p, x, row, g);
   int8_t* to = p.level(row, g * p.group);
   const int64_t apart = p.together(row) * 4;
   const __m512i sign = _mm512_set1_epi32(int32_t(0x80000000)), half = _mm512_castps_si512(_mm512_set1_ps(0.5f));

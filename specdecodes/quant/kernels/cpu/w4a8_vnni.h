@@ -90,7 +90,7 @@ VNNI void vnni_tile(const Product& p, int64_t first, int64_t count, int64_t row)
       vnni_group<M, N, TABLE, BITS>(p, first + n, g, row, w + n * LANES * 4, total + n * M * LANES);
   for (int64_t n = 0; n < count; ++n)
     for (int64_t m = 0; m < M; ++m) {
-      float* y = p.y + (row + m) * p.out + (first + n) * LANES;
+      float* y = p.y + (row + m) * p.apart + (first + n) * LANES;
       const __m512 sum = _mm512_load_ps(total + (n * M + m) * LANES);
       _mm512_storeu_ps(y, p.adds ? _mm512_add_ps(sum, _mm512_loadu_ps(y)) : sum);
     }
