@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -14,18 +15,20 @@ from specdecodes.offload.storage.files import WeightFiles
 from specdecodes.offload.storage.layout import Block, Packing
 from specdecodes.offload.storage.store import aligned_memory
 
+_ALIGNED = 256
+
 
 class KeptLayer:
-    """A layer's blocks in a device's memory, each in its own, of exactly its size. They start nowhere in a file:
-    `start` is their number."""
+    """A layer's blocks in a device's memory. They start nowhere in a file: `start` is their number."""
 
     def __init__(self, contents: Iterable[tuple[Block, Tensor]], device: torch.device) -> None:
         """Takes what `kept_blocks` or `compress_layer` brings, block by block. Raises what they raise."""
         self._held: list[tuple[Packing, Tensor, tuple[int, ...]]] = []
         placed = []
-        for number, (block, content) in enumerate(contents):
+        moved = _in_host_memory(contents) if device.type == "cpu" else _on_device(list(contents), device)
+        for number, (block, content, there) in enumerate(moved):
             assert block.packing is not None, "what is kept is compressed"
-            self._held.append((block.packing, _moved(content, device), block.packing.cuts(content)))
+            self._held.append((block.packing, there, block.packing.cuts(content)))
             placed.append(replace(block, start=number))
         self.blocks = tuple(placed)
 
@@ -56,8 +59,18 @@ def kept_blocks(blocks: Sequence[Block], files: WeightFiles) -> Iterator[tuple[B
         yield block, content
 
 
-def _moved(content: Tensor, device: torch.device) -> Tensor:
-    """`content` on `device`; in host memory, in huge pages, since it is read through once a pass."""
-    if device.type != "cpu":
-        return content.to(device)
-    return torch.frombuffer(aligned_memory(content.numel()), dtype=torch.uint8).copy_(content)
+def _in_host_memory(contents: Iterable[tuple[Block, Tensor]]) -> Iterator[tuple[Block, Tensor, Tensor]]:
+    """Each content once more, in huge pages, since it is read through once a pass."""
+    for block, content in contents:
+        yield block, content, torch.frombuffer(aligned_memory(content.numel()), dtype=torch.uint8).copy_(content)
+
+
+def _on_device(
+    contents: Sequence[tuple[Block, Tensor]], device: torch.device
+) -> Iterator[tuple[Block, Tensor, Tensor]]:
+    """All contents in one piece of memory: an allocator that takes pieces of 20 MB from a device, as torch's does for
+    blocks such as these, would lose a tenth of it."""
+    ends = list(accumulate(-(-content.numel() // _ALIGNED) * _ALIGNED for _, content in contents))
+    memory = torch.empty(ends[-1], dtype=torch.uint8, device=device)
+    for (block, content), start in zip(contents, [0, *ends], strict=False):
+        yield block, content, memory[start : start + content.numel()].copy_(content)

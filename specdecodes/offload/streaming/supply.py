@@ -49,6 +49,7 @@ class Supply:
     def keep(self, places: Collection[int], guesses: Mapping[int, Guesses], device: torch.device) -> None:
         """Reads the layers at `places` into memory of `device`, where they stay, compressed: as their files have them,
         else now, beside what `guesses` has for them. Raises CheckpointError, and StreamError."""
+        block_bytes = compressed.BLOCK_BYTES if device.type == "cpu" else compressed.HOST_BLOCK_BYTES
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             for place in sorted(places):
@@ -57,7 +58,7 @@ class Supply:
                     contents = kept_blocks(blocks, self.files)
                 else:
                     layout = self._layouts[place]
-                    contents = compress_layer(layout, spans, guesses.get(place), compressed.BLOCK_BYTES)
+                    contents = compress_layer(layout, spans, guesses.get(place), block_bytes)
                 self.kept[place] = KeptLayer(contents, device)
                 self.blocks[place] = self.kept[place].blocks
             undo.pop_all()

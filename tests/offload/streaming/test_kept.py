@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from specdecodes.errors import StreamError
 from specdecodes.offload.compression import compressed
 from specdecodes.offload.compression.compressed import CompressedLayer, write_layer
+from specdecodes.offload.storage.files import WeightFiles
 from specdecodes.offload.storage.store import ALIGNMENT
-from specdecodes.offload.streaming.kept import KeptLayer
+from specdecodes.offload.streaming.kept import KeptLayer, kept_blocks
 from specdecodes.offload.streaming.stream import LayerStream
 from tests.offload.compression.test_compressed import damage
 from tests.offload.conftest import MakeGuessed
@@ -133,3 +135,19 @@ def test_interrupts_at_any_time_leave_the_stream_usable(make_guessed: MakeGuesse
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+def test_on_a_device_a_layers_blocks_are_one_piece_of_memory(make_guessed: MakeGuessed, tmp_path: Path) -> None:
+    """On none that is there: where things would lie, and how long they are."""
+    _, spans, guesses = make_guessed(1, rows=640)
+    written = write_layer(tmp_path / "0", spans[0], guesses[0])
+    host = KeptLayer(kept_blocks(written.blocks, WeightFiles({written.path})), torch.device("cpu"))
+    there = KeptLayer(kept_blocks(written.blocks, WeightFiles({written.path})), torch.device("meta"))
+    pairs = [(host.held(block), there.held(block)) for block in there.blocks]
+    assert len(pairs) > 2 and host.blocks == there.blocks and host.nbytes == there.nbytes
+    assert all(one[1].shape == other[1].shape and one[2] == other[2] for one, other in pairs)
+    starts = [content.storage_offset() for _, (_, content, _) in pairs]
+    assert not any(start % 256 for start in starts) and starts[0] == 0 and sorted(set(starts)) == starts
+    assert {content.untyped_storage().nbytes() for _, (_, content, _) in pairs} == {
+        starts[-1] + -(-pairs[-1][0][1].numel() // 256) * 256
+    }
