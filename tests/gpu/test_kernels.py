@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from specdecodes.models.kernels.attention import attend
 from specdecodes.models.kernels.cache_codes import decode, encode, turn
+from specdecodes.offload.compression.beside import remainder
+from specdecodes.offload.compression.beside.guess import HALVES
 from specdecodes.quant.codes import Codes
 from specdecodes.quant.kernels.cuda.gemlite import GemliteLinear
 from specdecodes.quant.kernels.cuda.w4a16 import W4A16Linear
@@ -167,3 +170,22 @@ def test_a_cache_in_8_bits_agrees_and_is_recorded(dtype: torch.dtype) -> None:
         again = attend(*given, window, 128**-0.5, False)
     graph.replay()
     assert torch.equal(again, found)
+
+
+@pytest.mark.parametrize("fault", [0.0, 0.01])
+@pytest.mark.parametrize(("rows", "width"), [(4096, 3584), (800, 18944), (70, 544)])
+def test_weights_come_back_beside_a_substitute(rows: int, width: int, fault: float) -> None:
+    """Bit for bit, also where a substitute is far off; once launched, and from a graph."""
+    guess, raw = remainder.sample(rows, width, group=32 if width % 64 else 64, layout=HALVES)
+    raw[torch.rand(raw.numel(), generator=torch.Generator().manual_seed(1)) < fault] ^= 0xA5
+    block, out = remainder.compress(raw, guess).cuda(), torch.zeros_like(raw, device="cuda")
+    buffers = {name: getattr(guess, name).cuda() for name in ("packed", "scale", "offset")}
+    there, wanted = replace(guess, **buffers), raw.cuda()
+    remainder.expand_on(block, there, out)
+    assert torch.equal(out, wanted)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        remainder.expand_on(block, there, out)
+    out.zero_()
+    graph.replay()
+    assert torch.equal(out, wanted)
