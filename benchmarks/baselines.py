@@ -31,11 +31,15 @@ class Blocking(LayerStream):
 
     def __init__(self, *layers: Any, **options: Any) -> None:
         super().__init__(*layers, **options)
-        self._slots = OneByOne(len(self._slots), self._blocks)
+        self._slots = OneByOne(len(self._slots), self._reads()[1])
 
 
-class BlockingCuda(Blocking, CudaLayerStream):
+class BlockingCuda(CudaLayerStream):
     """And on a GPU only when the kernels of the layer before have ended."""
+
+    def __init__(self, *layers: Any, **options: Any) -> None:
+        super().__init__(*layers, **options)
+        self._slots = OneByOne(len(self._slots), self._reads()[1])
 
     def _end_use(self, slot: Any) -> None:
         torch.cuda.synchronize(self._device)

@@ -75,7 +75,7 @@ class Counters(Protocol):
 
 
 class Stream(Protocol):
-    """What a streamed model needs of `offload.streaming.stream.LayerStream`."""
+    """What a streamed model needs of `offload.streaming.slot_stream.SlotStream`."""
 
     def layer(self, index: int) -> contextlib.AbstractContextManager[Mapping[str, Tensor]]: ...
 

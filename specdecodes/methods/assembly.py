@@ -31,10 +31,11 @@ from specdecodes.methods.weights.quantized import load_quantized
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_layers, load_outer, load_tokenizer
 from specdecodes.notify import Notify
-from specdecodes.offload.compression.compressed import READERS, CompressedLayer
+from specdecodes.offload.compression.compressed import CompressedLayer
 from specdecodes.offload.planning.candidates import Budgets
 from specdecodes.offload.planning.plan import Placement
 from specdecodes.offload.planning.predict import StepTimes, share_of
+from specdecodes.offload.streaming.slot_stream import SlotStream
 from specdecodes.offload.streaming.stream import LayerStream
 from specdecodes.offload.streaming.stream_cuda import CudaLayerStream
 from specdecodes.quant import Scheme
@@ -56,7 +57,7 @@ class LoadedTarget:
     layers: LayerSource
     placement: Placement
     tokenizer: Any
-    stream: LayerStream | None
+    stream: SlotStream | None
     draft: Decoder | None = None  # the same with quantized linears, of a method that drafts so
     growers: list[LevelGrower] = field(default_factory=list)  # those made so far
 
@@ -239,7 +240,7 @@ def load_resident(decoder: Decoder, site: Site, layers: Sequence[int], progress:
 
 def _sources(
     site: Site, decoder: Decoder, placement: Placement, progress: Notify
-) -> tuple[LayerSource, LayerStream | None]:
+) -> tuple[LayerSource, SlotStream | None]:
     layers = decoder.stack
     if not placement.streamed:
         return ResidentLayers(layers), None
@@ -250,7 +251,7 @@ def _sources(
     compressed, ahead = _compressed(site, placement, progress), site.pipeline.memory.ahead
     if site.device.type == "cuda":
         pinned = [place for place, index in enumerate(placement.streamed) if index in set(placement.pinned)]
-        stream: LayerStream = CudaLayerStream(
+        stream: SlotStream = CudaLayerStream(
             spans,
             device=site.device,
             pinned=pinned,
@@ -261,7 +262,7 @@ def _sources(
             ahead=ahead,
         )
     else:
-        readers = 2 if compressed is None else READERS
+        readers = 2
         stream = LayerStream(
             spans, slots=placement.ring_slots, readers=readers, dtype=dtype, compressed=compressed, ahead=ahead
         )

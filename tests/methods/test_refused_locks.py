@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from specdecodes.methods import assembly, build, plan_for
-from specdecodes.offload.streaming.stream import LayerStream
+from specdecodes.offload.streaming.slot_stream import SlotStream
 from specdecodes.offload.streaming.stream_cuda import CudaLayerStream
 from tests.test_lossless import pipeline_for
 
@@ -19,7 +19,7 @@ class Refused(CudaLayerStream):
 
     note = "the system refused to page-lock host memory."  # type: ignore[assignment]
 
-    def __init__(self, stream: LayerStream, nbytes: int) -> None:
+    def __init__(self, stream: SlotStream, nbytes: int) -> None:
         self._stream, self._refused = stream, nbytes
 
     @property

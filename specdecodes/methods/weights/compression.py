@@ -24,7 +24,6 @@ from specdecodes.offload.compression.alone import codec
 from specdecodes.offload.compression.compressed import (
     BLOCK_BYTES,
     HOST_BLOCK_BYTES,
-    READERS,
     CompressedLayer,
     compressed_folder,
     layer_path,
@@ -35,6 +34,7 @@ from specdecodes.offload.compression.compressed import (
 from specdecodes.offload.planning.alternatives import NEARLY, Alternative
 from specdecodes.offload.planning.candidates import Compression
 from specdecodes.offload.planning.plan import Placement
+from specdecodes.offload.streaming.landings import COUNT
 from specdecodes.quant.cache import checkpoint_identity
 from specdecodes.units import format_bytes
 
@@ -177,7 +177,7 @@ def _offer(
         gbps=codec.core_gbps(usable_cores()) if device.type == "cpu" else _device_gbps(device),
         way=codec.way() if device.type == "cpu" else "Triton",
         on_disk=device.type == "cpu" or measured,
-        buffer_bytes=READERS * (int(_USUAL[checkpoint.dtype] * block) + 16384),
+        buffer_bytes=0 if device.type == "cpu" else COUNT * (int(_USUAL[checkpoint.dtype] * block) + 16384),
         source="as written" if measured else "by a sample",
     )
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from specdecodes.errors import CheckpointError
+from specdecodes.errors import CheckpointError, StreamError
 from specdecodes.folders import cache_folder, replacing
 from specdecodes.offload.compression.beside.guess import digest
 from specdecodes.offload.compression.parts import Guesses, Spans, compress_layer, compress_parts, cut
@@ -30,10 +30,6 @@ BLOCK_BYTES = 16 * 2**20
 HOST_BLOCK_BYTES = 32 * 2**20
 """The same of layers kept in host memory for an accelerator: a thread needs 0.1 to 0.2 ms to send a block and to launch
 what restores it, in which a fast link brings 8 MB."""
-
-READERS = 4
-"""Threads of a stream of compressed layers: while two expand, two read; with three, passes took a tenth longer. Each
-has memory of its own for a block."""
 
 _ALONE, _BESIDE = b"SDLAYER1", b"SDLAYER2"
 _HEAD, _ENTRY = struct.Struct("<8sQII"), struct.Struct("<4Q")
@@ -60,6 +56,13 @@ class _Header:
 
     substitute: bytes
     entries: tuple[tuple[int, int, int, int], ...]
+
+
+def damaged(block: Block) -> StreamError:
+    return StreamError(
+        f"{block.path} is damaged at byte {block.start}. Remove it, and let `run-compress` write it anew; or try again "
+        "with --set memory.compress=off."
+    )
 
 
 def compressed_folder(identity: str, folder: Path | None = None, *, substitute: str = "") -> Path:

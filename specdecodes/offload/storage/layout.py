@@ -25,9 +25,9 @@ class Packing(Protocol):
     def sound(self, block: Tensor, nbytes: int) -> bool:
         """Whether `block`, in host memory, is an undamaged one of `nbytes` bytes."""
 
-    def expand(self, block: Tensor, out: Tensor) -> bool:
-        """Restores the bytes `out` [n] in host memory; False when the block is damaged, or not one of n bytes. Other
-        threads run meanwhile."""
+    def expand(self, block: Tensor, out: Tensor, threads: int = 1) -> bool:
+        """Restores the bytes `out` [n] in host memory; False when the block is damaged, or not one of n bytes. So many
+        threads share that; others run meanwhile."""
 
     def cuts(self, block: Tensor) -> tuple[int, ...]:
         """Where the pieces of a sound block in host memory begin, which a device is to be told."""

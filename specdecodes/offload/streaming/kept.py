@@ -1,4 +1,4 @@
-"""A streamed layer whose compressed bytes stay where the ring is: it goes through the ring without the link."""
+"""A streamed layer whose compressed bytes stay in the device's memory, beside the ring: no link brings it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from specdecodes.errors import StreamError
-from specdecodes.offload.compression.expander import damaged
+from specdecodes.offload.compression.compressed import damaged
 from specdecodes.offload.storage.files import WeightFiles
 from specdecodes.offload.storage.layout import Block, Packing
 from specdecodes.offload.storage.store import aligned_memory
@@ -39,12 +38,6 @@ class KeptLayer:
     def held(self, block: Block) -> tuple[Packing, Tensor, tuple[int, ...]]:
         """What restores the block, its bytes, and where the pieces of those begin."""
         return self._held[block.start]
-
-    def expand(self, block: Block, target: Tensor) -> None:
-        """Restores the block, of a layer in host memory, in `target` [block.expands_to]. Raises StreamError."""
-        packing, content, _ = self.held(block)
-        if not packing.expand(content, target):
-            raise StreamError(f"what is kept in memory of {block.path} has changed there; load the model again.")
 
 
 def kept_blocks(blocks: Sequence[Block], files: WeightFiles) -> Iterator[tuple[Block, Tensor]]:

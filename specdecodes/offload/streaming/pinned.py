@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.offload.compression import compressed
-from specdecodes.offload.compression.expander import damaged
+from specdecodes.offload.compression.compressed import damaged
 from specdecodes.offload.compression.parts import Guesses, Spans, compress_layer
 from specdecodes.offload.storage.files import WeightFiles
 from specdecodes.offload.storage.layout import Block, LayerLayout, lay_out

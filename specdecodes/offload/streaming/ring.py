@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from specdecodes.offload.storage.layout import LayerLayout, lay_out
+from specdecodes.offload.storage.layout import Block, LayerLayout, lay_out
 from specdecodes.offload.storage.store import TensorSpan, aligned_memory
 
 _CACHE_LINE = 64
@@ -14,9 +14,10 @@ _ALIGNED = 256  # what an accelerator's allocator gives
 
 
 class Ring:
-    """`slots` equal slots, each as large as the largest layer.
+    """`slots` equal slots, each as large as the largest layer is that comes to lie there.
 
-    With `dtype`, floating-point tensors of another dtype are converted when a layer is taken, into `converted_bytes`
+    In host memory a layer that is compressed stays so in its slot, and is restored in one place behind the slots. With
+    `dtype`, floating-point tensors of another dtype are converted when a layer is taken, into `converted_bytes`
     of memory that all layers share.
     """
 
@@ -26,47 +27,69 @@ class Ring:
         slots: int,
         dtype: torch.dtype | None,
         device: torch.device | None = None,
+        packed: Mapping[int, int] | None = None,
     ) -> None:
-        """On `device`, or in host memory (None), where `memory` has each slot as a buffer to read into."""
+        """On `device`, or in host memory (None), where `memory` has each slot as a buffer to read into; `packed`: what
+        compressed layers take of a slot there, by their place."""
         self.layouts: list[LayerLayout] = [lay_out(spans) for spans in layers]
-        self.slot_bytes = max(layout.nbytes for layout in self.layouts)
         self.memory: list[memoryview] = []
-        self._shifts: list[list[tuple[int, int]]] = [[] for _ in layers]
+        self._slots, packed = slots, packed or {}
+        self._shifts: list[list[tuple[int, int]]] = [
+            _shifts(layout, spans) if (device is not None or place in packed) and not layout.moves else []
+            for place, (layout, spans) in enumerate(zip(self.layouts, layers, strict=True))
+        ]
+        sizes = [
+            layout.nbytes + _ALIGNED * len(shifts) for layout, shifts in zip(self.layouts, self._shifts, strict=True)
+        ]
+        self.slot_bytes = max(packed.get(place, size) for place, size in enumerate(sizes))
+        nbytes = slots * self.slot_bytes + max((sizes[place] for place in packed), default=0)
         if device is None:
-            memory = aligned_memory(max(1, slots * self.slot_bytes))
+            memory = aligned_memory(max(1, nbytes))
             self.memory = [memoryview(memory)[at * self.slot_bytes :][: self.slot_bytes] for at in range(slots)]
             self.bytes = torch.frombuffer(memory, dtype=torch.uint8)
         else:
-            self._shifts = [_shifts(layout, spans) for layout, spans in zip(self.layouts, layers, strict=True)]
-            self.slot_bytes = max(layout.nbytes + _ALIGNED * len(layout.ranges) for layout in self.layouts)
-            self.bytes = torch.empty(slots * self.slot_bytes, dtype=torch.uint8, device=device)
-        self._slots = slots
-        self._views = [[self._view(slot, layer, spans) for layer, spans in enumerate(layers)] for slot in range(slots)]
+            self.bytes = torch.empty(nbytes, dtype=torch.uint8, device=device)
+        self._views = [
+            {slot: self._view(slot, layer, spans) for slot in ([slots] if layer in packed else range(slots))}
+            for layer, spans in enumerate(layers)
+        ]
+        self._shared = bool(packed)
         self._converted, self.converted_bytes = _conversions(layers, dtype, device)
 
     @property
     def nbytes(self) -> int:
-        return self._slots * self.slot_bytes + self.converted_bytes
+        return self.bytes.nbytes + self.converted_bytes
 
     @property
-    def converts(self) -> bool:
-        return self.converted_bytes > 0
+    def shared(self) -> bool:
+        """Whether layers share memory in which they are restored or converted: then one at a time may be held."""
+        return self._shared or self.converted_bytes > 0
 
     def offset(self, slot: int, layer: int, place: int) -> int:
         """Where byte `place` of the layout of `layer` lies in `bytes`, for `slot`."""
         shift = next((shift for start, shift in reversed(self._shifts[layer]) if start <= place), 0)
         return slot * self.slot_bytes + place + shift
 
+    def slot(self, slot: int) -> torch.Tensor:
+        """The bytes of a slot."""
+        return self.bytes[slot * self.slot_bytes :][: self.slot_bytes]
+
+    def target(self, layer: int, block: Block) -> torch.Tensor:
+        """Where a block of a compressed layer is restored."""
+        start = self.offset(self._slots, layer, block.slot_offset)
+        return self.bytes[start : start + block.expands_to]
+
     def tensors(self, slot: int, layer: int) -> dict[str, torch.Tensor]:
-        """The tensors of `layer`, whose bytes have arrived in `slot`; views unless they are converted."""
+        """The tensors of `layer`, whose bytes are in `slot`, or restored; views unless they are converted."""
+        slot = slot if slot in self._views[layer] else self._slots
         for move in self.layouts[layer].moves:
             start = slot * self.slot_bytes
             source = self.bytes[start + move.source : start + move.source + move.nbytes]
             self.bytes[start + move.target : start + move.target + move.nbytes].copy_(source)
         converted = self._converted[layer]
         for name, target in converted.items():
-            target.copy_(self._views[slot][layer][name])
-        return self._views[slot][layer] | converted
+            target.copy_(self._views[layer][slot][name])
+        return self._views[layer][slot] | converted
 
     def _view(self, slot: int, layer: int, spans: Mapping[str, TensorSpan]) -> dict[str, torch.Tensor]:
         offsets = self.layouts[layer].offsets

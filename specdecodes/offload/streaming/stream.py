@@ -1,298 +1,129 @@
-"""How weights arrive: background readers fill a ring of slots, ahead of the layer that is being computed.
+"""Streaming into host memory, from disk: slots are read into in place.
 
-A slot is free, filling, ready or held. Readers take free slots in the order of the layers, pass after pass, so the
-first layers of the next pass arrive while the caller does other work. A slot goes back to the readers only when its
-`with` block has ended. A layer that is kept compressed in memory goes through its slot like the others.
+Compressed layers come as they are stored, and are restored when they are asked for: one at a time, in one place behind
+the slots, by all cores at once. Cores that expanded beside those that compute would make a pass wait at every point
+where its threads meet, and slots would have to hold whole layers.
 """
 
 from __future__ import annotations
 
-import atexit
-import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from threading import Condition, Lock, Thread
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
+from torch import Tensor
 
 from specdecodes.errors import StreamError
-from specdecodes.offload.compression.compressed import CompressedLayer
-from specdecodes.offload.compression.expander import Expander
-from specdecodes.offload.compression.parts import Guesses
+from specdecodes.offload.compression.compressed import damaged
 from specdecodes.offload.storage.layout import Block
-from specdecodes.offload.storage.store import ALIGNMENT, Storage, TensorSpan
-from specdecodes.offload.streaming.bell import Bell
-from specdecodes.offload.streaming.counters import ReadClock, StreamCounters
-from specdecodes.offload.streaming.kept import KeptLayer
+from specdecodes.offload.storage.store import TensorSpan
+from specdecodes.offload.streaming.counters import StreamCounters
 from specdecodes.offload.streaming.ring import Ring
-from specdecodes.offload.streaming.slots import Holder, Slot, Slots, State
-from specdecodes.offload.streaming.supply import Supply
-from specdecodes.spans import span
+from specdecodes.offload.streaming.slot_stream import BLOCK_BYTES, SlotStream
+from specdecodes.offload.streaming.slots import Holder, Slot
 
-BLOCK_BYTES = 8 * 2**20
+__all__ = ["BLOCK_BYTES", "LayerStream"]
 
 
-class LayerStream:
-    """Layers of a checkpoint, streamed through the slots of one ring. One thread asks; any thread may release."""
+class LayerStream(SlotStream):
+    """A `SlotStream` whose ring is in host memory; layers that are kept pass its slots by."""
 
-    _device = torch.device("cpu")  # where the ring is
+    _device = torch.device("cpu")
 
-    def __init__(
+    def __init__(self, layers: Sequence[Mapping[str, TensorSpan]], **options: Any) -> None:
+        """As `SlotStream` does."""
+        self._sharing: ReferenceType[Holder] | None = None  # of the place where layers are restored
+        super().__init__(layers, **options)
+
+    def _make_ring(
         self,
         layers: Sequence[Mapping[str, TensorSpan]],
-        *,
-        slots: int = 2,
-        readers: int = 2,
-        block_bytes: int = BLOCK_BYTES,
-        dtype: torch.dtype | None = None,
-        compressed: Mapping[int, CompressedLayer] | None = None,
-        kept: Collection[int] = (),
-        guesses: Mapping[int, Guesses] | None = None,
-        ahead: bool = True,
-    ) -> None:
-        """Allocates the ring; reading begins with the first layer asked for.
+        slots: int,
+        dtype: torch.dtype | None,
+        packed: Mapping[int, int],
+    ) -> Ring:
+        return Ring(layers, slots, dtype, packed=packed)
 
-        Args:
-            layers: the tensors of each streamed layer, in the order of a pass.
-            slots: at least 2, so that one layer is read while another is computed.
-            readers: threads; with two the disk has work while one of them waits for the interpreter.
-            block_bytes: bytes of a read, a multiple of 4096.
-            dtype: what floating-point tensors are converted to, in one extra layer of memory; None keeps the file's.
-            compressed: layers to be read from their compressed files, by their place in `layers`; the readers expand.
-            kept: places of layers that are read now, and stay in memory of their own, compressed; no pass reads them.
-            guesses: what substitutes say of layers that are compressed now, by their place; of others, alone.
-            ahead: whether the first layers of a pass are read while nobody has asked for it yet.
-
-        Raises:
-            CheckpointError: a file cannot be opened.
-            StreamError: a layer that is to be kept cannot be read.
-        """
-        if not layers or slots < 2 or readers < 1 or block_bytes < 1 or block_bytes % ALIGNMENT:
-            raise ValueError(f"a stream needs a layer, two slots, a reader and blocks of whole {ALIGNMENT} bytes")
-        self._ring = self._make_ring(layers, slots, dtype)
-        self._supply = Supply(layers, self._ring.layouts, block_bytes, compressed or {})
-        self._supply.keep(kept, guesses or {}, self._device)
-        self._blocks, self._files = self._supply.blocks, self._supply.files
-        self._expander = self._make_expander(readers)
-        self._slots = Slots(slots, self._blocks, ahead=ahead)
-        self._readers = readers
-        self._process = os.getpid()
-        self._lock = Lock()  # guards the slots and everything below
-        self._work = Condition(self._lock)  # readers wait for something to read
-        self._bell = Bell(self._lock)  # the caller waits for a reader that changes something
-        self._threads: list[Thread] = []
-        self._alive = 0  # readers at work
-        self._filling = 0  # blocks that readers are at work on
-        self._reading = ReadClock()
-        self._error: StreamError | None = None
-        self._closed = False
-        self._totals = StreamCounters()
-        atexit.register(self.close)  # a reader in the middle of a call would take the interpreter down with it
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the ring, conversion, and compressed bytes, those of layers that are kept included."""
-        return self._ring.nbytes + self._expander.nbytes + self._supply.kept_bytes
-
-    @property
-    def bytes_per_pass(self) -> int:
-        """Bytes that one pass over all layers reads."""
-        return sum(block.needed for block in self._supply.read)
-
-    @property
-    def storage(self) -> dict[Path, Storage]:
-        """How each file is read."""
-        return dict(self._files.storage)
-
-    @property
-    def counters(self) -> StreamCounters:
-        """A snapshot, reads under way included in its seconds."""
-        with self._lock:
-            return self._totals + StreamCounters(read_seconds=self._reading.running())
-
-    @contextmanager
-    def layer(self, index: int) -> Iterator[dict[str, torch.Tensor]]:
-        """Waits for layer `index`; its tensors are views into the ring, valid until the block ends.
-
-        Layers are expected in the order 0, 1, ..., n-1, 0, ...; any other layer drops what was read ahead.
-        Raises StreamError when it cannot be read; the next call starts over.
-        """
-        if not 0 <= index < len(self._blocks):
-            raise IndexError(f"layer {index} of a stream of {len(self._blocks)}")
-        if os.getpid() != self._process:
-            raise StreamError("a weight stream belongs to the process that made it; load the model in this one.")
-        holder = Holder()  # made first, so that an interrupt at any point below still finds its slot
-        try:
-            with span(f"wait for streamed layer {index}"):
-                slot = self._take(index, holder)
-            self._begin_use(slot)
-            yield self._ring.tensors(slot, index)
-        finally:
-            self._release(holder)
-
-    def close(self) -> None:
-        """Ends the readers and closes the files. May be called again, and while a layer is held."""
-        if os.getpid() != self._process:
-            return  # the readers stayed with the parent
-        atexit.unregister(self.close)
-        with self._lock:
-            self._closed = True
-            self._slots.halt()
-            self._work.notify_all()
-            self._bell.ring()
-        for thread in self._threads:
-            thread.join()
-        self._supply.close()
-
-    def __enter__(self) -> LayerStream:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    # Where the slots are: here host memory, read into in place. A subclass for another device overrides these five.
-
-    def _make_ring(self, layers: Sequence[Mapping[str, TensorSpan]], slots: int, dtype: torch.dtype | None) -> Ring:
-        return Ring(layers, slots, dtype)
-
-    def _make_expander(self, readers: int) -> Expander:
-        return Expander(self._supply.read, readers)
+    def _reads(self) -> tuple[Sequence[int], Sequence[Sequence[Block]]]:
+        places = [place for place in range(len(self._blocks)) if place not in self._supply.kept]
+        every = (self._blocks[place] for place in places)
+        return places, [_as_stored(blocks) if _packed(blocks) else blocks for blocks in every]
 
     def _fill(self, slot: Slot, block: Block) -> int:
-        """Brings `block` into `slot`, in a reader's thread; returns the bytes read. Raises StreamError."""
-        if block.packing is None:
-            return self._files.read(block, self._ring.memory[slot.index])
-        start = slot.index * self._ring.slot_bytes + block.slot_offset
-        target = self._ring.bytes[start : start + block.expands_to]
-        kept = self._kept(slot)
-        if kept is None:
-            return self._expander.read(self._files, block, target)
-        kept.expand(block, target)
-        return 0
+        return self._files.read(block, self._ring.memory[slot.index])
 
-    def _begin_use(self, slot: int) -> None:
-        """Called in the caller's thread before the tensors in slot `slot` are handed out."""
+    def _bring(self, index: int, holder: Holder) -> int:
+        slot = self._pass_by() if index in self._supply.kept else super()._bring(index, holder)
+        if _packed(self._blocks[index]):
+            self._restore(index, slot, holder)
+        return slot
 
     def _end_use(self, slot: Slot) -> None:
-        """Called in the caller's thread before readers may have `slot` again."""
+        """Nobody reads a slot's memory any more."""
 
-    # The caller's side.
-
-    def _take(self, index: int, holder: Holder) -> int:
-        """Waits for layer `index` and holds its slot, whose number is returned."""
-        start = time.perf_counter()
+    def _pass_by(self) -> int:
+        """The number of no slot, for a layer that needs none."""
         with self._lock:
             self._check_free()
-            expected = self._expects(index)
-            self._slots.ask()
-            if not expected:
-                self._slots.forget()  # an interrupt before the restart is done leaves the next call to restart
-                self._slots.halt()
-            self._work.notify_all()
-        if not expected:
-            self._bell.wait(lambda: not self._filling)
-            with self._lock:
-                self._restart(index)
-        self._bell.wait(lambda: bool(self._slots.ready() or self._error or self._crippled or self._closed))
+            self._totals += StreamCounters(layers=1)
+            return len(self._slots)
+
+    def _restore(self, index: int, slot: int, holder: Holder) -> None:
+        """Restores layer `index`, and lets readers have its slot. The seconds count as those of waiting."""
+        start, self._sharing = time.perf_counter(), ref(holder)
+        threads = torch.get_num_threads()
+        for block, content in self._contents(index, slot):
+            assert block.packing is not None, "of a layer that is compressed"
+            if not block.packing.expand(content, self._ring.target(index, block), threads):
+                self._drop()
+                raise _changed(block) if index in self._supply.kept else damaged(block)
+        super()._release(holder)
         with self._lock:
-            slot = self._slots.ready()
-            if slot is None or self._closed:
-                self._slots.forget()
-                raise self._error or StreamError("the weight stream was closed, or a reader died; try again.")
-            self._slots.lend(slot, holder)
-            self._totals += StreamCounters(wait_seconds=time.perf_counter() - start, layers=1)
-            return slot.index
+            self._totals += StreamCounters(wait_seconds=time.perf_counter() - start)
+
+    def _contents(self, index: int, slot: int) -> Iterator[tuple[Block, Tensor]]:
+        """The blocks of a layer, and their bytes where they lie."""
+        blocks, kept = self._blocks[index], self._supply.kept.get(index)
+        if kept is not None:
+            yield from ((block, kept.held(block)[1]) for block in blocks)
+            return
+        for block, read in zip(blocks, _as_stored(blocks), strict=True):
+            yield block, self._ring.slot(slot)[read.slot_offset :][: block.needed]
+
+    def _drop(self) -> None:
+        """Lets the next call open the files anew, and read again."""
+        with self._lock:
+            self._slots.forget()
+            self._slots.halt()
+        self._bell.wait(lambda: not self._filling)
+        self._files.close()
 
     def _check_free(self) -> None:
-        """Frees slots whose release an interrupt cut short; raises when the caller may not have another one."""
-        if self._closed:
-            raise StreamError("this model is closed; load it again.")
-        for slot in self._slots.held():
-            if slot.holder is not None and slot.holder() is None:
-                self._end_use(slot)
-                slot.state = State.FREE
-        kept = len(self._slots.held())
-        if kept == len(self._slots) or (kept and self._ring.converts):
+        super()._check_free()
+        if self._sharing is not None and self._sharing() is not None:
             raise RuntimeError("end the `with` block of an earlier layer first: its memory is needed")
 
     def _release(self, holder: Holder) -> None:
-        with self._lock:
-            for slot in self._slots.held():
-                if slot.holder is not None and slot.holder() is holder:
-                    self._end_use(slot)
-                    slot.state = State.FREE
-            self._work.notify_all()
+        if self._sharing is not None and self._sharing() is holder:
+            self._sharing = None
+        super()._release(holder)
 
-    def _expects(self, index: int) -> bool:
-        """Whether readers work towards layer `index`, or stopped at an error that is still to be told."""
-        if self._crippled or not (self._slots.running or self._error):
-            return False
-        return self._slots.expected == index
 
-    @property
-    def _crippled(self) -> bool:
-        return self._alive < self._readers
+def _packed(blocks: Sequence[Block]) -> bool:
+    return blocks[0].packing is not None
 
-    def _restart(self, index: int) -> None:
-        """Lets readers begin anew at layer `index`. No read is under way."""
-        if self._error is not None:
-            self._files.close()  # a file that was cut or replaced is to be opened anew
-            self._error = None
-        while self._crippled:
-            thread = Thread(target=self._read_on, name="specdecodes-reader", daemon=True)
-            thread.start()
-            self._threads.append(thread)
-            self._alive += 1
-        self._slots.restart(index)
-        self._work.notify_all()
 
-    # The readers' side.
+def _as_stored(blocks: Sequence[Block]) -> tuple[Block, ...]:
+    """The reads that bring compressed blocks into a slot, one behind the other, and leave them compressed."""
+    at, reads = 0, []
+    for block in blocks:
+        reads.append(replace(block, slot_offset=at, expands_to=0, packing=None))
+        at += block.length
+    return tuple(reads)
 
-    def _read_on(self) -> None:
-        try:
-            while (work := self._next_block()) is not None:
-                self._read(*work)
-        finally:
-            with self._lock:
-                self._alive -= 1
-                self._bell.ring()
 
-    def _next_block(self) -> tuple[Slot, Block] | None:
-        """The next read, waiting for a free slot; None when the stream is closed."""
-        with self._lock:
-            while not self._closed:
-                if work := self._slots.next_read():
-                    self._filling += 1
-                    if self._kept(work[0]) is None:
-                        self._reading.begin()
-                    return work
-                self._work.wait()
-            return None
-
-    def _read(self, slot: Slot, block: Block) -> None:
-        count = None
-        try:
-            with span(f"read streamed layer {slot.turn % len(self._blocks)}"):
-                count = self._fill(slot, block)
-        except StreamError as error:
-            with self._lock:
-                self._error = self._error or error
-                self._slots.halt()
-        finally:
-            with self._lock:
-                self._end_read(slot, count)
-
-    def _end_read(self, slot: Slot, count: int | None) -> None:
-        """Counts a read of `count` bytes, None when it failed."""
-        self._filling -= 1
-        busy = self._reading.end() if self._kept(slot) is None else 0.0
-        self._totals += StreamCounters(bytes_read=count or 0, read_seconds=busy)
-        if count is not None:
-            self._slots.arrived(slot)
-        self._bell.ring()
-
-    def _kept(self, slot: Slot) -> KeptLayer | None:
-        """The layer that `slot` is filled with, if it is kept."""
-        return self._supply.kept.get(slot.turn % len(self._blocks))
+def _changed(block: Block) -> StreamError:
+    return StreamError(f"what is kept in memory of {block.path} has changed there; load the model again.")

@@ -1,4 +1,4 @@
-"""Streaming into a CUDA device: the same stream, its slots in device memory, filled from host memory or from disk.
+"""Streaming into a CUDA device: slots in device memory, filled from host memory or from disk.
 
 A layer in page-locked host memory is one asynchronous copy (two where it lies in two files), compressed ones are some;
 one that is kept compressed on the device is not copied at all. Its kernels wait for a slot's bytes on the device, so
@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.errors import CheckpointError
-from specdecodes.offload.compression.compressed import CompressedLayer
-from specdecodes.offload.compression.expander import Expander, damaged
+from specdecodes.offload.compression.compressed import CompressedLayer, damaged
 from specdecodes.offload.compression.parts import Guesses
 from specdecodes.offload.storage.layout import Block
 from specdecodes.offload.storage.locked import HostMemory
@@ -28,16 +27,16 @@ from specdecodes.offload.streaming.counters import StreamCounters
 from specdecodes.offload.streaming.delivery import Delivery, Marks
 from specdecodes.offload.streaming.pinned import PinnedLayer
 from specdecodes.offload.streaming.ring import Ring
-from specdecodes.offload.streaming.slots import Slot
+from specdecodes.offload.streaming.slot_stream import BLOCK_BYTES, SlotStream
+from specdecodes.offload.streaming.slots import Holder, Slot
 from specdecodes.offload.streaming.stopwatch import Stopwatch, mark
-from specdecodes.offload.streaming.stream import BLOCK_BYTES, LayerStream
 from specdecodes.units import format_bytes
 
 _READERS = 2  # the disk has work while one of them waits for a copy
 
 
-class CudaLayerStream(LayerStream):
-    """A `LayerStream` whose tensors are on `device`. Layers in `pinned` are read from disk once, into host memory;
+class CudaLayerStream(SlotStream):
+    """A `SlotStream` whose tensors are on `device`. Layers in `pinned` are read from disk once, into host memory;
     those in `kept`, compressed, into the device's."""
 
     def __init__(
@@ -139,11 +138,17 @@ class CudaLayerStream(LayerStream):
             memory.release()
         self._pinned, self._stagings = {}, []
 
-    def _make_ring(self, layers: Sequence[Mapping[str, TensorSpan]], slots: int, dtype: torch.dtype | None) -> Ring:
-        return Ring(layers, slots, dtype, self._device)
+    def _make_ring(
+        self,
+        layers: Sequence[Mapping[str, TensorSpan]],
+        slots: int,
+        dtype: torch.dtype | None,
+        packed: Mapping[int, int],
+    ) -> Ring:
+        return Ring(layers, slots, dtype, self._device)  # the device restores in the slots
 
-    def _make_expander(self, readers: int) -> Expander:
-        return Expander((), 0)  # the device expands
+    def _reads(self) -> tuple[Sequence[int], Sequence[Sequence[Block]]]:
+        return range(len(self._blocks)), self._blocks
 
     def _pin(self, place: int, spans: Mapping[str, TensorSpan]) -> None:
         # What was refused once would be refused again, after some seconds of trying.
@@ -162,10 +167,10 @@ class CudaLayerStream(LayerStream):
     def _fill(self, slot: Slot, block: Block) -> int:
         """Bytes that lie on the device or in page-locked memory are on their way when this returns; others are there,
         or being expanded."""
-        place = slot.turn % len(self._blocks)
+        place = self._place(slot)
         start = self._ring.offset(slot.index, place, block.slot_offset)
         target = self._ring.bytes[start : start + (block.expands_to or block.needed)]
-        kept, pinned = self._kept(slot), self._pinned.get(place)
+        kept, pinned = self._supply.kept.get(place), self._pinned.get(place)
         if kept is not None:
             packing, content, cuts = kept.held(block)
             self._delivery.restore(slot.index, target, content, packing, cuts)
@@ -201,13 +206,16 @@ class CudaLayerStream(LayerStream):
             return self._delivery.send(slot.index, target, source)
         return self._delivery.send_packed(slot.index, target, source, block.packing, cuts)
 
-    def _begin_use(self, slot: int) -> None:
+    def _bring(self, index: int, holder: Holder) -> int:
+        """The device's kernels wait for the bytes from here on."""
+        slot = super()._bring(index, holder)
         arrived = self._delivery.arrived(slot)
         if arrived is not None:
             current = torch.cuda.current_stream(self._device)
             begin = mark(current)
             current.wait_event(arrived)
             self._stalling.add(begin, mark(current))
+        return slot
 
     def _end_use(self, slot: Slot) -> None:
         used = torch.cuda.Event()

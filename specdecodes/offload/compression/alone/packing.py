@@ -25,10 +25,10 @@ class Alone:
         """Whether `block`, in host memory, is an undamaged one of `nbytes` bytes."""
         return codec.sound(block, nbytes)
 
-    def expand(self, block: Tensor, out: Tensor) -> bool:
-        """Restores the bytes `out` [n] in host memory; False when the block is damaged, or not one of n bytes. Other
-        threads run meanwhile."""
-        return codec.expand(block, out)
+    def expand(self, block: Tensor, out: Tensor, threads: int = 1) -> bool:
+        """Restores the bytes `out` [n] in host memory; False when the block is damaged, or not one of n bytes. So many
+        threads share that; others run meanwhile."""
+        return codec.expand(block, out, threads=threads)
 
     def cuts(self, block: Tensor) -> tuple[int, ...]:
         """None: a block is one piece."""

@@ -42,9 +42,11 @@ class Piece:
     def sound(self, block: Tensor) -> bool:
         return _ALONE.sound(block, self.nbytes) if self.guess is None else remainder.sound(block, self.nbytes)
 
-    def expand(self, block: Tensor, out: Tensor) -> bool:
+    def expand(self, block: Tensor, out: Tensor, threads: int) -> bool:
         own = self.of(out)
-        return _ALONE.expand(block, own) if self.guess is None else remainder.expand(block, self.guess, own)
+        if self.guess is None:
+            return _ALONE.expand(block, own, threads)
+        return remainder.expand(block, self.guess, own)
 
     def expand_on(self, landing: Tensor, out: Tensor) -> None:
         if self.guess is None:
@@ -79,12 +81,13 @@ class Beside:
             part is not None and piece.sound(part) for piece, part in zip(self.pieces, parts, strict=True)
         )
 
-    def expand(self, block: Tensor, out: Tensor) -> bool:
-        """Restores the bytes `out` [n] in host memory; False when the block is damaged, or not one of n bytes. Other
-        threads run meanwhile."""
+    def expand(self, block: Tensor, out: Tensor, threads: int = 1) -> bool:
+        """Restores the bytes `out` [n] in host memory; False when the block is damaged, or not one of n bytes. So many
+        threads share that; others run meanwhile."""
         parts = self._parts(block)
         return out.numel() == self.nbytes and all(
-            part is not None and piece.expand(part, out) for piece, part in zip(self.pieces, parts, strict=True)
+            part is not None and piece.expand(part, out, threads)
+            for piece, part in zip(self.pieces, parts, strict=True)
         )
 
     def cuts(self, block: Tensor) -> tuple[int, ...]:
