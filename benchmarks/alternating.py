@@ -7,7 +7,7 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from specdecodes.benchmark.questions.mt_bench import BUNDLED
 from specdecodes.benchmark.questions.sources import question, read_samples
@@ -21,6 +21,9 @@ FIGURES = (
     "draft_levels time_to_first_token_s phase_seconds bytes_per_round bytes_streamed link_gbps link_utilization "
     "bound_tokens_per_second acceptance_per_level"
 )
+
+
+Prompt, Answer = TypeVar("Prompt"), TypeVar("Answer")
 
 
 def questions() -> list[list[dict[str, str]]]:
@@ -37,21 +40,34 @@ def alternate(
     warm: int,
     before: Callable[[str], None] = lambda name: None,
 ) -> list[dict[str, Generation]]:
+    """What pipelines answer in turn, see `take_turns`. `tokens` limits the answers of the arms that it names; `before`
+    is called with an arm's name ahead of each of its answers."""
+
+    def ask(name: str, prompt: list[dict[str, str]]) -> Generation:
+        before(name)
+        return arms[name].generate(prompt, replace(params, max_tokens=tokens.get(name, params.max_tokens)))
+
+    return take_turns(list(arms), prompts, ask, lambda answer: answer.decode_tokens_per_second, warm=warm)
+
+
+def take_turns(
+    arms: Sequence[str],
+    prompts: Sequence[Prompt],
+    ask: Callable[[str, Prompt], Answer],
+    speed: Callable[[Answer], float],
+    *,
+    warm: int,
+) -> list[dict[str, Answer]]:
     """Every prompt's answers by arm, in an order that turns around each time; the first `warm` prompts are left out.
 
-    `tokens` limits the answers of the arms that it names; `before` is called with an arm's name ahead of each of its
-    answers. Ctrl-C, or a kill, ends it early once an answer counts: what was measured is returned.
+    Ctrl-C, or a kill, ends it early once a prompt counts: what was measured is returned.
     """
-    rounds: list[dict[str, Generation]] = []
+    rounds: list[dict[str, Answer]] = []
     killed = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for number, prompt in enumerate(prompts):
-            answers = {}
-            for name in arms if number % 2 else reversed(arms):
-                before(name)
-                limit = tokens.get(name, params.max_tokens)
-                answers[name] = arms[name].generate(prompt, replace(params, max_tokens=limit))
-            speeds = (f"{name} {answers[name].decode_tokens_per_second:.2f}" for name in arms)
+            answers = {name: ask(name, prompt) for name in (arms if number % 2 else reversed(arms))}
+            speeds = (f"{name} {speed(answers[name]):.2f}" for name in arms)
             print(f"prompt {number}: {', '.join(speeds)} tokens/s", flush=True)
             if number >= warm:
                 rounds.append({name: answers[name] for name in arms})

@@ -7,6 +7,7 @@ Not exact: plain decoding runs one row a step, as fast as it can. An arm is METH
 METHOD/TARGET/DRAFT, with the schemes of `target.quant` and `draft.quant`; plain decoding of its target's precision runs
 beside it and is what it is measured against. Peers are Transformers' generate, eager, and with a static cache and a
 compiled forward. Same prompts, greedy. Quoted are medians over the prompts; the first prompt warms up and is left out.
+Ctrl-C, or a kill, keeps what was measured.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is 
 import torch
 from transformers import AutoModelForCausalLM
 
+from benchmarks.alternating import paired, questions, take_turns
 from benchmarks.receipt import write_receipt
-from specdecodes.benchmark.questions.mt_bench import BUNDLED
-from specdecodes.benchmark.questions.sources import question, read_samples
 from specdecodes.config import Draft, Pipeline, Target, Tree
-from specdecodes.errors import SpecDecodesError
+from specdecodes.errors import reported
 from specdecodes.generator import Generator
 from specdecodes.methods import build
 from specdecodes.quant import FULL
 from specdecodes.sampling import SamplingParams
 
-Answer = Callable[[list[int], int], tuple[tuple[int, ...], float, dict[str, float]]]
-"""Prompt and number of tokens in; tokens, decode tokens/s, and other figures out."""
-Row = dict[str, dict[str, Any]]
+Figures = dict[str, Any]
+"""Of one answer: its tokens, decode tokens/s, and more of ours."""
+Answer = Callable[[list[int], int], Figures]
+"""Prompt and number of tokens in."""
+Row = Mapping[str, Figures]
 """What every arm made of one prompt."""
 PLAIN = "vanilla"
 
@@ -61,17 +63,13 @@ class Contestant:
         return Contestant(PLAIN, self.target)
 
 
-def main() -> int:
+@reported()
+def main() -> None:
     arguments = _arguments()
-    try:
-        receipt = measure(arguments)
-    except SpecDecodesError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    receipt = measure(arguments)
     write_receipt(arguments.out, receipt, indent=None)
     told = ("medians", "ratios_to_plain", "same_tokens", "terms")
     print(json.dumps({key: receipt[key] for key in told}, indent=1))
-    return 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -99,31 +97,27 @@ def arms_of(text: str) -> list[Contestant]:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every arm on every prompt."""
-    ours_ = {arm: open_arm(arguments, arm) for arm in arms_of(arguments.arms)}
-    answers = {arm.name: ours(generator) for arm, generator in ours_.items()}
+    arms = {arm: open_arm(arguments, arm) for arm in arms_of(arguments.arms)}
+    answers = {arm.name: ours(generator) for arm, generator in arms.items()}
     answers |= peers(arguments) if arguments.peers else {}
-    first = next(iter(ours_.values()))
-    rounds: list[Row] = []
-    for number, sample in enumerate(read_samples(BUNDLED, question)[: arguments.rounds + 1]):
-        prompt, row = first.encode([{"role": "user", "content": sample.turns[0]}]), {}
-        for name, answer in answers.items():
-            tokens, speed, more = answer(prompt, arguments.tokens)
-            row[name] = {"tokens_per_second": speed, "tokens": list(tokens), **more}
-        told = ", ".join(f"{name} {row[name]['tokens_per_second']:.2f} tok/s" for name in answers)
-        print(f"prompt {number}: {told}", flush=True)
-        if number:
-            rounds.append(row)
-    base = {name: next(iter(ours_)).name for name in answers} | {arm.name: arm.plain.name for arm in ours_}
-    speeds = {name: [row[name]["tokens_per_second"] for row in rounds] for name in answers}
+    prompts = [next(iter(arms.values())).encode(words) for words in questions()[: arguments.rounds + 1]]
+
+    def ask(name: str, prompt: list[int]) -> Figures:
+        return answers[name](prompt, arguments.tokens)
+
+    rounds = take_turns(list(answers), prompts, ask, lambda made: made["tokens_per_second"], warm=1)
+    return compared(rounds, list(arms)) | {"kernels": {arm.name: made.origin.kernel for arm, made in arms.items()}}
+
+
+def compared(rounds: Sequence[Row], arms: Sequence[Contestant]) -> dict[str, Any]:
+    """What prompts showed of `arms`, plain decoding first, and of peers, which are held against that."""
+    base = dict.fromkeys(rounds[0], arms[0].name) | {arm.name: arm.plain.name for arm in arms}
+    speeds = {name: [row[name]["tokens_per_second"] for row in rounds] for name in base}
     return {
         "medians": {name: statistics.median(found) for name, found in speeds.items()},
-        "ratios_to_plain": {
-            name: statistics.median(speed / plain for speed, plain in zip(found, speeds[base[name]], strict=True))
-            for name, found in speeds.items()
-        },
-        "same_tokens": {name: sum(r[name]["tokens"] == r[base[name]]["tokens"] for r in rounds) for name in answers},
-        "terms": {arm.name: terms(rounds, arm) for arm in ours_ if arm.method != PLAIN},
-        "kernels": {arm.name: generator.origin.kernel for arm, generator in ours_.items()},
+        "ratios_to_plain": {name: paired(speeds[name], speeds[plain])["median"] for name, plain in base.items()},
+        "same_tokens": {name: sum(r[name]["tokens"] == r[base[name]]["tokens"] for r in rounds) for name in base},
+        "terms": {arm.name: terms(rounds, arm) for arm in arms if arm.method != PLAIN},
         "rounds": rounds,
     }
 
@@ -168,17 +162,18 @@ def open_arm(arguments: argparse.Namespace, arm: Contestant) -> Generator:
 
 
 def ours(generator: Generator) -> Answer:
-    def answer(prompt: list[int], tokens: int) -> tuple[tuple[int, ...], float, dict[str, float]]:
+    def answer(prompt: list[int], tokens: int) -> Figures:
         made = generator.generate(prompt, SamplingParams(max_tokens=tokens, ignore_eos=True))
         count, levels = len(made.rounds), sum(r.levels for r in made.rounds)
-        more = {
+        return {
+            "tokens_per_second": made.decode_tokens_per_second,
+            "tokens": list(made.tokens),
             "tau": made.tau,
             "tokens_per_round": made.tokens_per_round,
             "levels_per_round": levels / count,
             "draft_step_s": sum(r.seconds["draft"] for r in made.rounds) / levels if levels else 0.0,
             "target_s": sum(r.seconds["target"] for r in made.rounds) / count,
         }
-        return made.tokens, made.decode_tokens_per_second, more
 
     return answer
 
@@ -196,7 +191,7 @@ def theirs(model: Any, options: dict[str, Any], forward: Any = None) -> Answer:
     """Transformers' generate; the first token's time is measured by a call of its own and taken off."""
     plain_forward = model.forward
 
-    def answer(prompt: list[int], tokens: int) -> tuple[tuple[int, ...], float, dict[str, float]]:
+    def answer(prompt: list[int], tokens: int) -> Figures:
         model.forward = forward or plain_forward
         seconds, made = [], torch.empty(0)
         for count in (1, tokens):
@@ -212,11 +207,12 @@ def theirs(model: Any, options: dict[str, Any], forward: Any = None) -> Answer:
             )
             seconds.append(time.perf_counter() - started)
         model.forward = plain_forward
-        return tuple(made[0, len(prompt) :].tolist()), (tokens - 1) / (seconds[1] - seconds[0]), {}
+        speed = (tokens - 1) / (seconds[1] - seconds[0])
+        return {"tokens_per_second": speed, "tokens": made[0, len(prompt) :].tolist()}
 
     return answer
 
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    sys.exit(main())
+    main()

@@ -1,32 +1,26 @@
-"""Plain, classic, EAGLE and SubSpec decoding of one streamed model, alternating, the disk's own speed beside every arm.
+"""Plain, classic, EAGLE and SubSpec decoding of one streamed model, in turn, the disk's own speed beside every arm.
 
     python benchmarks/streamed.py --model DIR --device-memory 1GB --out assets/results/NAME.json
 
-All arms share target, budget, exactness, prompts and clock. Ahead of each answer the file is read directly: the disk's
-speed just then, of which `link_used` is a share. Every arm answers the same prompt. Quoted are medians over the rounds
-and their ratios.
+All arms share target, budget, exactness, prompts and clock: settings.py, whose arms are methods. Ahead of each answer
+the file is read directly: the disk's speed just then, of which `link_used` is a share. The first prompt warms up.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed
 
-from benchmarks.alternating import agree, figures, link_used, medians, paired, questions
+import torch
+
 from benchmarks.receipt import write_receipt
+from benchmarks.settings import in_turn, table
 from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
 from specdecodes.errors import reported
-from specdecodes.generator import Generator
-from specdecodes.methods import build
-from specdecodes.offload.storage.store import measure_read, probe, read_index
 from specdecodes.sampling import SamplingParams
 
 
@@ -35,7 +29,7 @@ def main() -> None:
     arguments = _arguments()
     receipt = measure(arguments)
     write_receipt(arguments.out, receipt)
-    print(json.dumps({key: receipt[key] for key in ("ratios", "medians")}, indent=1))
+    print(table(receipt))
 
 
 def _arguments() -> argparse.Namespace:
@@ -62,49 +56,21 @@ def _arguments() -> argparse.Namespace:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Every arm on every prompt; returns the rounds, the medians and their ratios to the first arm."""
-    paths = sorted({span.path for span in read_index(Path(arguments.model)).values()})
-    direct = probe(paths[0]).direct
-    arms = {method: open_arm(arguments, method) for method in arguments.arms.split(",")}
+    """Every arm on every prompt."""
+    arms = {method: pipeline_of(arguments, method) for method in arguments.arms.split(",")}
     params = SamplingParams(
         max_tokens=arguments.tokens,
         temperature=arguments.temperature,
         repetition_penalty=arguments.repetition_penalty,
         ignore_eos=True,
     )
-    prompts = questions()[: arguments.rounds + 1]
-    rounds: list[dict[str, Any]] = []
-    for number, prompt in enumerate(prompts):
-        row: dict[str, Any] = {"prompt": prompt[0]["content"]}
-        answers = {}
-        for method, generator in arms.items():
-            tokens = arguments.plain_tokens if method == "vanilla" else arguments.tokens
-            before = measure_read(paths, direct=direct, max_bytes=512 * 10**6)
-            answers[method] = generator.generate(prompt, replace(params, max_tokens=tokens))
-            row[method] = figures([answers[method]]) | {"disk_gbps": before}
-            row[method]["link_used"] = link_used(row[method], before)
-        row["same_tokens"] = agree([answer.tokens for answer in answers.values()])
-        print(
-            f"prompt {number}: " + ", ".join(f"{m} {row[m]['decode_tokens_per_second']:.2f} tok/s" for m in arms),
-            flush=True,
-        )
-        if number:  # the first prompt compiles and warms up
-            rounds.append(row)
-    for generator in arms.values():
-        generator.close()
-    speeds = {method: [row[method]["decode_tokens_per_second"] for row in rounds] for method in arms}
-    base = next(iter(arms))
-    ratios = {method: paired(speeds[method], speeds[base])["median"] for method in arms}
-    middle = {method: medians([row[method] for row in rounds]) for method in arms}
-    plans = {method: dict(plan=[list(row) for row in arm.placement.rows()]) for method, arm in arms.items()}
-    return {"rounds": rounds, "medians": middle, "ratios": ratios, "plans": plans}
+    return in_turn(arms, params, rounds=arguments.rounds, warm=1, tokens={"vanilla": arguments.plain_tokens})
 
 
-def open_arm(arguments: argparse.Namespace, method: str) -> Generator:
-    """One arm's generator: the same target, budget and arithmetic for all."""
-    models = {"classic_sd": arguments.draft_model, "eagle_sd": arguments.head}
-    model = models.get(method)
-    pipeline = Pipeline(
+def pipeline_of(arguments: argparse.Namespace, method: str) -> Pipeline:
+    """One arm: the same target, budget and arithmetic for all."""
+    model = {"classic_sd": arguments.draft_model, "eagle_sd": arguments.head}.get(method)
+    return Pipeline(
         method=method,
         target=Target(arguments.model),
         draft=Draft(model, temperature=1.0) if model else Draft(quant=arguments.draft_quant),
@@ -114,7 +80,6 @@ def open_arm(arguments: argparse.Namespace, method: str) -> Generator:
         exact=arguments.exact,
         compile=not arguments.eager,
     )
-    return build(pipeline, progress=lambda text: print(f"[{method}] {text}", flush=True))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +43,7 @@ def test_a_receipt_of_two_precisions(
     words = f"--model {model} --arms share_sd/none/int4:g32,qspec/w4a16:g32 --rounds 1 --tokens 6 --no-peers"
     options = f"--no-compile --no-adaptive --depth 3 --nodes 4 --out {out}"
     monkeypatch.setattr("sys.argv", ["resident.py", *words.split(), *options.split()])
-    assert resident.main() == 0
+    resident.main()
     receipt = json.loads(out.read_text())
     drafted = {"share_sd/none/int4:g32": "vanilla", "qspec/w4a16:g32": "vanilla/w4a16:g32"}
     assert set(receipt["medians"]) == {*drafted, *drafted.values()}
@@ -53,6 +55,30 @@ def test_a_receipt_of_two_precisions(
         assert receipt["terms"][name]["levels_per_round"] == 3
 
 
+@pytest.mark.usefixtures("untimed")
+def test_what_was_measured_is_kept_when_it_is_stopped(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill in the third prompt, of which nothing counts; the first one warmed up."""
+    out, answered = tmp_path / "receipt.json", []
+
+    def stopped(generator: object) -> Callable[[list[int], int], dict[str, object]]:
+        def answer(prompt: list[int], tokens: int) -> dict[str, object]:
+            answered.append(tokens)
+            if len(answered) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return {"tokens_per_second": 2.0, "tokens": [tokens]}
+
+        return answer
+
+    monkeypatch.setattr(resident, "ours", stopped)
+    words = f"--model {tiny_checkpoint('llama')} --arms vanilla --rounds 4 --no-peers --no-compile --out {out}"
+    monkeypatch.setattr("sys.argv", ["resident.py", *words.split()])
+    resident.main()
+    receipt = json.loads(out.read_text())
+    assert receipt["medians"] == {"vanilla": 2.0} and len(receipt["rounds"]) == 1
+
+
 def test_an_unknown_scheme_is_one_line(
     tiny_checkpoint: Callable[..., Path],
     tmp_path: Path,
@@ -61,5 +87,6 @@ def test_an_unknown_scheme_is_one_line(
 ) -> None:
     words = f"--model {tiny_checkpoint('llama')} --arms qspec/w4a17 --no-peers --out {tmp_path / 'none.json'}"
     monkeypatch.setattr("sys.argv", ["resident.py", *words.split()])
-    assert resident.main() == 2
+    with pytest.raises(SystemExit, match="2"):
+        resident.main()
     assert "did you mean 'w4a16'" in capsys.readouterr().err

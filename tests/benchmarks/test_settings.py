@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import predicted, settings
+from benchmarks import predicted, settings, streamed
 from benchmarks.alternating import alternate, faster, faster_than_best, paired
 from specdecodes.config import Pipeline, Target
 from specdecodes.errors import ConfigError
+from specdecodes.folders import cache_folder
 from specdecodes.sampling import SamplingParams
 from specdecodes.stats import Generation, Round
 
@@ -86,12 +87,15 @@ def test_an_interruption_before_an_answer_counts_ends_it():
 
 @pytest.fixture
 def run(monkeypatch, tmp_path, tiny_checkpoint: Callable[..., Path]):
-    monkeypatch.setenv("SPECDECODES_CACHE", str(tmp_path / "cache"))
+    kernels, own = cache_folder() / "kernels", tmp_path / "cache"
+    own.mkdir()
+    (own / "kernels").symlink_to(kernels)
+    monkeypatch.setenv("SPECDECODES_CACHE", str(own))
 
     def run(script, *words: str) -> dict:
-        out = tmp_path / "receipt.json"
+        out, settings = tmp_path / "receipt.json", [] if script is streamed else SMALL.split()
         common = ["--model", str(tiny_checkpoint("llama", "bf16")), "--max-length", "96", "--out", str(out)]
-        monkeypatch.setattr(sys, "argv", [script.__name__, *common, *SMALL.split(), *words])
+        monkeypatch.setattr(sys, "argv", [script.__name__, *common, *settings, *words])
         script.main()
         return json.loads(out.read_text())
 
@@ -108,6 +112,16 @@ def test_arms_answer_the_same_prompts_and_the_first_is_held_against_the_best_oth
     assert receipt["medians"]["deep"]["levels_per_round"] == 3
     assert receipt["medians"]["plain"]["new_tokens"] == 4
     assert "the fastest in hindsight" in capsys.readouterr().out
+
+
+def test_methods_are_settings_too(run, capsys):
+    """streamed.py: the first method is what the others are held against."""
+    words = "--arms vanilla,subspec_sd --device-memory 1MiB --draft-quant hqq4:g32 --eager --rounds 1 --tokens 4"
+    receipt = run(streamed, *words.split(), "--width", "2", "--depth", "3", "--nodes", "8")
+    assert receipt["ratios"]["vanilla"]["median"] == 1.0 and len(receipt["rounds"]) == 1
+    assert all({"disk_gbps", "link_used"} <= row.keys() for row in receipt["medians"].values())
+    assert receipt["same_tokens"] == [True] and set(receipt["plans"]) == {"vanilla", "subspec_sd"}
+    assert "subspec_sd" in capsys.readouterr().out
 
 
 def test_plans_are_held_against_their_runs_block_by_block(run):
