@@ -11,7 +11,6 @@ import torch
 
 from specdecodes.errors import ConfigError
 from specdecodes.methods.measured.ledger import keep, key_of, recall
-from specdecodes.native import usable_cores
 from specdecodes.offload.planning.candidates import BESIDE
 from specdecodes.offload.planning.work import Machine
 from specdecodes.offload.storage.store import measure_read, probe
@@ -28,7 +27,7 @@ def measure(files: tuple[Path, ...], device: torch.device) -> Machine:
     if link:
         return Machine(disk, link, process_bytes=process)
     threads = torch.get_num_threads()
-    return Machine(disk, process_bytes=process, cores=max(usable_cores(), threads), threads=threads)
+    return Machine(disk, process_bytes=process, threads=threads)
 
 
 def streamed_before(tier: str, files: tuple[Path, ...]) -> float | None:

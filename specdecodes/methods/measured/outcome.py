@@ -15,7 +15,6 @@ from specdecodes.models.loading import open_checkpoint
 from specdecodes.offload.planning.experience import Run, pooled
 from specdecodes.offload.planning.plan import Placement
 from specdecodes.offload.planning.predict import Seen, Step, StepTimes, at_depth
-from specdecodes.offload.planning.work import bare_gbps
 
 ENOUGH = 32
 """New tokens from which on a run says something."""
@@ -51,11 +50,10 @@ def learn(
 def learn_stream(pipeline: Pipeline, placement: Placement, gbps: float) -> None:
     """Keep what weights arrived at, GB/s while anything was read; 0 where nothing streamed."""
     assert placement.basis is not None, "a planned placement knows what it rests on"
-    work, machine, _ = placement.basis
-    if gbps and placement.linked and not (placement.compression and machine.has_accelerator):
+    if gbps and placement.linked and not (placement.compression and placement.basis[1].has_accelerator):
         files = open_checkpoint(pipeline.target.model, pipeline.target.revision).files
         tier = compressed_tier(placement.comes_as) if placement.comes_as else placement.tier
-        remember_stream(tier, files, bare_gbps(work, machine, gbps))
+        remember_stream(tier, files, gbps)
 
 
 def made_of(kernel: str, rules: object) -> str:
@@ -98,12 +96,12 @@ def _run(placement: Placement, summary: Mapping[str, Any]) -> Figures:
     assert placement.basis is not None, "a planned placement knows what it rests on"
     work, machine, workload = placement.basis
     rounds, phases, link = summary["rounds"], summary["phase_seconds"], summary["link_gbps"]
-    if link:  # what it took to expand what it brought is in its seconds
+    if link:
         tier = {"host_gbps": link} if placement.tier == "host" else {"disk_gbps": link}
         machine = replace(machine, **tier)
-    work = replace(
-        work, draft_step_s=summary["draft_step_s"], compute_s=phases["target"] / rounds, expand_s=work.kept_s
-    )
+    # On an accelerator the seconds of a link have in them what it took to expand what that brought.
+    expand_s = work.kept_s if machine.has_accelerator else work.expand_s
+    work = replace(work, draft_step_s=summary["draft_step_s"], compute_s=phases["target"] / rounds, expand_s=expand_s)
     levels = summary["draft_levels"] / rounds
     once = replace(workload, catches_up=False)  # which is in the steps that were measured
     explained = at_depth(work, replace(machine, round_seconds=0.0), once, levels).round_s

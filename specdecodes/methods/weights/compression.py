@@ -179,6 +179,7 @@ def _offer(
         on_disk=device.type == "cpu" or measured,
         buffer_bytes=0 if device.type == "cpu" else COUNT * (int(_USUAL[checkpoint.dtype] * block) + 16384),
         source="as written" if measured else "by a sample",
+        apart=device.type == "cpu",
     )
 
 

@@ -35,7 +35,8 @@ class Compression:
 
     `gbps` counts restored bytes, of one core or of the accelerator. `on_disk`: in files too, not in memory alone.
     `kind`: ALONE or BESIDE, which takes fewer bytes and needs a substitute of every layer that streams. `keeps`: layers
-    may be kept so in the device's memory, too.
+    may be kept so in the device's memory, too. `apart`: they are restored in one place beside the ring, whose slots
+    hold compressed bytes then, and none of a layer that is kept; else in the slots.
     """
 
     layer_bytes: tuple[int, ...]
@@ -46,6 +47,7 @@ class Compression:
     source: str = ""  # how the bytes are known
     kind: str = ALONE
     keeps: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,23 @@ class ModelShape:
     def pinned_bytes(self, layer: int) -> int:
         """Bytes of host memory that a pinned layer takes."""
         return self.slot(layer) if self.compression is None else self.compression.layer_bytes[layer]
+
+    def ring_slot(self, split: Division) -> int:
+        """Bytes of a slot, of the ring that the layers of a split pass through."""
+        packed = self.compression
+        if packed is None or not packed.apart:
+            return max(map(self.slot, split.streamed), default=0)
+        if not packed.on_disk:
+            return max(map(self.slot, split.linked), default=0)
+        sizes = (packed.layer_bytes[layer] for layer in split.linked)
+        return max((size + 4096 * (2 + size // 2**20) for size in sizes), default=0)  # blocks take whole pages
+
+    def restored(self, split: Division) -> int:
+        """Bytes of the place beside the ring where compressed layers of a split are restored."""
+        packed = self.compression
+        if packed is None or not packed.apart:
+            return 0
+        return max(map(self.slot, split.streamed if packed.on_disk else split.kept), default=0)
 
     def slot(self, layer: int) -> int:
         return self.slot_bytes[layer] if self.slot_bytes else -(-self.layer_bytes[layer] // 4096) * 4096 + 8192
@@ -245,13 +264,14 @@ def _device_side(
 ) -> dict[str, int]:
     """`from_host`: whether host memory holds layers for this device."""
     resident, streamed, kept, substituted = split.resident, split.streamed, split.kept, split.substituted
-    slot, packed = max((shape.slot(layer) for layer in streamed), default=0), shape.compression
+    packed = shape.compression
     arrives = packed is not None and (from_host or packed.on_disk) and len(kept) < len(streamed)
     return {
         "embedding and head": shape.embedding_bytes,
         counted(len(resident), "resident layer"): sum(shape.layer_bytes[layer] for layer in resident),
         kept_part(len(kept)): sum(packed.layer_bytes[layer] for layer in kept) if packed else 0,
-        ring_of(slots): slots * slot,
+        ring_of(slots): slots * shape.ring_slot(split),
+        "place where layers are restored": shape.restored(split),
         "compressed bytes on their way": packed.buffer_bytes if packed and arrives else 0,
         "conversion of a streamed layer": shape.conversion_bytes if streamed else 0,
         counted(len(substituted), "substitute"): sum(shape.substitute_bytes[layer] for layer in substituted),

@@ -230,7 +230,7 @@ def _work(shape: ModelShape, candidate: Candidate, workload: Workload) -> Work:
     """What `predict` needs to know of a candidate."""
     layers, pinned, times = len(shape.layer_bytes), set(candidate.pinned), workload.times
     arriving = {layer: shape.arriving(layer, pinned=layer in pinned) for layer in candidate.linked}
-    whole = sum(shape.layer_bytes[layer] for layer in candidate.streamed)
+    passing = candidate.linked if shape.compression and shape.compression.apart else candidate.streamed
     restored = sum(shape.layer_bytes[layer] for layer, size in arriving.items() if size != shape.layer_bytes[layer])
     in_memory = sum(shape.layer_bytes[layer] for layer in candidate.kept)
     rate = shape.compression.gbps * 1e9 if shape.compression else math.inf
@@ -239,7 +239,7 @@ def _work(shape: ModelShape, candidate: Candidate, workload: Workload) -> Work:
         compute_s=times.target_pass(layers, len(candidate.streamed)),
         disk_bytes=sum(size for layer, size in arriving.items() if layer not in pinned),
         link_bytes=sum(arriving.values()),
-        ahead_bytes=candidate.ring_bytes * sum(arriving.values()) // max(whole, 1) if workload.ahead else 0,
+        ahead_bytes=candidate.slots * sum(arriving.values()) // max(len(passing), 1) if workload.ahead else 0,
         expand_s=(restored + in_memory) / rate,
         kept_s=in_memory / rate,
     )

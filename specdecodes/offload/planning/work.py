@@ -13,8 +13,7 @@ class Machine:
     host_gbps: float = 0.0
     round_seconds: float = 2e-3  # of a round beyond draft and pass: choosing tokens, text
     process_bytes: int = 0  # RAM of Python and torch, which no budget counts
-    cores: int = 1  # that may expand what is compressed; an accelerator counts as one
-    threads: int = 1  # that compute
+    threads: int = 1  # that compute, and restore what is compressed; an accelerator counts as one
 
     @property
     def has_accelerator(self) -> bool:
@@ -41,39 +40,21 @@ class Work:
 
 
 def link_seconds(work: Work, machine: Machine) -> float:
-    """Of a pass, in which bytes are on their way.
-
-    Disk and accelerator link work at the same time, and so does an accelerator that expands; the slowest sets the pace.
-    Where cores expand, it is the readers that do: the blocks of a layer, read side by side, arrive at about the same
-    time, and the disk rests meanwhile.
-    """
-    from_disk, expanding = work.disk_bytes / (machine.disk_gbps * 1e9) if work.disk_bytes else 0.0, _expanding(work)
+    """Of a pass, in which bytes are on their way: disk and accelerator link work at the same time, and so does an
+    accelerator that expands; the slowest sets the pace."""
+    from_disk = work.disk_bytes / (machine.disk_gbps * 1e9) if work.disk_bytes else 0.0
     if not machine.has_accelerator:
-        return from_disk + expanding / machine.cores
+        return from_disk
     copied = work.link_bytes + work.unlocked_bytes  # the copy on the host is about as fast as the link
-    return max(from_disk, copied / (machine.host_gbps * 1e9), expanding)
+    return max(from_disk, copied / (machine.host_gbps * 1e9), work.expand_s - work.kept_s)
 
 
 def stream_seconds(work: Work, machine: Machine) -> float:
-    """Until all streamed layers of a pass have been in the ring. While cores restore one that is kept, the link waits
-    for a slot; an accelerator restores beside the copies."""
-    if machine.has_accelerator:
-        return max(link_seconds(work, machine), work.expand_s)
-    return link_seconds(work, machine) + work.kept_s / machine.cores
+    """Until all streamed layers of a pass have been in the ring; an accelerator restores them there, beside the
+    copies."""
+    return max(link_seconds(work, machine), work.expand_s if machine.has_accelerator else 0.0)
 
 
 def crowded_seconds(work: Work, machine: Machine) -> float:
-    """Of a pass that does not wait for the link: cores that it leaves alone expand for nothing; beyond those, computing
-    and expanding share what there is."""
-    return max(work.compute_s, (work.compute_s * machine.threads + work.expand_s) / machine.cores)
-
-
-def bare_gbps(work: Work, machine: Machine, gbps: float) -> float:
-    """Of a disk from which bytes came at `gbps` while cores expanded them: it rested meanwhile."""
-    reading = work.link_bytes / (gbps * 1e9) - _expanding(work) / machine.cores
-    return work.link_bytes / reading / 1e9 if reading > 0.0 else gbps
-
-
-def _expanding(work: Work) -> float:
-    """Seconds that restoring takes of what a link brings."""
-    return work.expand_s - work.kept_s
+    """Of a pass that does not wait for the link: what computes, restores, too."""
+    return work.compute_s + work.expand_s / machine.threads

@@ -15,6 +15,7 @@ from specdecodes.offload.planning.candidates import (
     Budgets,
     Compression,
     ModelShape,
+    candidates,
     counted,
     ring_of,
     spread,
@@ -331,14 +332,25 @@ def test_compressed_layers_are_fewer_bytes_and_take_a_buffer() -> None:
     assert budget.device == smallest(PLAIN, CPU, RUN) + 3 * MB
     plain, fewer = plan(PLAIN, budget, CPU, RUN), plan(compressed(), budget, CPU, RUN)
     assert len(fewer.streamed) == LAYERS and fewer.bytes_per_pass == LAYERS * 33 * MB
-    expanding = sum(PLAIN.layer_bytes) / 10e9
-    assert fewer.predicted.stream_s == pytest.approx(LAYERS * 33 * MB / 0.8e9 + expanding)
+    assert fewer.predicted.stream_s == pytest.approx(LAYERS * 33 * MB / 0.8e9)
     assert fewer.predicted.tokens_per_second > 1.3 * plain.predicted.tokens_per_second
     (row,) = [row for row in fewer.rows() if row[0].startswith("compressed from")]
     assert row[1:] == ("10 GB/s a core by AVX-512, by a sample", "66.0%")
     assert "compressed from" in fewer.summary() and "compressed" not in plain.summary()
     slow = plan(compressed(gbps=0.1), budget, CPU, RUN)
     assert slow.predicted.tokens_per_second < plain.predicted.tokens_per_second
+
+
+def test_a_ring_of_compressed_slots_has_one_place_where_layers_are_restored() -> None:
+    whole, stored = PLAIN.slot(0), 33 * MB + 4096 * 33
+    offer = replace(compressed().compression, apart=True, keeps=True, buffer_bytes=0)  # type: ignore[type-var]
+    shape = replace(PLAIN, compression=offer)
+    (least,) = (one for one in candidates(shape, Budgets(), CPU, RUN) if not (one.resident or one.kept))
+    assert (least.slots, least.ring_bytes, shape.restored(least)) == (2, 2 * stored, whole)
+    (kept,) = (one for one in candidates(shape, Budgets(), CPU, RUN) if len(one.kept) == LAYERS)
+    assert (kept.ring_bytes, shape.restored(kept)) == (0, whole)
+    unwritten = replace(shape, compression=replace(offer, on_disk=False))
+    assert (unwritten.ring_slot(least), unwritten.restored(least), unwritten.restored(kept)) == (whole, 0, whole)
 
 
 def test_host_memory_holds_more_layers_when_they_are_compressed() -> None:

@@ -18,7 +18,7 @@ from specdecodes.offload.planning.predict import (
     share_of,
     tokens_per_round,
 )
-from specdecodes.offload.planning.work import Machine, Work, bare_gbps
+from specdecodes.offload.planning.work import Machine, Work
 
 GB = 10**9
 MACHINE = Machine(disk_gbps=1.0, round_seconds=0.1)
@@ -126,37 +126,17 @@ def test_what_a_draft_missed_is_a_level_more_until_rounds_were_seen() -> None:
     assert predict(WORK, MACHINE, seen).draft_step_s == before.draft_step_s
 
 
-def test_the_disk_rests_while_cores_expand_what_arrived() -> None:
+def test_cores_restore_what_they_compute_with_and_a_device_while_further_blocks_are_copied() -> None:
     compressed = replace(WORK, disk_bytes=3 * GB, link_bytes=3 * GB, expand_s=0.4)
-    for cores, rest in ((1, 0.4), (4, 0.1)):
-        found = predict(compressed, replace(MACHINE, cores=cores, threads=cores), PLAIN)
-        assert (found.stream_s, found.compute_s) == (pytest.approx(3.0 + rest), 0.5)
-        assert found.compute_s + found.wait_s == pytest.approx(3.0 + rest)
-    on_device = replace(MACHINE, host_gbps=2.0)  # which expands while further blocks are copied
+    fast = replace(MACHINE, disk_gbps=100.0)
+    for threads, restoring in ((1, 0.4), (4, 0.1)):
+        found = predict(compressed, replace(MACHINE, threads=threads), PLAIN)
+        assert (found.stream_s, found.compute_s + found.wait_s) == (pytest.approx(3.0), pytest.approx(3.0))
+        found = predict(compressed, replace(fast, threads=threads), PLAIN)
+        assert (found.compute_s, found.wait_s) == (0.5, pytest.approx(restoring))
+    on_device = replace(MACHINE, host_gbps=2.0)
     assert predict(compressed, on_device, PLAIN).stream_s == pytest.approx(3.0)
     assert predict(replace(compressed, expand_s=10.0), on_device, PLAIN).stream_s == pytest.approx(10.0)
-
-
-def test_a_disk_is_told_from_the_cores_that_expand() -> None:
-    compressed, machine = replace(WORK, disk_bytes=3 * GB, link_bytes=3 * GB, expand_s=0.4), replace(MACHINE, cores=2)
-    arrived = predict(compressed, machine, PLAIN)
-    assert bare_gbps(compressed, machine, arrived.link_gbps) == pytest.approx(MACHINE.disk_gbps)
-    assert bare_gbps(WORK, machine, 1.7) == pytest.approx(1.7)
-    assert bare_gbps(replace(compressed, expand_s=99.0), machine, 1.7) == 1.7, "nothing can be told"
-
-
-def test_expanding_shares_the_cores_that_compute_and_may_set_the_pace() -> None:
-    fast = replace(MACHINE, disk_gbps=100.0)
-    compressed = replace(WORK, disk_bytes=3 * GB, link_bytes=3 * GB, expand_s=0.4)
-
-    def seconds(cores: int, threads: int) -> float:
-        found = predict(compressed, replace(fast, cores=cores, threads=threads), PLAIN)
-        assert found.compute_s == 0.5
-        return found.compute_s + found.wait_s
-
-    assert seconds(1, 1) == pytest.approx(0.9)
-    assert seconds(4, 2) == pytest.approx(0.5)  # two cores had nothing to do
-    assert seconds(2, 2) == pytest.approx((0.5 * 2 + 0.4) / 2)
 
 
 def test_a_pass_waits_for_what_neither_drafting_nor_computing_hides() -> None:
