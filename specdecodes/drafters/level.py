@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specdecodes.config import Tree
+from specdecodes.drafters.next_level import NextLevel
 from specdecodes.drafters.offspring import Offspring
 from specdecodes.drafters.pacing.pace import Pace
 from specdecodes.drafters.pacing.trust import Trust
@@ -67,10 +68,11 @@ class LevelGrower:
         self.pace = pace
         self.levels = 0
         self._runner, self._shape, self._spare = runner, tree, spare
-        self._temperature, self._vocab_size = temperature, vocab_size
+        self._vocab_size = vocab_size
         self._tree = TokenTree.rooted(torch.zeros(1, dtype=torch.int64, device=device), region_nodes(tree))
         self._offspring = Offspring(region_nodes(tree), tree.width, device)
         self._trust = Trust(device) if tree.adaptive else None
+        self._choice = NextLevel(self._tree, self._offspring, temperature, self._trust)
         self._proposed = self._tree
         self._nodes: dict[int, Tensor] = {}  # by width: of the level to run next
         self._steps: dict[int, Recorded] = {}  # by width: made with the sampler whose tensors they read
@@ -168,15 +170,7 @@ class LevelGrower:
         tree, nodes = self._tree, self._nodes[width]
         logits = self._fit(self._runner.level(tree, nodes).logits)
         scores = self._sampler.node_scores(logits, tree, nodes, self._runner.position)
-        top = F.log_softmax(scores / self._temperature, dim=-1).topk(self._shape.width)
-        chances = top.values if self._trust is None else self._trust.correct(top.values)
-        worth = tree.scores[nodes, None] + chances
-        best = worth.flatten().topk(width)
-        parents = nodes[best.indices // self._shape.width]
-        self._offspring.put(nodes, top.indices, worth, best.indices, nodes + width)
-        nodes += width
-        tree.put(nodes, parents, top.indices.flatten()[best.indices], best.values)
-        self._reach.copy_(best.values.exp().sum())
+        self._choice.grow(scores, nodes, self._reach)
 
     def _choose(self, ran: int) -> tuple[int, int | None]:
         """Rows to verify of a draft that ran so many nodes; and how many children may be among them, if that is

@@ -32,6 +32,15 @@ class Offspring:
         self._scores = torch.full((nodes, width), float("-inf"), device=device)
         self._nodes = torch.zeros(nodes, width, dtype=torch.int64, device=device)  # of the grown tree; -1: none
 
+    @property
+    def arrays(self) -> tuple[Tensor, Tensor, Tensor]:
+        """[nodes, width] of the children: tokens, scores, and the nodes that they became, or -1."""
+        return self._tokens, self._scores, self._nodes
+
+    @property
+    def width(self) -> int:
+        return self._scores.shape[1]
+
     def put(self, parents: Tensor, tokens: Tensor, scores: Tensor, chosen: Tensor, nodes: Tensor) -> None:
         """Write the children `tokens`, `scores` [k, width] of `parents` [k]. Those at the flat indices `chosen` [m]
         became `nodes` [m]. No host sync."""

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from specdecodes.drafters import next_level
 from specdecodes.models.fused import cpu_layer
 from specdecodes.models.kernels import cpu_attention, cpu_linear
 from specdecodes.native import load_if_built, missing_triton, usable_cores
@@ -16,6 +17,7 @@ STOOD_IN = {
     cpu_attention.SOURCE: "attention (half as fast; in exact mode a third to a fifth)",
     cpu_linear.SOURCE: "linears of few rows (bfloat16: half as fast)",
     cpu_layer.SOURCE: "layers as one call",
+    next_level.SOURCE: "the choice of a tree's nodes",
 }
 """What torch does instead where one of our kernels is missing, and what that costs."""
 

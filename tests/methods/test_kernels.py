@@ -37,7 +37,7 @@ def test_they_are_built_side_by_side(monkeypatch):
         together.wait()
         return Found(None)
 
-    monkeypatch.setattr(kernels, "usable_cores", lambda: 4)
+    monkeypatch.setattr(kernels, "usable_cores", lambda: together.parties)
     monkeypatch.setattr(kernels, "load_if_built", build)
     monkeypatch.setattr(kernels.w4a8, "support", build)
     build_kernels(CPU)
@@ -51,13 +51,15 @@ def test_what_is_missing_is_told_once(without, tiny_checkpoint):
     assert run.startswith("torch's own for attention") and run.endswith(NO_COMPILER) and "half as fast" in run
     pipeline = pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True)
     assert (name, run, speed) in plan_for(pipeline).rows()
-    with pytest.raises(BudgetError, match="cannot work.*torch.s own for attention.*install g"):  # it takes more memory too
+    with pytest.raises(
+        BudgetError, match="cannot work.*torch.s own for attention.*install g"
+    ):  # it takes more memory too
         plan_for(replace(pipeline, memory=Memory(device="100kB")))
 
 
 def test_of_each_reason_there_is_a_line(without):
     assert not shortages(CPU)
-    attention, linear, layer = STOOD_IN
+    attention, linear, layer, _ = STOOD_IN
     without({attention: "a fault", layer: "another"})
     first, second = shortages(CPU)
     assert first[1].endswith(": a fault") and second[1] == "torch's own for layers as one call: another"

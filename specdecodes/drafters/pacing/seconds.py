@@ -35,7 +35,7 @@ class Seconds:
         """A step of `size` took `seconds`. The first of a size may have compiled, and is not counted."""
         if size in self._called:
             self._seen[size].append(seconds)
-            self._now = {}
+            self._now = {other: now for other, now in self._now.items() if other != size and self._seen[other]}
         self._called.add(size)
 
     def untried(self) -> list[int]:
@@ -59,5 +59,5 @@ class Seconds:
     def _told(self, size: int) -> float:
         if self._seen[size]:
             return statistics.median(self._seen[size])
-        known = [statistics.median(seen) / self._expected[other] for other, seen in self._seen.items() if seen]
+        known = [self.of(other) / self._expected[other] for other, seen in self._seen.items() if seen]
         return self._expected[size] * (statistics.median(known) if known else 1.0)

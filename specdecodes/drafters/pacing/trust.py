@@ -23,11 +23,11 @@ STEEP = (0.1, 4.0)  # slopes at least and at most: what the draft prefers stays 
 
 
 class Trust:
-    """Corrects log-probabilities of tokens after their parents. On the device, its curve is a tensor that never moves:
-    recorded steps read it."""
+    """Corrects log-probabilities of tokens after their parents. On the device, its `curve` [2], shift and slope, is a
+    tensor that never moves: recorded steps read it."""
 
     def __init__(self, device: torch.device) -> None:
-        self._curve = torch.tensor([0.0, 1.0], device=device)
+        self.curve = torch.tensor([0.0, 1.0], device=device)
         self._shift, self._slope = 0.0, 1.0
         self._weights = (PRIOR[0], 0.0, PRIOR[1])  # of shift, of both, of slope
 
@@ -40,13 +40,13 @@ class Trust:
         """Go on from the `habits` of another."""
         self._shift, self._slope, *weights = habits
         self._weights = weights[0], weights[1], weights[2]
-        self._curve.copy_(torch.tensor([self._shift, self._slope]))
+        self.curve.copy_(torch.tensor([self._shift, self._slope]))
 
     def correct(self, said: Tensor) -> Tensor:
         """Log-chances that the target takes tokens of which the draft `said` these log-probabilities; in their order.
         No host sync."""
         odds = (said - torch.log1p(-said.exp())).clamp(max=SURE)
-        return F.logsigmoid(self._curve[0] + self._curve[1] * odds)
+        return F.logsigmoid(self.curve[0] + self.curve[1] * odds)
 
     def rescore(self, tree: TokenTree) -> None:
         """Correct the scores of a tree, in place."""
@@ -64,7 +64,7 @@ class Trust:
                 said.append(self._odds(scores[node] - scores[parent]))
                 taken.append(token == after[parent])
         self._learn(said, taken)
-        self._curve[:1], self._curve[1:] = self._shift, self._slope  # filled: a copy from the host would be waited for
+        self.curve[:1], self.curve[1:] = self._shift, self._slope  # filled: a copy from the host would be waited for
 
     def _odds(self, chance: float) -> float:
         """What the draft said of a token, from its corrected log-chance: log-odds, as far as they are told apart."""
