@@ -86,6 +86,12 @@ def test_weights_that_are_moved_or_of_another_type_are_compressed_alone(make_gue
     assert {part.packing for part in parts} == {Alone(torch.float16)}
 
 
+def test_two_names_of_the_same_bytes_are_one(make_guessed: MakeGuessed) -> None:
+    _, spans, guesses = make_guessed(1)
+    tied, known = {**spans[0], "up_again": spans[0]["up"]}, {**guesses[0], "up_again": guesses[0]["up"]}
+    assert cut(lay_out(tied), tied, known, 4096) == cut(lay_out(spans[0]), spans[0], guesses[0], 4096)
+
+
 def test_a_guess_of_other_weights_is_refused(make_guessed: MakeGuessed) -> None:
     _, spans, guesses = make_guessed(1)
     with pytest.raises(ValueError, match=r"up is \[320, 64\], and its guess \[304, 64\]"):

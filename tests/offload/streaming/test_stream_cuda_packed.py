@@ -67,6 +67,9 @@ def test_compressed_layers_bring_their_bits(
         fewer = {*pinned, *written, *kept}
         assert all((sizes[at] < 0.95 * whole[at]) == (at in fewer) for at in range(5))
         assert stream.nbytes >= stream._ring.nbytes + sum(sizes[at] for at in kept)
+        if not cuda.registered:
+            unlocked = sum(stream._pinned[at].memory.bytes.nbytes for at in pinned)
+            assert stream.unlocked_bytes == unlocked + sum(sizes[at] for at in {*range(5)} - {*pinned, *kept})
     assert not cuda.registered
 
 
