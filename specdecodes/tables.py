@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 PADDING = (0, 1, 0, 0)
@@ -14,7 +15,7 @@ PADDING = (0, 1, 0, 0)
 def ruled(title: str, *columns: str, numbers: Collection[str] = ()) -> Table:
     """A table without rows yet; the columns among `numbers` are whole and aligned to the right."""
     table = Table(
-        title=f"\n{title}",
+        title=f"\n{escape(title)}",  # brackets in a path are no style
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,

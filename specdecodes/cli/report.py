@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from specdecodes.tables import ruled
@@ -35,7 +36,10 @@ def plan_table(placement: Placement, pipeline: Pipeline) -> Table:
     table = ruled(f"plan: {pipeline.method} on {pipeline.target.model}", "part", "where", "size", numbers=("size",))
     for row in placement.rows():
         speed = row[0] == "predicted speed"
-        table.add_row(*row, style="bold" if speed else None, end_section=speed or row[0].startswith("total"))
+        part, where, size = map(escape, row)
+        shown = size.replace(", ", ",\n")  # a column of numbers is never folded
+        style, end = "bold" if speed else None, speed or part.startswith("total")
+        table.add_row(part, where, shown, style=style, end_section=end)
     return table
 
 

@@ -51,7 +51,7 @@ def run_cache(
             raise ConfigError(suggest("kind", kind, KINDS))
     root, console = cache_folder(), Console()
     if action == "clear":
-        console.print(cleared(root, kinds or list(KINDS)), highlight=False, soft_wrap=True)
+        console.print(cleared(root, kinds or list(KINDS)), highlight=False, markup=False, soft_wrap=True)
         return
     found = [kept(root / name) for name in KINDS]
     console.print(_kinds_table(root, found))

@@ -44,4 +44,4 @@ def run_convert_eagle(
     from specdecodes.train.convert_eagle import convert, describe
 
     spec = convert(source, out, pipeline.target.model, rotation, matrix)
-    Console().print(f"{out}: {describe(spec)}", highlight=False, soft_wrap=True)
+    Console().print(f"{out}: {describe(spec)}", highlight=False, markup=False, soft_wrap=True)

@@ -41,4 +41,4 @@ def run_profile(
         params = replace(pipeline.sampling, ignore_eos=True, stop=())  # the rounds count, not where the answer ends
         record(generator, [{"role": "user", "content": prompt}], params, folder, rounds=rounds)
     Console().print(Markdown((folder / SUMMARY).read_text(encoding="utf-8")))
-    console.print(f"Trace: {folder / TRACE} (open it in https://ui.perfetto.dev)", highlight=False)
+    console.print(f"Trace: {folder / TRACE} (open it in https://ui.perfetto.dev)", highlight=False, markup=False)

@@ -67,7 +67,7 @@ def run_tune(
     if winner.method == tuning.PLAIN:
         console.print("Plain decoding wins here: no draft that was tried pays for itself.")
     _write(out, tuning.module(tuning.tuned(pipeline, winner), command, machine_name()))
-    console.print(f"Pipeline: {out}", highlight=False)
+    console.print(f"Pipeline: {out}", highlight=False, markup=False)
     if receipt is not None:
         figures = tuning.receipt(found, winner) | {"command": command, "environment": describe()}
         _write(receipt, json.dumps(figures, indent=1) + "\n")

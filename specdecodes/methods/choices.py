@@ -119,4 +119,6 @@ def _told(choice: Choice, here: Choice) -> Alternative:
         return Alternative(spelled(choice), None, choice.why)
     layers = len(plan.resident) + len(plan.streamed)
     why = f"{len(plan.resident)} of {layers} layers resident, {plan.predicted.tokens_per_round:.3g} tokens a round"
-    return Alternative(spelled(choice), choice.speed, f"{'slower' if choice.speed < here.speed else 'faster'}: {why}")
+    nearly = abs(choice.speed - here.speed) <= here.speed * NEARLY
+    told = "about as fast" if nearly else "slower" if choice.speed < here.speed else "faster"
+    return Alternative(spelled(choice), choice.speed, f"{told}: {why}")

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from specdecodes.cli.report import metrics_table, one_line, prediction_table
+from specdecodes.cli.report import metrics_table, one_line, plan_table, prediction_table
+from specdecodes.config import Pipeline, Target
 from specdecodes.offload.planning.plan import Budgets, Placement
 from specdecodes.offload.planning.predict import Prediction
 from specdecodes.stats import Generation, Round
@@ -77,3 +78,19 @@ def test_the_plan_is_held_against_the_measurement():
     shown = cells(prediction_table({"link_gbps": 1.0, "draft_step_s": 0.05, "tokens_per_round": 3.0}, placement))
     assert (shown["link, GB/s"], shown["draft step, ms"]) == ("2 1 0.50", "100 50 0.50")
     assert shown["tokens/round"] == "3 3 1.00 +0%" and "decode tokens/s" not in shown
+
+
+def test_a_plan_is_read_in_a_narrow_window_too() -> None:
+    """And a folder's brackets are no style."""
+
+    class Planned:
+        def rows(self) -> list[tuple[str, str, str]]:
+            speed = "93 to 336 tokens/s, most likely 202"
+            return [("ring of 2 slots", "RAM", "4.23 MiB"), ("predicted speed", "13 tokens a round", speed)]
+
+    out = io.StringIO()
+    table = plan_table(Planned(), Pipeline("subspec_sd", Target("my[red]model")))  # type: ignore[arg-type]
+    Console(file=out, width=40).print(table)
+    text = out.getvalue()
+    assert "my[red]model" in text.replace("\n", "") and "most likely 202" in text
+    assert "RAM" in text and "tokens a" in text, "words are not broken into letters"
