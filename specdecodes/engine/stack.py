@@ -94,7 +94,6 @@ class Stack:
         with contextlib.closing(self._source.sections()) as source:
             for section in source if last >= 0 else ():
                 for part in self._whole(section) if layers is None else self._parts(section, chosen):
-                    self._tap(part.first, passes, hidden)
                     call = self._call(part)
                     with span(f"{kind} {part.first}"):
                         for place, rows in enumerate(passes):
@@ -102,7 +101,8 @@ class Stack:
                             hidden[place] = self._advance(part, call, hidden[place], rows, turns[place], seen)
                 if section.numbers[-1] >= last:
                     break
-        self._tap(len(reaches), passes, hidden)
+        for rows, state in zip(passes, hidden, strict=True):
+            self._tap(len(reaches), rows, state)
         return hidden
 
     def _advance(
@@ -116,11 +116,31 @@ class Stack:
     ) -> Tensor:
         """One pass through the layers of `part`, each of which sees its own of `seen`."""
         if call is not None and hidden.shape[1] <= FUSED_ROWS:
-            return call(hidden, *turn, rows.slots, [(sight.mask, sight.window) for sight in seen])
+            return self._at_once(part, call, hidden, rows, turn, seen)
         for index, layer, sight in zip(part.numbers, part.layers, seen, strict=True):
             keys, values = self.cache.keys[index], self.cache.values[index]
+            self._tap(index, rows, hidden)
             step = LayerStep(*turn, keys, values, rows.slots, sight.mask, sight.window, self._exact)
             hidden = self.steps.layer(layer, hidden, step)
+        return hidden
+
+    def _at_once(
+        self,
+        part: Section,
+        call: LayersCall,
+        hidden: Tensor,
+        rows: Rows,
+        turn: tuple[Tensor, Tensor],
+        seen: Sequence[Sight],
+    ) -> Tensor:
+        """The same as one call."""
+        self._tap(part.first, rows, hidden)
+        tapped = self._tapped(part.numbers[1:], rows)
+        inside = {index - part.first: state for index, state in tapped}
+        hidden = call(hidden, *turn, rows.slots, [(sight.mask, sight.window) for sight in seen], inside)
+        for index, state in tapped:
+            if state is not inside[index - part.first]:  # a layer that is tapped twice is written once
+                state.copy_(inside[index - part.first])
         return hidden
 
     def _whole(self, section: Section) -> Sequence[Section]:
@@ -144,7 +164,7 @@ class Stack:
     def _cut(self, section: Section, index: int, chosen: Collection[int]) -> bool:
         """Whether layer `index` and the next one do not belong together."""
         alike = (self._fuse(section, index) is None) == (self._fuse(section, index + 1) is None)
-        return profiled() or index + 1 in self._taps or index + 1 not in chosen or not alike
+        return profiled() or index + 1 not in chosen or not alike
 
     def _call(self, part: Section) -> LayersCall | None:
         """The layers of `part` as one call, if they can be one."""
@@ -168,13 +188,17 @@ class Stack:
     def _turn(self, rows: Rows) -> tuple[Tensor, Tensor]:
         return self.rotary.cos[rows.positions], self.rotary.sin[rows.positions]
 
-    def _tap(self, index: int, passes: list[Rows], hidden: list[Tensor]) -> None:
+    def _tap(self, index: int, rows: Rows, hidden: Tensor) -> None:
         """Keep what enters layer `index`, if it is tapped."""
-        size = self.decoder.spec.hidden_size
-        for place, tap in enumerate(self._taps):
-            for rows, state in zip(passes, hidden, strict=True):
-                if tap == index and rows.states is not None:
-                    rows.states[:, place * size : (place + 1) * size] = state[0]
+        for _, state in self._tapped(range(index, index + 1), rows):
+            state.copy_(hidden[0])
+
+    def _tapped(self, numbers: range, rows: Rows) -> list[tuple[int, Tensor]]:
+        """Those of `numbers` that are tapped, each with where what enters the layer is kept, [M, hidden]."""
+        if rows.states is None:
+            return []
+        size, taps = self.decoder.spec.hidden_size, enumerate(self._taps)
+        return [(tap, rows.states[:, place * size : (place + 1) * size]) for place, tap in taps if tap in numbers]
 
     def _replay(self, rows: Rows, recorded: RecordedPass) -> Tensor:
         """`run` of one pass, its layers replayed."""
@@ -185,8 +209,8 @@ class Stack:
         with contextlib.closing(self._source.sections()) as source:
             for section in source:
                 for index, layer in zip(section.numbers, section.layers, strict=True):
-                    self._tap(index, [rows], [hidden])
+                    self._tap(index, rows, hidden)
                     with span(f"layer {index}"):
                         recorded.layer(index, layer, self.cache.keys[index], self.cache.values[index], reaches[index])
-        self._tap(len(reaches), [rows], [hidden])
+        self._tap(len(reaches), rows, hidden)
         return hidden.clone()  # the next pass overwrites it

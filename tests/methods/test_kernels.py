@@ -51,9 +51,8 @@ def test_what_is_missing_is_told_once(without, tiny_checkpoint):
     assert run.startswith("torch's own for attention") and run.endswith(NO_COMPILER) and "half as fast" in run
     pipeline = pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True)
     assert (name, run, speed) in plan_for(pipeline).rows()
-    with pytest.raises(
-        BudgetError, match="cannot work.*torch.s own for attention.*install g"
-    ):  # it takes more memory too
+    # It takes more memory too.
+    with pytest.raises(BudgetError, match="cannot work.*torch.s own for attention.*install g"):
         plan_for(replace(pipeline, memory=Memory(device="100kB")))
 
 

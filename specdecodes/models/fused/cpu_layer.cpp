@@ -42,19 +42,20 @@ struct Work {
   }
 
   // A unit of x to the model's type and back.
-  void leave(int64_t unit, T* out) const {
+  void leave(int64_t unit, const Kept& out) const {
     const int64_t first = unit * COLUMNS, count = std::min(COLUMNS, layer.hidden - first);
     for (int64_t row = 0; row < step.rows; ++row) {
-      narrowed(s.x + row * s.wide + first, out + row * layer.hidden + first, count);
-      widened(out + row * layer.hidden + first, s.x + row * s.wide + first, count);
+      T* const to = static_cast<T*>(out.state) + row * out.apart + first;
+      narrowed(s.x + row * s.wide + first, to, count);
+      widened(to, s.x + row * s.wide + first, count);
     }
   }
 
-  void multiply_into_x(const Task& t, T* out) const {  // team
+  void multiply_into_x(const Task& t, const Kept& out) const {  // team
 #pragma omp for schedule(guided)
     for (int64_t unit = 0; unit < t.linear.units(); ++unit) {
       t.multiply(unit, s.x + unit * COLUMNS, s.wide, true);
-      if (out) leave(unit, out);
+      if (out.state) leave(unit, out);
       sum_squares(unit);
     }
   }
@@ -182,12 +183,12 @@ struct Work {
   }
 
   // From x to x, which goes to `out` too.
-  void run(T* out) const {  // team
+  void run(const Kept& out) const {  // team
     const Task o = after(layer.o), down = after(layer.down);
     round_normalized(task(layer.q), layer.norm);
     project();
     attend(o);
-    multiply_into_x(o, nullptr);
+    multiply_into_x(o, {});
     round_normalized(task(layer.gate), layer.post_norm);
     feed(down);
     multiply_into_x(down, out);
@@ -206,7 +207,10 @@ int run_layers(const Layer* const* layers, int64_t count, const Step& step, cons
   {
     const Own own = needs.own(step.rows);
     Work<T>{*layers[0], step, *step.sights, scratch, own}.enter(hidden);
-    for (int64_t i = 0; i < count; ++i) Work<T>{*layers[i], step, step.sights[i], scratch, own}.run(out);
+    for (int64_t i = 0; i < count; ++i) {
+      const bool stays = step.kept && step.kept[i].state;
+      Work<T>{*layers[i], step, step.sights[i], scratch, own}.run(stays ? step.kept[i] : Kept{out, layers[i]->hidden});
+    }
   }
   return 0;
 }

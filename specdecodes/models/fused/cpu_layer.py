@@ -13,8 +13,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -53,12 +54,17 @@ class _Sight(ctypes.Structure):
     _fields_ = [("mask", _ADDRESS), *((name, _NUMBER) for name in ("start", "stop", "mask_stride"))]
 
 
+class _Kept(ctypes.Structure):
+    _fields_ = [("state", _ADDRESS), ("apart", _NUMBER)]
+
+
 class _Step(ctypes.Structure):
     _fields_ = [
         ("rows", _NUMBER),
         *((name, _ADDRESS) for name in ("cos", "sin", "slots")),
         *((name, _NUMBER) for name in ("cache_slots", "eight_bits")),
         ("sights", ctypes.POINTER(_Sight)),
+        ("kept", ctypes.POINTER(_Kept)),
     ]
 
 
@@ -122,10 +128,17 @@ class LayersCall:
         self._pointers = (ctypes.POINTER(_Layer) * len(layers))(*pointers)
 
     def __call__(
-        self, hidden: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, sights: Sequence[tuple[Tensor, Tensor]]
+        self,
+        hidden: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        slots: Tensor,
+        sights: Sequence[tuple[Tensor, Tensor]],
+        inside: Mapping[int, Tensor] = MappingProxyType({}),
     ) -> Tensor:
         """`cos`, `sin` and `slots` as in `LayerStep`; `sights`: mask and window of each layer, which may have them in
-        common."""
+        common. `inside`: by the place of a layer that is not the first, where to write what enters it, [M, hidden],
+        of which a row's numbers lie side by side."""
         hidden, cos, sin = hidden.contiguous(), cos.contiguous(), sin.contiguous()
         given = {id(mask): (mask.contiguous(), window) for mask, window in sights}
         seen = {key: _Sight(mask.data_ptr(), *window.tolist(), mask.shape[2]) for key, (mask, window) in given.items()}
@@ -138,7 +151,10 @@ class LayersCall:
             places,
             self._cache.dtype == torch.int8,
             (_Sight * len(sights))(*(seen[id(mask)] for mask, _ in sights)),
+            (_Kept * len(sights))() if inside else None,
         )
+        for place, state in inside.items():
+            step.kept[place - 1] = _Kept(state.data_ptr(), state.stride(0))
         if self._function(self._pointers, len(self._layers), step, hidden.data_ptr(), out.data_ptr()):
             raise IndexError(f"cache slots {slots.tolist()} of {places}")
         return out

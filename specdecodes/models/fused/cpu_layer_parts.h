@@ -33,12 +33,19 @@ struct Sight {
   int64_t start, stop, mask_stride;
 };
 
+// Where the state that leaves a layer is to stay, its rows so far apart; null: nowhere.
+struct Kept {
+  void* state;
+  int64_t apart;
+};
+
 struct Step {
   int64_t rows;
   const void *cos, *sin;
   const int64_t* slots;
   int64_t cache_slots, eight_bits;
   const Sight* sights;  // of each layer
+  const Kept* kept;     // of each layer, or null
 };
 
 constexpr int64_t BAND = 512;  // columns that a thread takes at a time where units cut them badly, at least
