@@ -25,18 +25,15 @@ from specdecodes.methods.measured.outcome import known_habits, made_of
 from specdecodes.methods.memory.placement import place
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
-from specdecodes.methods.weights.compression import ensure_layers, find_layers
-from specdecodes.methods.weights.disk import disk_room
 from specdecodes.methods.weights.quantized import load_quantized
+from specdecodes.methods.weights.streams import open_stream
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_layers, load_outer, load_tokenizer
 from specdecodes.notify import Notify
-from specdecodes.offload.compression.compressed import CompressedLayer
 from specdecodes.offload.planning.candidates import Budgets
 from specdecodes.offload.planning.plan import Placement
 from specdecodes.offload.planning.predict import StepTimes, share_of
 from specdecodes.offload.streaming.slot_stream import SlotStream
-from specdecodes.offload.streaming.stream import LayerStream
 from specdecodes.offload.streaming.stream_cuda import CudaLayerStream
 from specdecodes.quant import Scheme
 
@@ -209,7 +206,7 @@ def load_target(
     load_outer(decoder, checkpoint, device)
     load_resident(decoder, site, placement.resident, progress)
     draft = substitutes(site, placement, decoder, progress) if substitutes is not None else None
-    layers, stream = _sources(site, decoder, placement, progress)
+    layers, stream = _sources(site, decoder, draft, placement, progress)
     if isinstance(stream, CudaLayerStream) and stream.note:
         placement = placement.unlocked(stream.unlocked_bytes)
         progress(f"{stream.note} {placement.predicted.tokens_per_second:.3g} tokens/s are expected now.")
@@ -239,44 +236,12 @@ def load_resident(decoder: Decoder, site: Site, layers: Sequence[int], progress:
 
 
 def _sources(
-    site: Site, decoder: Decoder, placement: Placement, progress: Notify
+    site: Site, decoder: Decoder, draft: Decoder | None, placement: Placement, progress: Notify
 ) -> tuple[LayerSource, SlotStream | None]:
     layers = decoder.stack
     if not placement.streamed:
         return ResidentLayers(layers), None
-    spans = [site.checkpoint.layer(index) for index in placement.streamed]
     if site.rules:
         receive(decoder, placement.streamed, site.checkpoint.spec, site.rules, site.execution)
-    dtype = None if site.dtype == site.checkpoint.dtype else site.dtype
-    compressed, ahead = _compressed(site, placement, progress), site.pipeline.memory.ahead
-    if site.device.type == "cuda":
-        pinned = [place for place, index in enumerate(placement.streamed) if index in set(placement.pinned)]
-        stream: SlotStream = CudaLayerStream(
-            spans,
-            device=site.device,
-            pinned=pinned,
-            slots=placement.ring_slots,
-            dtype=dtype,
-            compressed=compressed,
-            compress=placement.compression is not None,
-            ahead=ahead,
-        )
-    else:
-        readers = 2
-        stream = LayerStream(
-            spans, slots=placement.ring_slots, readers=readers, dtype=dtype, compressed=compressed, ahead=ahead
-        )
+    stream = open_stream(site, placement, draft, progress)
     return StreamedLayers(layers, placement.streamed, stream), stream
-
-
-def _compressed(site: Site, placement: Placement, progress: Notify) -> dict[int, CompressedLayer] | None:
-    """The compressed layers to read from disk, by their place in the stream; None where nothing is compressed."""
-    if placement.compression is None:
-        return None
-    layers = [layer for layer in placement.streamed if layer not in set(placement.pinned)]
-    if site.pipeline.memory.compress == "on":
-        room = disk_room(site.checkpoint, site.pipeline.memory.disk_bytes)
-        found = ensure_layers(site.checkpoint, layers, progress, room=room)
-    else:
-        found = find_layers(site.checkpoint, layers if placement.compression.on_disk else ())
-    return {place: found[index] for place, index in enumerate(placement.streamed) if index in found}

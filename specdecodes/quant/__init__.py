@@ -14,7 +14,7 @@ from specdecodes.quant.apply import (
     typical,
 )
 from specdecodes.quant.cache import SubstituteCache
-from specdecodes.quant.kernels.choice import Execution, KernelChoice
+from specdecodes.quant.kernels.choice import Execution, KernelChoice, in_steps
 from specdecodes.quant.kernels.cuda.tuning import tune
 from specdecodes.quant.kernels.twins import twin
 from specdecodes.quant.spec import FULL, SCHEMES, Rules, Scheme, fitted
@@ -31,6 +31,7 @@ __all__ = [
     "assemble",
     "choose_kernels",
     "fitted",
+    "in_steps",
     "packed_bytes",
     "specimen",
     "substitute",

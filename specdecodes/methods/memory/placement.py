@@ -17,7 +17,7 @@ from specdecodes.methods.memory.timed_steps import timed_steps
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
 from specdecodes.methods.weights.compression import choose
-from specdecodes.methods.weights.disk import disk_room, disk_rows
+from specdecodes.methods.weights.disk import disk_rows
 from specdecodes.models.loading import Checkpoint
 from specdecodes.offload.planning.candidates import Budgets, Compression
 from specdecodes.offload.planning.plan import Placement, plan
@@ -82,8 +82,7 @@ def place(
                 raise
             raise BudgetError(f"{error} {why}", error.shortfall_bytes) from error
 
-    memory = site.pipeline.memory
-    return choose(checkpoint, site.device, memory.compress, planned, room=disk_room(checkpoint, memory.disk_bytes))
+    return choose(site, draft, planned)
 
 
 def _reading(machine: Machine, checkpoint: Checkpoint, compression: Compression | None) -> Machine:

@@ -1,92 +1,144 @@
-"""Whether streamed layers come compressed: as asked, where it can be, and by itself only where it pays.
+"""Whether streamed layers come compressed, and how: as asked, where it can be, and by itself only where it pays.
 
-From host memory to an accelerator they are compressed while the model loads. From disk they need files of their own, a
-second copy: `run-compress`, or the setting `on`, writes those, and nothing else does.
+From host memory to an accelerator, and where they are kept in the memory that the model runs in, they are compressed
+while it loads. From disk they need files of their own, a second copy: `run-compress`, or the settings `on` and `alone`,
+write those, and nothing else does.
 """
 
 from __future__ import annotations
 
-import functools
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
 from tqdm import tqdm
 
 from specdecodes.errors import BudgetError, CheckpointError, ConfigError
+from specdecodes.methods.needs import DraftNeeds
+from specdecodes.methods.site import Site
+from specdecodes.methods.weights.disk import disk_room
+from specdecodes.methods.weights.offers import MARGIN, Offer, alone_ratio, folder_of, impossible, offer, unsuited
 from specdecodes.models.loading import Checkpoint
-from specdecodes.native import missing_triton, usable_cores
 from specdecodes.notify import Notify
-from specdecodes.offload.compression.alone import codec
-from specdecodes.offload.compression.compressed import (
-    BLOCK_BYTES,
-    HOST_BLOCK_BYTES,
-    CompressedLayer,
-    compressed_folder,
-    layer_path,
-    open_layer,
-    sample_ratio,
-    write_layer,
-)
+from specdecodes.offload.compression.compressed import CompressedLayer, layer_path, open_layer, write_layer
+from specdecodes.offload.compression.parts import Guesses
 from specdecodes.offload.planning.alternatives import NEARLY, Alternative
-from specdecodes.offload.planning.candidates import Compression
+from specdecodes.offload.planning.candidates import ALONE, BESIDE, Compression
 from specdecodes.offload.planning.plan import Placement
-from specdecodes.offload.streaming.landings import COUNT
-from specdecodes.quant.cache import checkpoint_identity
 from specdecodes.units import format_bytes
 
 Planner = Callable[[Compression | None], Placement]
-_USUAL = {torch.bfloat16: 0.70, torch.float16: 0.88}  # the share of its bytes that a block of weights takes at most
-_SAMPLE = 32 * 2**20  # weights that an accelerator expands to be timed
+_WORDS = {ALONE: "alone", BESIDE: "beside their substitutes"}
+AS_THEY_ARE = "streamed layers as they are"
 
 
-def choose(
-    checkpoint: Checkpoint, device: torch.device, wanted: str, planned: Planner, *, room: int | None = None
-) -> Placement:
-    """The plan with or without compression; `wanted` is the setting memory.compress, `room` bytes of disk for copies.
+def choose(site: Site, draft: DraftNeeds, planned: Planner) -> Placement:
+    """The plan with or without compression, as the setting memory.compress has it.
 
-    Raises ConfigError when it is `on` and cannot be, BudgetError when the copies would take more than `room`, and what
-    `planned` raises.
+    Raises ConfigError when it is `on` or `alone` and cannot be, BudgetError when the copies would take more than
+    memory.disk leaves, and what `planned` raises.
     """
-    plain = planned(None)
+    wanted, plain = site.pipeline.memory.compress, planned(None)
     if wanted == "off" or not plain.streamed:
         return plain
-    reason = _impossible(checkpoint, device)
-    if reason and wanted == "on":
-        raise ConfigError(f"memory.compress is on, but {reason}; write off or auto.")
+    asked = wanted in ("on", "alone")
+    reason = impossible(site.checkpoint, site.device)
+    if reason and asked:
+        raise ConfigError(f"memory.compress is {wanted}, but {reason}; write off or auto.")
     if reason:
         return _noted(plain, reason)
-    found = find_layers(checkpoint, range(checkpoint.spec.layers))
-    offer = _offer(checkpoint, device, found, plain.streamed)
-    if wanted == "on":
-        made = planned(replace(offer, on_disk=True))
-        _check_room(sum(offer.layer_bytes[layer] for layer in _unwritten(made, found)), room)
-        return made
+    alone = "" if wanted != "alone" else "as asked"
+    why_alone = alone or unsuited(site, draft)
+    if asked:
+        made = _written_for(site, offer(site, draft, ALONE if why_alone else BESIDE), planned)
+        return made if alone or not why_alone else _noted(made, f"alone: {why_alone}", wanted)
+    kinds = (ALONE,) if why_alone else (BESIDE, ALONE)
+    tried = [one for kind in kinds for one in _tries(offer(site, draft, kind), planned)]
+    return _best(plain, tried)
+
+
+def _written_for(site: Site, offered: Offer, planned: Planner) -> Placement:
+    """The plan for which copies are written wherever layers stream from disk."""
+    made = planned(replace(offered.compression, on_disk=True))
+    memory = site.pipeline.memory
+    missing = set(to_write(made)) - offered.written
+    size = sum(offered.compression.layer_bytes[layer] for layer in missing)
+    _check_room(size, disk_room(site.checkpoint, memory.disk_bytes))
+    return made
+
+
+def to_write(plan: Placement) -> tuple[int, ...]:
+    """The layers whose compressed copies belong on disk: those that would have to be read from there, those kept in
+    memory included, which load sooner so."""
+    return tuple(layer for layer in plan.streamed if layer not in set(plan.pinned))
+
+
+class _Try(NamedTuple):
+    """A way that was planned, in words; `plan` is None where it does not fit, which `why` says. `lacks`: bytes of
+    copies that are not on disk."""
+
+    what: str
+    plan: Placement | None
+    why: str
+    lacks: int = 0
+
+    @property
+    def speed(self) -> float:
+        return self.plan.predicted.tokens_per_second if self.plan else 0.0
+
+
+def _tries(offered: Offer, planned: Planner) -> list[_Try]:
+    """With copies of all that streams from disk, and without any; the latter is nothing of its own where all copies
+    are there, or where nothing is compressed in it."""
+    whole = _try(offered, planned, on_disk=True)
+    if not whole.lacks and whole.plan is not None:
+        return [whole]
+    bare = _try(offered, planned, on_disk=False)
+    return [whole, bare] if bare.plan is not None and bare.plan.compression is not None else [whole]
+
+
+def _try(offered: Offer, planned: Planner, *, on_disk: bool) -> _Try:
+    words = f"streamed layers compressed {_WORDS[offered.compression.kind]}"
+    if not on_disk:
+        words = words.replace("streamed layers", "layers in memory")
     try:
-        compressed = planned(offer)
+        plan = planned(replace(offered.compression, on_disk=on_disk))
     except BudgetError as error:
-        short = f"{format_bytes(error.shortfall_bytes)} over the budget"
-        return replace(plain, rejected=(Alternative("streamed layers compressed", None, short), *plain.rejected))
-    speeds = compressed.predicted.tokens_per_second, plain.predicted.tokens_per_second
-    missing = _unwritten(compressed, found)
-    if speeds[0] <= speeds[1] * (1 + NEARLY):
-        other = Alternative("streamed layers compressed", speeds[0], f"not {NEARLY:.0%} faster; {_rates(offer)}")
-    elif missing and offer.on_disk:
-        size = format_bytes(sum(offer.layer_bytes[layer] for layer in missing))
-        other = Alternative("streamed layers compressed", speeds[0], f"a second copy, {size}: run-compress writes it")
-        plain = _noted(plain, f"{speeds[0]:.3g} tokens/s expected once `run-compress` has written {size} to disk")
-    else:
-        other = Alternative("streamed layers as they are", speeds[1], "slower")
-        return replace(compressed, rejected=(other, *compressed.rejected))
-    return replace(plain, rejected=(other, *plain.rejected))
+        return _Try(words, None, f"{format_bytes(error.shortfall_bytes)} over the budget")
+    needed = set(plan.streamed) - set(plan.pinned) - set(plan.kept) if on_disk else set()
+    lacks = sum(offered.compression.layer_bytes[layer] for layer in needed - offered.written)
+    return _Try(words, plan, offered.rates, lacks)
 
 
-def _unwritten(plan: Placement, found: Collection[int]) -> set[int]:
-    """Layers that stream from disk and have no compressed copy there."""
-    return set(plan.streamed) - set(plan.pinned) - set(found)
+def _best(plain: Placement, tried: Sequence[_Try]) -> Placement:
+    """The fastest that needs no new files, and what the others were."""
+    speed = plain.predicted.tokens_per_second
+    ready = [one for one in tried if one.plan is not None and not one.lacks and one.speed > speed * (1 + NEARLY)]
+    best = max(ready, key=lambda one: one.speed, default=_Try(AS_THEY_ARE, plain, ""))
+    assert best.plan is not None, "those that do not fit are left out"
+    others = [one for one in tried if one is not best]
+    told = [Alternative(one.what, one.speed or None, _why_not(one, best)) for one in others]
+    if best.plan is not plain:
+        told.append(Alternative(AS_THEY_ARE, speed, "slower"))
+    chosen = replace(best.plan, rejected=(*told, *best.plan.rejected))
+    (first, *_), faster = tried, [one for one in others if one.lacks and one.speed > best.speed * (1 + NEARLY)]
+    if first in faster:  # which is what the command writes
+        size = format_bytes(first.lacks)
+        text = f"{first.speed:.3g} tokens/s expected once `run-compress` has written {size} to disk"
+        return _noted(chosen, text, "in memory alone" if best.plan is not plain else "off")
+    return chosen
+
+
+def _why_not(one: _Try, best: _Try) -> str:
+    if one.plan is None:
+        return one.why
+    if one.speed <= best.speed * (1 + NEARLY):
+        slower = "slower" if one.speed < best.speed else f"not {NEARLY:.0%} faster"
+        return f"{slower}; {one.why}"
+    return f"a second copy, {format_bytes(one.lacks)}: run-compress writes it"
 
 
 def _check_room(size: int, room: int | None) -> None:
@@ -98,12 +150,19 @@ def _check_room(size: int, room: int | None) -> None:
         )
 
 
-def find_layers(checkpoint: Checkpoint, layers: Iterable[int]) -> dict[int, CompressedLayer]:
-    """Those of `layers` that are kept compressed; damaged ones are not."""
-    folder, found = folder_of(checkpoint), {}
+def find_layers(
+    checkpoint: Checkpoint,
+    layers: Iterable[int],
+    guesses: Mapping[int, Guesses] | None = None,
+    *,
+    substitute: str = "",
+) -> dict[int, CompressedLayer]:
+    """Those of `layers` that are kept compressed, alone or beside the substitutes that `guesses` are of, by layer, and
+    that `substitute` names as in `folder_of`; damaged ones, and those made for others, are not."""
+    folder, found = folder_of(checkpoint, substitute), {}
     for layer in layers:
         try:
-            kept = open_layer(layer_path(folder, layer), checkpoint.layer(layer))
+            kept = open_layer(layer_path(folder, layer), checkpoint.layer(layer), (guesses or {}).get(layer))
         except CheckpointError:
             continue
         if kept is not None:
@@ -112,18 +171,27 @@ def find_layers(checkpoint: Checkpoint, layers: Iterable[int]) -> dict[int, Comp
 
 
 def ensure_layers(
-    checkpoint: Checkpoint, layers: Sequence[int], progress: Notify, *, room: int | None = None
+    checkpoint: Checkpoint,
+    layers: Sequence[int],
+    progress: Notify,
+    guesses: Mapping[int, Guesses] | None = None,
+    *,
+    substitute: str = "",
+    expected: Sequence[int] = (),
+    room: int | None = None,
 ) -> dict[int, CompressedLayer]:
-    """All of `layers` compressed on disk, the missing and damaged ones written now; tells the size first.
+    """All of `layers` compressed on disk, the missing and damaged ones written now; tells the size first, which is
+    that of `expected` bytes, by layer, if a plan has any. `guesses` and `substitute` as in `find_layers`.
 
     Raises CheckpointError when there is no room for them, BudgetError when they take more than `room`.
     """
-    folder, found = folder_of(checkpoint), find_layers(checkpoint, layers)
+    folder, found = folder_of(checkpoint, substitute), find_layers(checkpoint, layers, guesses, substitute=substitute)
     missing = [layer for layer in layers if layer not in found]
     if not missing:
         return found
-    whole = sum(span.nbytes for layer in missing for span in checkpoint.layer(layer).values())
-    size = int(whole * _ratio(checkpoint, missing))
+    spans = {layer: checkpoint.layer(layer) for layer in missing}
+    whole = sum(span.nbytes for layer in missing for span in spans[layer].values())
+    size = sum(expected[layer] for layer in missing) if expected else int(whole * alone_ratio(checkpoint) * MARGIN)
     _check_room(size, room)
     free = shutil.disk_usage(_existing(folder)).free
     damaged = sum(layer_path(folder, layer).exists() for layer in missing)
@@ -137,85 +205,14 @@ def ensure_layers(
     progress(f"writing {text}; {format_bytes(free)} are free there")
     started = time.perf_counter()
     for layer in tqdm(missing, desc="compressed layers", unit="layer", leave=False, disable=None):
-        found[layer] = write_layer(layer_path(folder, layer), checkpoint.layer(layer))
+        found[layer] = write_layer(layer_path(folder, layer), spans[layer], (guesses or {}).get(layer))
     written = sum(found[layer].nbytes for layer in missing)
     progress(f"wrote {format_bytes(written)}, {written / whole:.1%}, in {time.perf_counter() - started:.1f} s")
     return found
 
 
-def folder_of(checkpoint: Checkpoint) -> Path:
-    """Where this checkpoint's compressed layers are kept."""
-    return compressed_folder(_identity(checkpoint.files))
-
-
-def _impossible(checkpoint: Checkpoint, device: torch.device) -> str:
-    """Why layers cannot be compressed; empty when they can."""
-    if checkpoint.rules:
-        return "codes of few bits do not get smaller"
-    if checkpoint.dtype not in codec.KINDS:
-        return f"{str(checkpoint.dtype).removeprefix('torch.')} weights are not compressed, only 16-bit ones"
-    if device.type == "cuda" and missing_triton():
-        return f"it is expanded on a GPU by a Triton kernel, and {missing_triton()}"
-    return codec.missing()
-
-
-def _offer(
-    checkpoint: Checkpoint, device: torch.device, found: dict[int, CompressedLayer], streamed: Sequence[int]
-) -> Compression:
-    """What compression would cost and save: by the files there are, and by a sample for the rest."""
-    spans = [checkpoint.layer(layer) for layer in range(checkpoint.spec.layers)]
-    whole = [sum(span.nbytes for span in layer.values()) for layer in spans]
-    measured = set(streamed) <= found.keys()
-    if measured:
-        ratio = sum(found[layer].nbytes for layer in streamed) / sum(whole[layer] for layer in streamed)
-    else:
-        ratio = _ratio(checkpoint, streamed)
-    sizes = tuple(found[i].nbytes if i in found else int(size * ratio) for i, size in enumerate(whole))
-    block = min(BLOCK_BYTES if device.type == "cpu" else HOST_BLOCK_BYTES, max(whole))
-    return Compression(
-        layer_bytes=sizes,
-        gbps=codec.core_gbps(usable_cores()) if device.type == "cpu" else _device_gbps(device),
-        way=codec.way() if device.type == "cpu" else "Triton",
-        on_disk=device.type == "cpu" or measured,
-        buffer_bytes=0 if device.type == "cpu" else COUNT * (int(_USUAL[checkpoint.dtype] * block) + 16384),
-        source="as written" if measured else "by a sample",
-        apart=device.type == "cpu",
-    )
-
-
-def _rates(offer: Compression) -> str:
-    return f"{offer.way} restores {offer.gbps:.3g} GB/s"
-
-
-def _noted(plan: Placement, text: str) -> Placement:
-    return replace(plan, notes=(*plan.notes, ("compression", text, "off")))
-
-
-def _ratio(checkpoint: Checkpoint, layers: Sequence[int]) -> float:
-    return sample_ratio([checkpoint.layer(layer) for layer in layers])
-
-
-@functools.cache
-def _identity(files: tuple[Path, ...]) -> str:
-    return checkpoint_identity(files)
-
-
-@functools.cache
-def _device_gbps(device: torch.device) -> float:
-    """GB/s of weights that the device restores, the best of three after one that compiles."""
-    from specdecodes.offload.compression.alone import codec_kernel
-
-    generator = torch.Generator().manual_seed(0)
-    raw = torch.randn(_SAMPLE, generator=generator).bfloat16().view(torch.uint8)
-    block, out = codec.compress(raw, torch.bfloat16).to(device), torch.empty_like(raw, device=device)
-    best = float("inf")
-    for turn in range(4):
-        torch.cuda.synchronize(device)
-        started = time.perf_counter()
-        codec_kernel.expand(block, out, torch.bfloat16)
-        torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - started) if turn else best
-    return raw.nbytes / best / 1e9
+def _noted(plan: Placement, text: str, state: str = "off") -> Placement:
+    return replace(plan, notes=(*plan.notes, ("compression", text, state)))
 
 
 def _existing(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from specdecodes.units import format_bytes
 def copies(checkpoint: Checkpoint) -> dict[str, int]:
     """Bytes on disk of what was made of a checkpoint so far."""
     quantized = SubstituteCache(checkpoint.files)
-    files = compressed_folder(quantized.identity).glob("*")
+    files = [file for file in compressed_folder(quantized.identity).rglob("*") if file.is_file()]
     return {"quantized layers": quantized.kept_bytes, "compressed layers": sum(file.stat().st_size for file in files)}
 
 

@@ -67,9 +67,9 @@ def damaged(block: Block) -> StreamError:
 
 def compressed_folder(identity: str, folder: Path | None = None, *, substitute: str = "") -> Path:
     """Where the layers of a checkpoint are kept, which `identity` names by all of its files' contents; compressed
-    alone, or beside the substitute that `substitute` names."""
-    key = [(_BESIDE if substitute else _ALONE).decode(), str(BLOCK_BYTES), identity, *filter(None, [substitute])]
-    return (folder or cache_folder()) / "compressed" / hashlib.sha256("\0".join(key).encode()).hexdigest()[:24]
+    alone, and in there, beside the substitute that `substitute` names."""
+    alone = (folder or cache_folder()) / "compressed" / _name(_ALONE.decode(), str(BLOCK_BYTES), identity)
+    return alone / _name(_BESIDE.decode(), substitute) if substitute else alone
 
 
 def layer_path(folder: Path, layer: int) -> Path:
@@ -163,6 +163,10 @@ def sample_ratio(layers: Sequence[Spans], guesses: Sequence[Guesses] | None = No
     pieces = usual[:: -(-len(usual) // _SAMPLES)]
     compressed = sum(content.numel() for content in compress_parts(pieces))
     return compressed / sum(part.nbytes for part in pieces)
+
+
+def _name(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
 def _check(size: int, count: int, rest: bytes) -> int:

@@ -156,6 +156,14 @@ def _runs(kernel: str, scheme: Scheme) -> bool:
             return grid_of(scheme) == STEPS and scheme.bits <= 4 and not scheme.activations
 
 
+def in_steps(scheme: Scheme, kernel: str, width: int) -> bool:
+    """Whether a linear of `scheme` with `width` inputs holds 4-bit codes of its own weights in even steps on `kernel`,
+    so that they can be told from its buffers."""
+    if scheme.grid or scheme.rotated or grid_of(scheme) != STEPS or scheme.bits > 4:
+        return False
+    return kernel in ("w4a32", "w4a16") or (kernel == "w4a8" and stored_bits(scheme.bits, scheme.group_of(width)) == 4)
+
+
 def kernel_bytes(out_features: int, in_features: int, scheme: Scheme, kernel: str) -> int:
     """Bytes that a linear of `scheme` holds on `kernel`, its bias apart."""
     group = scheme.group_of(in_features)

@@ -17,6 +17,7 @@ from specdecodes.methods.weights import compression
 from specdecodes.models.loading import open_checkpoint
 from specdecodes.offload.compression.alone import codec
 from specdecodes.offload.compression.compressed import layer_path
+from specdecodes.offload.planning.candidates import ALONE
 from specdecodes.offload.planning.plan import Placement
 from specdecodes.sampling import SamplingParams
 from specdecodes.units import format_bytes
@@ -141,18 +142,18 @@ def test_auto_takes_what_is_written_where_it_is_faster_and_writes_nothing(
     fast(monkeypatch, 10.0)
     asked = compressing(pipeline, "auto")
     before = plan_for(asked)
-    assert before.compression is None and not files_of(pipeline)
+    assert before.kept and not before.comes_as and not files_of(pipeline), "what stays in memory needs no file"
     assert "`run-compress` has written" in plan_row(before, "compression")[1]
     compression.ensure_layers(open_checkpoint(pipeline.target.model), LAYERS, lambda text: None)
     after = plan_for(asked)
-    assert after.compression is not None
+    assert after.comes_as == ALONE
     assert after.predicted.tokens_per_second > before.predicted.tokens_per_second
     assert [other for other in after.rejected if other.what == "streamed layers as they are"]
     assert answer(asked, [])[0] == answer(compressing(pipeline, "off"), [])[0]
     fast(monkeypatch, 1e-6)
     slow = plan_for(asked)
     assert slow.compression is None
-    assert [other for other in slow.rejected if other.what == "streamed layers compressed" and "faster" in other.why]
+    assert [other for other in slow.rejected if "compressed alone" in other.what and "slower" in other.why]
 
 
 def test_auto_streams_what_went_since_the_plan_as_it_is(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,8 +209,8 @@ def test_no_memory_for_compressed_bytes_is_an_alternative_not_an_error(
     fast(monkeypatch, 10.0)
     tight = replace(pipeline, memory=Memory(device=pipeline.memory.device_bytes - 10))
     placement = plan_for(tight)
-    assert placement.compression is None and placement.streamed
-    (other,) = [other for other in placement.rejected if other.what == "streamed layers compressed"]
+    assert not placement.comes_as and placement.streamed
+    (other,) = [other for other in placement.rejected if other.what == "streamed layers compressed alone"]
     assert other.tokens_per_second is None and other.why == "10 B over the budget"
     with pytest.raises(BudgetError):
         plan_for(compressing(tight, "on"))

@@ -1,0 +1,79 @@
+"""The stream of what a plan does not keep resident: as the files have it, compressed, or kept in memory compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from specdecodes.methods.measured.outcome import made_of
+from specdecodes.methods.site import Site
+from specdecodes.methods.weights.compression import ensure_layers, find_layers, to_write
+from specdecodes.methods.weights.disk import disk_room
+from specdecodes.methods.weights.guesses import guesses
+from specdecodes.models.decoder import Decoder
+from specdecodes.notify import Notify
+from specdecodes.offload.compression.compressed import CompressedLayer
+from specdecodes.offload.compression.parts import Guesses
+from specdecodes.offload.planning.candidates import BESIDE
+from specdecodes.offload.planning.plan import Placement
+from specdecodes.offload.streaming.slot_stream import SlotStream
+from specdecodes.offload.streaming.stream import LayerStream
+from specdecodes.offload.streaming.stream_cuda import CudaLayerStream
+
+
+def open_stream(site: Site, placement: Placement, draft: Decoder | None, progress: Notify) -> SlotStream:
+    """As `placement` has it, which streams some layer; `draft` has the substitutes where there are any, of which what
+    streams may be compressed beside. Raises CheckpointError, BudgetError, and StreamError."""
+    spans = [site.checkpoint.layer(index) for index in placement.streamed]
+    known = _known(site, placement, draft)
+    written = _written(site, placement, known, progress)
+    dtype = None if site.dtype == site.checkpoint.dtype else site.dtype
+    ahead, slots = site.pipeline.memory.ahead, placement.ring_slots
+    places = {index: place for place, index in enumerate(placement.streamed)}
+    kept, pinned = ([places[index] for index in layers] for layers in (placement.kept, placement.pinned))
+    compressed, beside = (
+        {places[index]: layer for index, layer in written.items()},
+        {places[index]: of for index, of in known.items()},
+    )
+    if site.device.type == "cuda":
+        return CudaLayerStream(
+            spans,
+            device=site.device,
+            pinned=pinned,
+            slots=slots,
+            dtype=dtype,
+            compressed=compressed,
+            kept=kept,
+            guesses=beside,
+            compress=placement.compression is not None,
+            ahead=ahead,
+        )
+    return LayerStream(
+        spans,
+        slots=slots,
+        dtype=dtype,
+        compressed=compressed,
+        kept=kept,
+        guesses=beside,
+        ahead=ahead,
+    )
+
+
+def _known(site: Site, placement: Placement, draft: Decoder | None) -> dict[int, Guesses]:
+    """What substitutes say of the layers that stream, where those come beside them."""
+    if draft is None or placement.compression is None or placement.compression.kind != BESIDE:
+        return {}
+    return {index: guesses(draft.stack[index], site.checkpoint.spec) for index in placement.streamed}
+
+
+def _written(
+    site: Site, placement: Placement, known: Mapping[int, Guesses], progress: Notify
+) -> dict[int, CompressedLayer]:
+    """The layers to read from compressed files: all that belong there are written now where that was asked for."""
+    if placement.compression is None:
+        return {}
+    memory, name = site.pipeline.memory, made_of(placement.kernel, placement.draft_rules) if known else ""
+    layers = to_write(placement) if placement.compression.on_disk else placement.kept
+    if memory.compress == "auto":
+        return find_layers(site.checkpoint, layers, known, substitute=name)
+    room, expected = disk_room(site.checkpoint, memory.disk_bytes), placement.compression.layer_bytes
+    return ensure_layers(site.checkpoint, layers, progress, known, substitute=name, expected=expected, room=room)
