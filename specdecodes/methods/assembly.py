@@ -30,9 +30,9 @@ from specdecodes.methods.weights.streams import open_stream
 from specdecodes.models.decoder import Decoder
 from specdecodes.models.loading import load_layers, load_outer, load_tokenizer
 from specdecodes.notify import Notify
-from specdecodes.offload.planning.candidates import Budgets
 from specdecodes.offload.planning.plan import Placement
 from specdecodes.offload.planning.predict import StepTimes, share_of
+from specdecodes.offload.planning.shape import Budgets
 from specdecodes.offload.streaming.slot_stream import SlotStream
 from specdecodes.offload.streaming.stream_cuda import CudaLayerStream
 from specdecodes.quant import Scheme

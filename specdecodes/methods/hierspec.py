@@ -19,7 +19,7 @@ from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
 from specdecodes.methods.vocabulary import check_vocabulary
 from specdecodes.notify import Notify
-from specdecodes.offload.planning.candidates import Budgets
+from specdecodes.offload.planning.shape import Budgets
 
 Find = Callable[[Pipeline], Method]
 

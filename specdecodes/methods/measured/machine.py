@@ -11,7 +11,7 @@ import torch
 
 from specdecodes.errors import ConfigError
 from specdecodes.methods.measured.ledger import keep, key_of, recall
-from specdecodes.offload.planning.candidates import BESIDE
+from specdecodes.offload.planning.shape import BESIDE
 from specdecodes.offload.planning.work import Machine
 from specdecodes.offload.storage.store import measure_read, probe
 

@@ -19,9 +19,9 @@ from specdecodes.methods.site import Site
 from specdecodes.methods.weights.compression import choose
 from specdecodes.methods.weights.disk import disk_rows
 from specdecodes.models.loading import Checkpoint
-from specdecodes.offload.planning.candidates import Budgets, Compression
 from specdecodes.offload.planning.plan import Placement, plan
 from specdecodes.offload.planning.predict import StepTimes, Workload, acceptance_of
+from specdecodes.offload.planning.shape import Budgets, Compression
 from specdecodes.offload.planning.stretch import rows_beside, stretches
 from specdecodes.offload.planning.work import Machine
 from specdecodes.offload.storage.store import probe

@@ -9,7 +9,8 @@ from specdecodes.cache import CacheShape
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
 from specdecodes.models.kernels.attention import scratch_bytes
-from specdecodes.offload.planning.candidates import WORKING, ModelShape
+from specdecodes.offload.planning.candidates import WORKING
+from specdecodes.offload.planning.shape import ModelShape
 from specdecodes.offload.planning.working import Widths, working_bytes
 from specdecodes.offload.storage.layout import lay_out
 from specdecodes.offload.storage.store import TensorSpan

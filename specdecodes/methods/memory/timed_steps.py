@@ -8,8 +8,8 @@ from functools import partial
 from specdecodes.methods.measured.step_times import COLD_BYTES, CONTEXT, Timed, narrower, time_level, time_pass
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
-from specdecodes.offload.planning.candidates import Budgets
 from specdecodes.offload.planning.predict import Step, StepTimes
+from specdecodes.offload.planning.shape import Budgets
 from specdecodes.quant import choose_kernels, typical
 
 

@@ -26,8 +26,8 @@ from specdecodes.notify import Notify
 from specdecodes.offload.compression.compressed import CompressedLayer, layer_path, open_layer, write_layer
 from specdecodes.offload.compression.parts import Guesses
 from specdecodes.offload.planning.alternatives import NEARLY, Alternative
-from specdecodes.offload.planning.candidates import ALONE, BESIDE, Compression
 from specdecodes.offload.planning.plan import Placement
+from specdecodes.offload.planning.shape import ALONE, BESIDE, Compression
 from specdecodes.units import format_bytes
 
 Planner = Callable[[Compression | None], Placement]

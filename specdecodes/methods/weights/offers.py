@@ -32,7 +32,8 @@ from specdecodes.offload.compression.compressed import (
     sample_ratio,
     written_bytes,
 )
-from specdecodes.offload.planning.candidates import BESIDE, Compression, spread
+from specdecodes.offload.planning.candidates import spread
+from specdecodes.offload.planning.shape import BESIDE, Compression
 from specdecodes.offload.storage.store import TensorSpan, load_tensor
 from specdecodes.offload.streaming.landings import COUNT
 from specdecodes.quant import Scheme, in_steps

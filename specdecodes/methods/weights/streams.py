@@ -13,8 +13,8 @@ from specdecodes.models.decoder import Decoder
 from specdecodes.notify import Notify
 from specdecodes.offload.compression.compressed import CompressedLayer
 from specdecodes.offload.compression.parts import Guesses
-from specdecodes.offload.planning.candidates import BESIDE
 from specdecodes.offload.planning.plan import Placement
+from specdecodes.offload.planning.shape import BESIDE
 from specdecodes.offload.streaming.slot_stream import SlotStream
 from specdecodes.offload.streaming.stream import LayerStream
 from specdecodes.offload.streaming.stream_cuda import CudaLayerStream

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from specdecodes.offload.planning.candidates import Budgets, Candidate, counted, ring_of
+from specdecodes.offload.planning.candidates import Candidate, counted, ring_of
 from specdecodes.offload.planning.predict import Prediction, Workload, at_depth, predict
+from specdecodes.offload.planning.shape import Budgets
 from specdecodes.offload.planning.work import Machine, Work
 from specdecodes.units import format_bytes
 

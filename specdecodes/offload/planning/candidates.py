@@ -7,10 +7,11 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from specdecodes.offload.planning.predict import Workload
+from specdecodes.offload.planning.shape import Budgets, Division, ModelShape, without
 from specdecodes.offload.planning.work import Machine
 
 STAGING = 2
@@ -23,109 +24,6 @@ are short."""
 
 WORKING = "working memory"
 DRAFT, DRAFT_CACHE = "draft model", "draft's key-value cache"
-
-
-ALONE, BESIDE = "alone", "beside"
-"""Ways to compress: by what a block's own weights have in common, or by what a substitute in memory says of them."""
-
-
-@dataclass(frozen=True)
-class Compression:
-    """How streamed layers can be compressed: the bytes that each one then takes, and what restoring them costs.
-
-    `gbps` counts restored bytes, of one core or of the accelerator. `on_disk`: in files too, not in memory alone.
-    `kind`: ALONE or BESIDE, which takes fewer bytes and needs a substitute of every layer that streams. `keeps`: layers
-    may be kept so in the device's memory, too. `apart`: they are restored in one place beside the ring, whose slots
-    hold compressed bytes then, and none of a layer that is kept; else in the slots.
-    """
-
-    layer_bytes: tuple[int, ...]
-    gbps: float
-    way: str
-    on_disk: bool
-    buffer_bytes: int  # for compressed bytes on their way, beside the ring
-    source: str = ""  # how the bytes are known
-    kind: str = ALONE
-    keeps: bool = False
-    apart: bool = False
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """Bytes of a model's parts, in the dtype that it runs in."""
-
-    layer_bytes: tuple[int, ...]
-    embedding_bytes: int  # embedding, head and final norm: always resident
-    kv_bytes_per_token: int
-    working_bytes: int = 0  # activations, masks, logits: see `working_bytes`
-    slot_bytes: tuple[int, ...] = ()  # of the ring, per layer, as `layout.lay_out` says; empty: two pages a layer more
-    conversion_bytes: int = 0  # when streamed layers are converted on arrival: the largest one
-    substitute_bytes: tuple[int, ...] = ()  # packed draft layers; empty: the method needs none
-    draft_bytes: int = 0  # an independent draft model
-    draft_kv_bytes_per_token: int = 0
-    rebuilt_bytes: int = 0  # the largest weight that a linear without a fused kernel rebuilds at every call
-    can_stream: bool = True
-    substitute_all: bool = False  # resident layers too, whatever that costs
-    compression: Compression | None = None  # of what streams
-    beside: tuple[tuple[str, int], ...] = ()  # further parts and their bytes: a middle model's
-
-    def arriving(self, layer: int, *, pinned: bool) -> int:
-        """Bytes that bring a streamed layer; `pinned`: from host memory."""
-        if self.compression is None or not (pinned or self.compression.on_disk):
-            return self.layer_bytes[layer]
-        return self.compression.layer_bytes[layer]
-
-    def pinned_bytes(self, layer: int) -> int:
-        """Bytes of host memory that a pinned layer takes."""
-        return self.slot(layer) if self.compression is None else self.compression.layer_bytes[layer]
-
-    def ring_slot(self, split: Division) -> int:
-        """Bytes of a slot, of the ring that the layers of a split pass through."""
-        packed = self.compression
-        if packed is None or not packed.apart:
-            return max(map(self.slot, split.streamed), default=0)
-        if not packed.on_disk:
-            return max(map(self.slot, split.linked), default=0)
-        sizes = (packed.layer_bytes[layer] for layer in split.linked)
-        return max((size + 4096 * (2 + size // 2**20) for size in sizes), default=0)  # blocks take whole pages
-
-    def restored(self, split: Division) -> int:
-        """Bytes of the place beside the ring where compressed layers of a split are restored."""
-        packed = self.compression
-        if packed is None or not packed.apart:
-            return 0
-        return max(map(self.slot, split.streamed if packed.on_disk else split.kept), default=0)
-
-    def slot(self, layer: int) -> int:
-        return self.slot_bytes[layer] if self.slot_bytes else -(-self.layer_bytes[layer] // 4096) * 4096 + 8192
-
-
-@dataclass(frozen=True)
-class Budgets:
-    """Bytes that the model may use; None is no limit. Without an accelerator both mean RAM and the smaller one counts.
-
-    `source` and `host_source` say, for the plan's table, where a budget is from that the user did not give like that.
-    """
-
-    device: int | None = None
-    host: int | None = None
-    source: str = ""
-    host_source: str = ""
-
-
-@dataclass(frozen=True)
-class Division:
-    """Where the layers live, as indices in order."""
-
-    resident: tuple[int, ...]
-    streamed: tuple[int, ...]
-    substituted: tuple[int, ...] = ()
-    kept: tuple[int, ...] = ()  # of the streamed: compressed in the device's memory, so no link brings them
-
-    @property
-    def linked(self) -> tuple[int, ...]:
-        """The streamed layers that a link brings."""
-        return _without(self.streamed, self.kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +60,7 @@ def candidates(shape: ModelShape, budgets: Budgets, machine: Machine, workload: 
     layers = tuple(range(len(shape.layer_bytes)))
     for count in range(0 if shape.can_stream else len(layers), len(layers) + 1):
         resident = spread(count, len(layers))
-        streamed = _without(layers, resident)
+        streamed = without(layers, resident)
         needed = layers if shape.substitute_all else streamed if shape.substitute_bytes else ()
         splits = [Division(resident, streamed, needed)]
         if further := _further(shape, budgets, _with_bytes(shape, budgets, machine, workload, splits[0])):
@@ -170,13 +68,8 @@ def candidates(shape: ModelShape, budgets: Budgets, machine: Machine, workload: 
         for split in splits:
             least = _with_bytes(shape, budgets, machine, workload, split)
             yield from map(least.with_ring, _rings(least, budgets, workload))
-            if kept := _kept(shape, budgets, least):
-                yield _with_bytes(shape, budgets, machine, workload, replace(split, kept=kept))
-
-
-def _without(layers: Sequence[int], others: Collection[int]) -> tuple[int, ...]:
-    gone = set(others)
-    return tuple(layer for layer in layers if layer not in gone)
+            if split.streamed and shape.compression is not None and shape.compression.keeps:
+                yield from _keeping(shape, budgets, machine, workload, split)
 
 
 def _with_bytes(
@@ -196,11 +89,20 @@ def _further(shape: ModelShape, budgets: Budgets, least: Candidate) -> tuple[int
     return _as_fit(least.resident, shape.substitute_bytes, _room(least.device_bytes, budgets.device))
 
 
-def _kept(shape: ModelShape, budgets: Budgets, least: Candidate) -> tuple[int, ...]:
-    """As many of the streamed layers as fit compressed, where those may be kept."""
-    if shape.compression is None or not shape.compression.keeps:
-        return ()
-    return _as_fit(least.streamed, shape.compression.layer_bytes, _room(least.device_bytes, budgets.device))
+def _keeping(
+    shape: ModelShape, budgets: Budgets, machine: Machine, workload: Workload, split: Division
+) -> Iterator[Candidate]:
+    """With as many of the streamed layers as fit kept compressed: all of them, which takes no ring, or fewer."""
+    assert shape.compression is not None, "only compressed layers are kept"
+    whole = _with_bytes(shape, budgets, machine, workload, replace(split, kept=split.streamed))
+    if not whole.shortfall(budgets):
+        yield whole
+        return
+    sizes, first = shape.compression.layer_bytes, split.streamed[0]
+    one = _with_bytes(shape, budgets, machine, workload, replace(split, kept=(first,)))
+    kept = _as_fit(split.streamed, sizes, _room(one.device_bytes - sizes[first], budgets.device))
+    if kept:
+        yield _with_bytes(shape, budgets, machine, workload, replace(split, kept=kept))
 
 
 def _room(taken: int, limit: int | None) -> int | None:

@@ -12,20 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from specdecodes.offload.planning.alternatives import NEARLY, Alternative, neighbours, other_rounds
-from specdecodes.offload.planning.candidates import (
-    BESIDE,
-    DRAFT,
-    DRAFT_CACHE,
-    WORKING,
-    Budgets,
-    Candidate,
-    Compression,
-    ModelShape,
-    candidates,
-    counted,
-)
+from specdecodes.offload.planning.candidates import DRAFT, DRAFT_CACHE, WORKING, Candidate, candidates, counted
 from specdecodes.offload.planning.predict import Prediction, Step, StepTimes, Workload, doubtful, foresee, predict
 from specdecodes.offload.planning.refusal import refusal
+from specdecodes.offload.planning.shape import BESIDE, Budgets, Compression, ModelShape
 from specdecodes.offload.planning.work import Machine, Work
 from specdecodes.units import format_bytes
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from specdecodes.errors import BudgetError
-from specdecodes.offload.planning.candidates import Budgets, Candidate, over
+from specdecodes.offload.planning.candidates import Candidate, over
+from specdecodes.offload.planning.shape import Budgets
 from specdecodes.offload.planning.work import Machine
 from specdecodes.units import format_bytes
 

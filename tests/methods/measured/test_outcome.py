@@ -11,7 +11,7 @@ from specdecodes.config import Memory, Tree
 from specdecodes.methods import build, learn, plan_for
 from specdecodes.methods.measured import ledger, machine
 from specdecodes.models.loading import open_checkpoint
-from specdecodes.offload.planning.candidates import ALONE, BESIDE, Compression
+from specdecodes.offload.planning.shape import ALONE, BESIDE, Compression
 from tests.test_lossless import GREEDY, pipeline_for, smallest_budget
 
 

@@ -17,8 +17,8 @@ from specdecodes.methods.weights import compression
 from specdecodes.models.loading import open_checkpoint
 from specdecodes.offload.compression.alone import codec
 from specdecodes.offload.compression.compressed import layer_path
-from specdecodes.offload.planning.candidates import ALONE
 from specdecodes.offload.planning.plan import Placement
+from specdecodes.offload.planning.shape import ALONE
 from specdecodes.sampling import SamplingParams
 from specdecodes.units import format_bytes
 
@@ -141,7 +141,7 @@ def test_auto_takes_what_is_written_where_it_is_faster_and_writes_nothing(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast(monkeypatch, 10.0)
-    asked = replace(pipeline, memory=Memory(device=pipeline.memory.device_bytes + 3 * 512 * 1024))  # three layers
+    asked = replace(pipeline, memory=Memory(device=pipeline.memory.device_bytes + 6 * 512 * 1024))  # six layers
     before = plan_for(asked)
     assert before.kept and not before.comes_as and not files_of(pipeline), "what stays in memory needs no file"
     assert "`run-compress` has written" in plan_row(before, "compression")[1]

@@ -9,19 +9,10 @@ import pytest
 
 from specdecodes.errors import BudgetError
 from specdecodes.offload.planning.alternatives import NEARLY
-from specdecodes.offload.planning.candidates import (
-    SLOTS,
-    STAGING,
-    Budgets,
-    Compression,
-    ModelShape,
-    candidates,
-    counted,
-    ring_of,
-    spread,
-)
+from specdecodes.offload.planning.candidates import SLOTS, STAGING, candidates, counted, ring_of, spread
 from specdecodes.offload.planning.plan import Placement, plan
 from specdecodes.offload.planning.predict import Step, StepTimes, Workload
+from specdecodes.offload.planning.shape import Budgets, Compression, ModelShape
 from specdecodes.offload.planning.work import Machine
 
 MB = 10**6
