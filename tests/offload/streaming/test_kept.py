@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,29 +112,6 @@ def test_damage_is_told_when_it_is_read_and_when_it_is_expanded(make_guessed: Ma
                 check_pass(stream, layers)
         content[content.numel() // 2] ^= 1
         check_pass(stream, layers)
-
-
-def test_interrupts_at_any_time_leave_the_stream_usable(make_guessed: MakeGuessed) -> None:
-    layers, spans, guesses = make_guessed(3, rows=64)
-    dice = random.Random(2)
-
-    def interrupt(signal_number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        with LayerStream(spans, kept=(0, 2), guesses=guesses) as stream:
-            for _ in range(60):
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-5, 4e-3))
-                    while True:
-                        check_pass(stream, layers)
-                except KeyboardInterrupt:
-                    pass
-            check_pass(stream, layers)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 def test_on_a_device_a_layers_blocks_are_one_piece_of_memory(make_guessed: MakeGuessed, tmp_path: Path) -> None:
