@@ -35,46 +35,53 @@ struct alignas(16) Table {
   Bytes low, high, open;
 };
 
-// Of `count` halves, sixteen floats.
-INLINE void to_floats(const uint16_t* halves, int64_t count, float* out) {
-  uint16_t padded[BLOCK] = {};
-  std::memcpy(padded, halves, 2 * count);
-  Halves bits;
-  std::memcpy(&bits, padded, sizeof bits);
+INLINE Floats to_floats(const uint16_t* halves, int64_t count) {
+  Halves bits = {};
+  if (count == BLOCK)
+    std::memcpy(&bits, halves, sizeof bits);
+  else
+    std::memcpy(&bits, halves, 2 * count);
   const Words wide = __builtin_convertvector(bits, Words), size = wide & 0x7fff;
   const Words rebiased = (size << 13) + (112u << 23) + ((Words)(size >= 0x7c00) & (112u << 23));
   const Words small = (Words)(__builtin_convertvector((Ints)size, Floats) * 0x1p-24f), tiny = (Words)(size < 0x400);
-  const Words all = (small & tiny) | (rebiased & ~tiny) | (wide & 0x8000) << 16;
-  std::memcpy(out, &all, sizeof all);
+  return (Floats)((small & tiny) | (rebiased & ~tiny) | (wide & 0x8000) << 16);
 }
 
-INLINE uint32_t bits_of(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  return bits;
-}
+// A group of sixteen rows: its scales and offsets, half of each step, and of one and a half the seven highest bits.
+struct Group {
+  float scale[BLOCK], offset[BLOCK], half[BLOCK];
+  uint32_t top[BLOCK];  // four times over
+  INLINE void take(const uint16_t* scales, const uint16_t* offsets, int64_t count) {
+    const Floats from = to_floats(scales, count), more = to_floats(offsets, count);
+    const Floats halves = (Floats)((Words)(from * 0.5f) & 0x7fffffff);
+    const Words tops = ((Words)(halves * 3.0f) >> 24 & 0x7f) * 0x01010101;
+    std::memcpy(scale, &from, sizeof scale), std::memcpy(offset, &more, sizeof offset);
+    std::memcpy(half, &halves, sizeof half), std::memcpy(top, &tops, sizeof top);
+  }
+};
 
-INLINE Table table_of(float scale, float offset, bool halves) {
+INLINE Table table_of(const Group& g, int64_t row, float less) {
   const Floats codes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const Bytes below = {0, 1, 2, 3, 4, 5, 6, 0, 0, 1, 2, 3, 4, 5, 6, 0};
   const Bytes present = {255, 255, 255, 255, 255, 255, 255, 0, 255, 255, 255, 255, 255, 255, 255, 0};
   const Bytes signs = {0, 0, 0, 0, 0, 0, 0, 0, 128, 128, 128, 128, 128, 128, 128, 128};
-  const float step = scale < 0 ? -scale : scale;
-  const Words guess = (Words)((codes - (halves ? 8.0f : 0.0f)) * scale + offset);
-  const Floats size = (Floats)(guess & 0x7fffffff), least = size - 0.5f * step, most = size + 0.5f * step;
+  const Words guess = (Words)((codes - less) * g.scale[row] + g.offset[row]);
+  const Floats size = (Floats)(guess & 0x7fffffff), least = size - g.half[row], most = size + g.half[row];
   const Words from = (Words)least >> 16, to = (Words)most >> 16;
   const Words closed = (Words)(least > 0.0f) & (Words)(to - from <= 252);
-  const Words word = ((((from + to + 1) >> 1) - 128) | (guess >> 31 << 15)) & closed;
-  const uint8_t top = uint8_t(bits_of(1.5f * step) >> 24 & 0x7f);
+  const Words word = (((from + to - 255) >> 1) | (guess >> 31 << 15)) & closed;
   return {__builtin_convertvector(word & 255, Bytes), __builtin_convertvector(word >> 8, Bytes),
-          ((top - below) & present) | signs};
+          ((uint8_t(g.top[row]) - below) & present) | signs};
 }
 
-// A row's codes, and the table of each of its groups; group[column / 8] is the group of a column.
+// A row's codes, and of each of its groups a table, and what it is made of; group[column / 8] is the group of a column.
 struct Line {
   const uint8_t* codes;
   const Table* tables;
   const uint32_t* group;
+  const Group* groups;
+  int64_t row;  // of the sixteen
+  float less;    // what is taken off a code
 };
 
 // The rows of a guess, one after another: codes, scales and offsets are taken for sixteen rows at a time. `Way` knows
@@ -83,15 +90,14 @@ struct Rows {
   const Guess& guess;
   const int64_t pitch;  // codes from row to row: no multiple of 4096, which would crowd the cache
   std::vector<uint8_t> room;
-  std::vector<float> scales, offsets;  // [groups][BLOCK]
+  std::vector<Group> groups;
   std::vector<Table> tables;
   std::vector<uint32_t> group;
   uint8_t* const codes;
   int64_t block = -1;
 
   explicit Rows(const Guess& g)
-      : guess(g), pitch(up(g.width, 64) + 64), room(BLOCK * pitch + 64), scales(g.groups * BLOCK),
-        offsets(g.groups * BLOCK), tables(g.groups), group(g.width / 8),
+      : guess(g), pitch(up(g.width, 64) + 64), room(BLOCK * pitch + 64), groups(g.groups), tables(g.groups), group(g.width / 8),
         codes(room.data() + (64 - uintptr_t(room.data()) % 64) % 64) {
     for (int64_t step = 0; step < g.width / 8; ++step) group[step] = uint32_t(8 * step / (g.width / g.groups));
   }
@@ -100,9 +106,12 @@ struct Rows {
   INLINE Line line(int64_t row) {
     const int64_t lane = (guess.first + row) % BLOCK;
     if (block != (guess.first + row) / BLOCK) block = (guess.first + row) / BLOCK, take<Way>();
-    for (int64_t g = 0; g < guess.groups; ++g)
-      tables[g] = table_of(scales[g * BLOCK + lane], offsets[g * BLOCK + lane], guess.halves);
-    return {codes + lane * pitch, tables.data(), group.data()};
+    const bool made = Way::makes_tables(guess);
+    const float less = guess.halves ? 8 : 0;
+    if (!made)
+      for (int64_t g = 0; g < guess.groups; ++g) tables[g] = table_of(groups[g], lane, less);
+    if (!guess.halves) call(lane);
+    return {codes + lane * pitch, made ? nullptr : tables.data(), group.data(), groups.data(), lane, less};
   }
 
   template <typename Way>
@@ -111,12 +120,23 @@ struct Rows {
     const int64_t count = std::min(BLOCK, g.held - block * BLOCK);
     for (int64_t i = 0; i < g.groups; ++i) {
       const int64_t at = g.halves ? i * g.held + block * BLOCK : (block * g.groups + i) * BLOCK;
-      to_floats(g.scale + at, count, &scales[i * BLOCK]);
-      to_floats(g.offset + at, count, &offsets[i * BLOCK]);
+      groups[i].take(g.scale + at, g.offset + at, count);
     }
-    if (g.halves) return Way::take_halves(g.packed + block * BLOCK * g.width / 2, count, g.width, codes, pitch);
-    const int64_t unit = block / UNIT * UNIT, stride = std::min(UNIT, g.held / BLOCK - unit) * 64;
-    Way::take_lanes(g.packed + unit * BLOCK * g.width / 2 + (block - unit) * 64, stride, g.width, codes, pitch);
+    if (g.halves) return Way::take_halves(g.packed + block * BLOCK * g.width / 2, count, g, codes, pitch);
+    Way::take_lanes(lanes(block), stride(block), g, codes, pitch);
+  }
+  // Where the codes of a block in LANES begin, and how far it is from those of eight inputs to the next ones.
+  INLINE const uint8_t* lanes(int64_t block) const {
+    return guess.packed + block / UNIT * UNIT * BLOCK * guess.width / 2 + block % UNIT * 64;
+  }
+  INLINE int64_t stride(int64_t block) const {
+    return std::min(UNIT, guess.held / BLOCK - block / UNIT * UNIT) * 64;
+  }
+  // Brings the next block's codes near, a sixteenth with each row.
+  INLINE void call(int64_t row) const {
+    const uint8_t* const next = lanes(block + 1);
+    const int64_t eights = guess.width / 8, step = stride(block + 1);
+    for (int64_t i = eights * row / BLOCK; i < eights * (row + 1) / BLOCK; ++i) __builtin_prefetch(next + i * step);
   }
 };
 

@@ -46,7 +46,7 @@ class Piece:
         own = self.of(out)
         if self.guess is None:
             return _ALONE.expand(block, own, threads)
-        return remainder.expand(block, self.guess, own)
+        return remainder.expand(block, self.guess, own, threads=threads)
 
     def expand_on(self, landing: Tensor, out: Tensor) -> None:
         if self.guess is None:

@@ -3,95 +3,95 @@
 
 #include "remainder.h"
 #include "guess.h"
+#include "remainder_plain.h"
+#include "remainder_avx512.h"
 
 namespace {
 
-constexpr int64_t SEGMENT = 1024;  // columns that are restored before they are written
+constexpr int64_t SEGMENT = 256;    // columns that are restored before they are written
+constexpr int64_t SHARE = 1 << 17;  // weights that a thread restores at a time
 
-// ---- expanding: codes, and the words of up to 64 columns, each in several ways
+// ---- expanding
 
-struct Plain {
-  static INLINE void take_lanes(const uint8_t* packed, int64_t stride, int64_t width, uint8_t* codes, int64_t pitch) {
-    for (int64_t column = 0; column < width; column += 8, packed += stride)
-      for (int64_t row = 0; row < BLOCK; ++row) {
-        uint32_t four;
-        std::memcpy(&four, packed + 4 * row, 4);
-        const uint64_t eight = (four & 0x0f0f0f0f) | uint64_t(four >> 4 & 0x0f0f0f0f) << 32;
-        std::memcpy(codes + row * pitch + column, &eight, 8);
-      }
-  }
-  static INLINE void take_halves(const uint8_t* packed, int64_t rows, int64_t width, uint8_t* codes, int64_t pitch) {
-    for (int64_t row = 0; row < rows; ++row, packed += width / 2, codes += pitch)
-      for (int64_t i = 0; i < width / 2; ++i) codes[i] = packed[i] & 15, codes[width / 2 + i] = packed[i] >> 4;
-  }
-  // Returns where the nibbles of the next columns begin.
-  static INLINE const uint8_t* chunk(const Line& line, int64_t column, int64_t end, const uint8_t* low,
-                                     const uint8_t* tail, uint16_t* words) {
-    int64_t open = 0;
-    for (; column < end; column += 8) {
-      const Table& table = line.tables[line.group[column / 8]];
-      const uint8_t *lows = (const uint8_t*)&table.low, *highs = (const uint8_t*)&table.high;
-      for (int64_t i = column; i < column + 8; ++i) {
-        const uint8_t code = line.codes[i], nibble = tail[open / 2] >> (4 * (open % 2)) & 15;
-        const uint8_t closed = highs[code] + (low[i] < lows[code]);
-        words[i] = uint16_t((highs[code] ? closed : ((const uint8_t*)&table.open)[nibble]) << 8 | low[i]);
-        open += !highs[code];
-      }
-    }
-    return tail + (open + 1) / 2;
-  }
-  static INLINE void put(const uint16_t* words, int64_t count, uint16_t* out) { std::memcpy(out, words, 2 * count); }
-};
-
-// Follows what is read, as far as whole rows of the check go.
-struct Checked {
-  const uint8_t* at;
-  Check check;
-  INLINE void to(const uint8_t* end) {
-    const int64_t whole = (end - at) / 64 * 64;
-    check.add(at, whole), at += whole;
-  }
-};
-
-// False for a damaged block, and for one of another guess. Nothing outside the block is read, whatever it holds.
+// Words on their way to memory, which takes whole lines of 64 bytes.
 template <typename Way>
-INLINE bool expand(const Block& block, const Guess& guess, uint16_t* out) {
-  alignas(64) uint16_t words[SEGMENT];
-  Rows rows(guess);
+struct Lines {
+  uint8_t* to;          // a multiple of 64
+  int64_t first, held;  // of `room` filled: from, to
+  alignas(64) uint8_t room[2 * SEGMENT + 64];
+  explicit Lines(uint16_t* out) : to((uint8_t*)out - uintptr_t(out) % 64), first(uintptr_t(out) % 64), held(first) {}
+  INLINE uint16_t* end() { return (uint16_t*)(room + held); }
+  INLINE void add(int64_t bytes) {
+    int64_t at = 0;
+    held += bytes;
+    if (first && held >= 64) std::memcpy(to + first, room + first, 64 - first), first = 0, at = 64;
+    for (; at + 64 <= held; at += 64) Way::move(room + at, to + at);
+    if (at) std::memcpy(room, room + at, 64), to += at, held -= at;
+  }
+  INLINE void finish() { std::memcpy(to + first, room + first, held - first); }
+};
+
+// Some rows of a block, and what was seen of them.
+struct Share {
+  const Block* block;
+  const Guess* guess;
+  uint16_t* out;  // of the first row of the block
+  int64_t first, last, exceptions = 0;
+  bool sound = false;
+  Check low = {}, rest = {};
+};
+
+// Nothing outside the block is read, whatever it holds.
+template <typename Way>
+INLINE void expand(Share& share) {
+  const Block& block = *share.block;
   const int64_t width = block.width;
-  const uint8_t *low = block.start + block.low, *const tails = block.start + block.tails, *tail = tails;
+  Lines<Way> lines(share.out + share.first * width);
+  Rows rows(*share.guess);
+  const uint8_t *const plane = block.start + block.low, *low = plane + share.first * width;
+  const uint8_t *const tails = block.start + block.tails, *tail = tails + block.row(share.first);
   const uint8_t* const limit = block.start + block.exceptions_at;
-  Checked table{block.start + sizeof(Header), {}}, lows{low, {}}, rest{tails, {}};
-  table.to(low);
-  int64_t exception = 0;
-  for (int64_t row = 0; row < block.rows; ++row, low += width) {
+  if (tail > limit) return;
+  Checked lows{plane + up(low - plane, 64), {}}, rest{tails + (share.first ? up(tail - tails, 64) : 0), {}};
+  int64_t exception = block.first_exception(share.first * width);
+  for (int64_t row = share.first; row < share.last; ++row, low += width) {
     const Line line = rows.line<Way>(row);
-    lows.to(low + width);
     for (int64_t from = 0; from < width; from += SEGMENT) {
       const int64_t to = std::min(from + SEGMENT, width);
-      for (int64_t column = from; column < to; column += CHUNK) {
-        if (to - column >= CHUNK)
-          tail = Way::chunk(line, column, column + CHUNK, low, tail, words - from);
-        else
-          tail = Plain::chunk(line, column, to, low, tail, words - from);
-        if (tail > limit) return false;
-      }
-      for (; exception < block.exceptions; ++exception) {
+      lows.to(low + to);
+      tail = Way::columns(line, from, to, low, tail, limit, lines.end());
+      if (!tail) return;
+      for (; exception < block.exceptions; ++exception, ++share.exceptions) {
         const Exception next = block.exception(exception);
-        if (next.place < row * width + from) return false;
+        if (next.place < row * width + from) return;
         if (next.place >= row * width + to) break;
-        words[next.place - (row * width + from)] = uint16_t(next.word);
+        lines.end()[next.place - (row * width + from)] = uint16_t(next.word);
       }
-      Way::put(words, to - from, out), out += to - from;
+      lines.add(2 * (to - from));
     }
-    if (tail - tails != block.row(row + 1)) return false;
+    if (tail - tails != block.row(row + 1)) return;
     rest.to(tail);
   }
-  lows.to(tails), rest.to(block.start + block.bytes);
-  return exception == block.exceptions && check_of(table.check, lows.check, rest.check) == block.check;
+  lines.finish();
+  lows.to(plane + up(low - plane, 64)), share.low = lows.check;
+  rest.to(share.last < block.rows ? tails + up(tail - tails, 64) : block.start + block.bytes), share.rest = rest.check;
+  share.sound = true;
 }
 
-bool expand_plain(const Block& block, const Guess& guess, uint16_t* out) { return expand<Plain>(block, guess, out); }
+void expand_plain(Share& share) { expand<Plain>(share); }
+#if X86
+WIDE void expand_vectors(Share& share) {
+  expand<Vectors>(share);
+  _mm_sfence();
+}
+#endif
+
+void expand_by(int way, Share& share) {
+#if X86
+  if (way == 1 && Vectors::take(*share.guess)) return expand_vectors(share);
+#endif
+  expand_plain(share);
+}
 
 // ---- compressing
 
@@ -168,12 +168,36 @@ extern "C" int remainder_sound(const uint8_t* start, int64_t bytes, int64_t weig
   return check_of(table.check, low.check, rest.check) == block.check;
 }
 
-// The fastest way of this processor: 0 plain.
-extern "C" int remainder_best() { return 0; }
+// The fastest way of this processor: 1 vectors, 0 plain.
+extern "C" int remainder_best() {
+#if X86
+  if (__builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vbmi") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return 1;
+#endif
+  return 0;
+}
 
-// Restores the weights; 0, or 1 when the block is damaged or of another guess. `way` at most `remainder_best`.
-extern "C" int remainder_expand(const uint8_t* start, int64_t bytes, const Guess* guess, uint16_t* out, int way) {
+// Restores the weights; 0, or 1 when the block is damaged or of another guess. `way` at most `remainder_best`; `threads`
+// as many as share the work.
+extern "C" int remainder_expand(const uint8_t* start, int64_t bytes, const Guess* guess, uint16_t* out, int way,
+                                int threads) {
   const Block block(start, bytes, guess->rows, guess->width);
   if (!block.bytes) return 1;
-  return !expand_plain(block, *guess, out);
+  std::vector<Share> shares;
+  const int64_t most = up(std::max<int64_t>(SHARE / guess->width, 1), BLOCK);
+  for (int64_t first = 0; first < guess->rows; first = shares.back().last) {
+    const int64_t last = threads > 1 ? first + most - (guess->first + first) % BLOCK : guess->rows;
+    shares.push_back({&block, guess, out, first, std::min(last, guess->rows)});
+  }
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+  for (size_t i = 0; i < shares.size(); ++i) expand_by(way, shares[i]);
+  Share whole{&block, guess, out, 0, 0};
+  for (const Share& share : shares) {
+    if (!share.sound) return 1;
+    whole.low.join(share.low), whole.rest.join(share.rest), whole.exceptions += share.exceptions;
+  }
+  Checked table{start + sizeof(Header), {}};
+  table.to(start + block.low);
+  return whole.exceptions != block.exceptions || check_of(table.check, whole.low, whole.rest) != block.check;
 }

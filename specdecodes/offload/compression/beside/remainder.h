@@ -40,16 +40,24 @@ INLINE int64_t tails_of(int64_t rows, int64_t width) { return low_plane(rows) + 
 // Bytes of the nibbles of a row at most.
 INLINE int64_t tail_bound(int64_t width) { return width / CHUNK * (CHUNK / 2) + (width % CHUNK + 1) / 2; }
 
-// Two sums in each of eight lanes, which see swaps too; one number of them, in which any change of either counts.
+// Two sums in each of eight lanes, which see swaps too, of rows of 64 bytes; one number of them, in which any change of
+// either counts.
 struct Check {
   typedef uint64_t Lanes __attribute__((vector_size(64)));
-  Lanes first = {}, second = {};
-  INLINE void add(const uint8_t* bytes, int64_t count) {  // of whole rows of 64
-    Lanes row;
-    for (; count >= 64; bytes += 64, count -= 64) {
+  uint64_t first[8] = {}, second[8] = {}, rows = 0;
+  INLINE void add(const uint8_t* bytes, int64_t count) {
+    Lanes row, sums, sums2;
+    std::memcpy(&sums, first, sizeof sums), std::memcpy(&sums2, second, sizeof sums2);
+    for (; count >= 64; bytes += 64, count -= 64, ++rows) {
       std::memcpy(&row, bytes, 64);
-      first += row, second += first;
+      sums += row, sums2 += sums;
     }
+    std::memcpy(first, &sums, sizeof sums), std::memcpy(second, &sums2, sizeof sums2);
+  }
+  INLINE void join(const Check& next) {  // which goes on behind this one
+    for (int lane = 0; lane < 8; ++lane)
+      second[lane] += next.second[lane] + next.rows * first[lane], first[lane] += next.first[lane];
+    rows += next.rows;
   }
   INLINE uint64_t sum(uint64_t before) const {
     for (int lane = 0; lane < 8; ++lane) before = mixed(mixed(before ^ first[lane]) ^ second[lane]);
@@ -58,6 +66,16 @@ struct Check {
   static INLINE uint64_t mixed(uint64_t bits) {  // one to one
     bits *= 0x9e3779b97f4a7c15;
     return bits ^ (bits >> 32);
+  }
+};
+
+// Follows what is read, in whole rows of the check.
+struct Checked {
+  const uint8_t* at;
+  Check check;
+  INLINE void to(const uint8_t* end) {
+    const int64_t whole = (end - at) / 64 * 64;
+    if (whole > 0) check.add(at, whole), at += whole;
   }
 };
 
@@ -93,6 +111,14 @@ struct Block {
   }
   INLINE Exception exception(int64_t number) const {
     return {number_at(exceptions_at + 8 * number), number_at(exceptions_at + 8 * number + 4)};
+  }
+  INLINE int64_t first_exception(int64_t place) const {  // from there on
+    int64_t from = 0, to = exceptions;
+    while (from < to) {
+      const int64_t middle = (from + to) / 2;
+      exception(middle).place < place ? from = middle + 1 : to = middle;
+    }
+    return from;
   }
   // The row table ascends, and exceptions do, among the weights.
   INLINE bool ordered() const {

@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from specdecodes.native import load, missing_triton
 from specdecodes.offload.compression.beside import remainder_reference
 from specdecodes.offload.compression.beside.guess import HALVES, LANES, Guess
 
-WAYS = ("plain C++",)
+WAYS = ("plain C++", "AVX-512")
 _SAMPLE = (2048, 4096)  # rows and width: more weights than a core's own cache holds
 
 
@@ -45,7 +44,7 @@ def _library() -> ctypes.CDLL:
     library.remainder_bound.argtypes, library.remainder_bound.restype = [count, count], count
     library.remainder_compress.argtypes, library.remainder_compress.restype = [pointer, guess, pointer], count
     library.remainder_sound.argtypes = [pointer, count, count]
-    library.remainder_expand.argtypes = [pointer, count, guess, pointer, ctypes.c_int]
+    library.remainder_expand.argtypes = [pointer, count, guess, pointer, ctypes.c_int, ctypes.c_int]
     return library
 
 
@@ -80,10 +79,10 @@ def sound(block: Tensor, nbytes: int) -> bool:
     return _library().remainder_sound(block.data_ptr(), block.numel(), nbytes // 2) == 1
 
 
-def expand(block: Tensor, guess: Guess, out: Tensor, *, way: str | None = None) -> bool:
+def expand(block: Tensor, guess: Guess, out: Tensor, *, way: str | None = None, threads: int = 1) -> bool:
     """Restores the bytes `out` [n], all in host memory; False when `block` is damaged, or not beside this guess.
 
-    Other threads run meanwhile. `way`: one of WAYS that this processor has, None for the fastest.
+    Other threads run meanwhile. `way`: one of WAYS that this processor has, None for the fastest. `threads` share it.
     """
     library = _library()
     best = library.remainder_best()
@@ -92,7 +91,8 @@ def expand(block: Tensor, guess: Guess, out: Tensor, *, way: str | None = None) 
         raise ValueError(f"{way} is not to be had here, or these are no contiguous bytes")
     if out.numel() != guess.nbytes:
         return False
-    return library.remainder_expand(block.data_ptr(), block.numel(), _Guess.of(guess), out.data_ptr(), chosen) == 0
+    size, known = block.numel(), _Guess.of(guess)
+    return library.remainder_expand(block.data_ptr(), size, known, out.data_ptr(), chosen, threads) == 0
 
 
 def expand_on(landing: Tensor, guess: Guess, out: Tensor) -> None:
@@ -108,17 +108,16 @@ def expand_on(landing: Tensor, guess: Guess, out: Tensor) -> None:
 
 @functools.cache
 def core_gbps(cores: int = 1) -> float:
-    """GB/s of weights restored on a core while so many do the same, and share the memory: the best of three, on
-    normally distributed ones."""
-    guess, raw = sample(*_SAMPLE)
-    blocks = [compress(raw, guess).clone() for _ in range(cores)]
-    outs, best = torch.zeros(cores, raw.numel(), dtype=torch.uint8), float("inf")
-    with ThreadPoolExecutor(cores) as pool:
-        for _ in range(3):
-            start = time.perf_counter()
-            list(pool.map(lambda block, out: expand(block, guess, out), blocks, outs))
-            best = min(best, time.perf_counter() - start)
-    return raw.numel() / best / 1e9
+    """GB/s of weights restored by each of so many cores, which share a block and the memory: the best of three, on
+    normally distributed weights."""
+    rows, width = _SAMPLE
+    guess, raw = sample(cores * rows, width)
+    block, out, best = compress(raw, guess), torch.zeros_like(raw), float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        expand(block, guess, out, threads=cores)
+        best = min(best, time.perf_counter() - start)
+    return raw.numel() / cores / best / 1e9
 
 
 def sample(rows: int, width: int, *, group: int = 64, layout: str = LANES) -> tuple[Guess, Tensor]:

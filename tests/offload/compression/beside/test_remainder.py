@@ -25,6 +25,8 @@ def check(raw: Tensor, guess: Guess) -> Tensor:
     for way in ways():
         out = torch.full_like(raw, 0x55)
         assert remainder.expand(block, guess, out, way=way) and out.equal(raw), way
+        out = torch.full_like(raw, 0x55)
+        assert remainder.expand(block, guess, out, way=way, threads=2) and out.equal(raw), way
     out = torch.full_like(raw, 0x55)
     remainder.expand_on(block, guess, out)
     assert out.equal(raw)
@@ -74,3 +76,46 @@ def test_weights_of_every_sort_come_back(layout: str) -> None:
     check(raw_of(weight), guess)
     check(raw_of(-weight), guess)
     check(raw_of(patterns(weight.numel())), guess)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_threads_share_a_block(layout: str) -> None:
+    """Which meet inside of a line of the check, and of the memory that they write to."""
+    weight = normal(16 * 24, 1056)
+    weight.view(-1)[::999] = patterns(weight.view(-1)[::999].numel())
+    check(raw_of(weight[5:]), guess_of(codes_of(weight, 48), layout, 5))
+
+
+def test_addresses_need_not_be_aligned() -> None:
+    weight = normal(64, 640)
+    guess, raw = guess_of(codes_of(weight, 64), "lanes"), raw_of(weight)
+    block = remainder.compress(raw, guess)
+    shifted = torch.empty(block.numel() + 1, dtype=torch.uint8)
+    shifted[1:] = block
+    for way in ways():
+        for start in (2, 24, 62):
+            room = torch.full((raw.numel() + 128,), 0x55, dtype=torch.uint8)
+            out = room[start : start + raw.numel()]
+            assert remainder.expand(shifted[1:], guess, out, way=way, threads=2) and out.equal(raw)
+            assert room[:start].eq(0x55).all() and room[start + raw.numel() :].eq(0x55).all()
+
+
+def test_normal_weights_take_little_more_than_a_byte() -> None:
+    weight = normal(256, 1024)
+    for group, most in ((64, 0.557), (128, 0.564)):
+        block = remainder.compress(raw_of(weight), guess_of(codes_of(weight, group), "lanes"))
+        assert block.numel() / raw_of(weight).numel() < most
+
+
+@pytest.mark.parametrize(("layout", "group"), [("lanes", 8), ("lanes", 64), ("halves", 32)])
+def test_any_changed_byte_is_seen(layout: str, group: int) -> None:
+    weight = normal(18, 192)
+    weight[::3, ::17] = 3e38
+    guess, raw = guess_of(codes_of(weight, group), layout), raw_of(weight)
+    block, out = remainder.compress(raw, guess).clone(), torch.empty_like(raw)
+    for place in range(block.numel()):
+        block[place] ^= 0x41
+        assert not remainder.sound(block, raw.numel()), place
+        for way in (ways()[0], ways()[-1]):
+            assert not remainder.expand(block, guess, out, way=way), (way, place)
+        block[place] ^= 0x41
