@@ -62,12 +62,12 @@ def choose(site: Site, draft: DraftNeeds, planned: Planner) -> Placement:
 
 def _written_for(site: Site, offered: Offer, planned: Planner) -> Placement:
     """The plan for which copies are written wherever layers stream from disk."""
-    made = planned(replace(offered.compression, on_disk=True))
+    made = planned(offered.compression)
     memory = site.pipeline.memory
     missing = set(to_write(made)) - offered.written
     size = sum(offered.compression.layer_bytes[layer] for layer in missing)
     _check_room(size, disk_room(site.checkpoint, memory.disk_bytes))
-    return made
+    return offered.told(made, made.pinned)
 
 
 def to_write(plan: Placement) -> tuple[int, ...]:
@@ -108,6 +108,7 @@ def _try(offered: Offer, planned: Planner, *, on_disk: bool) -> _Try:
         plan = planned(replace(offered.compression, on_disk=on_disk))
     except BudgetError as error:
         return _Try(words, None, f"{format_bytes(error.shortfall_bytes)} over the budget")
+    plan = offered.told(plan, (*plan.pinned, *plan.kept))
     needed = set(plan.streamed) - set(plan.pinned) - set(plan.kept) if on_disk else set()
     lacks = sum(offered.compression.layer_bytes[layer] for layer in needed - offered.written)
     return _Try(words, plan, offered.rates, lacks)
@@ -124,8 +125,8 @@ def _best(plain: Placement, tried: Sequence[_Try]) -> Placement:
     if best.plan is not plain:
         told.append(Alternative(AS_THEY_ARE, speed, "slower"))
     chosen = replace(best.plan, rejected=(*told, *best.plan.rejected))
-    (first, *_), faster = tried, [one for one in others if one.lacks and one.speed > best.speed * (1 + NEARLY)]
-    if first in faster:  # which is what the command writes
+    first = tried[0]  # which is what the command writes
+    if first.lacks and first.speed > best.speed * (1 + NEARLY):
         size = format_bytes(first.lacks)
         text = f"{first.speed:.3g} tokens/s expected once `run-compress` has written {size} to disk"
         return _noted(chosen, text, "in memory alone" if best.plan is not plain else "off")

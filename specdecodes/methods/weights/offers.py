@@ -32,13 +32,15 @@ from specdecodes.offload.compression.compressed import (
     sample_ratio,
     written_bytes,
 )
-from specdecodes.offload.planning.candidates import spread
+from specdecodes.offload.planning.candidates import counted, spread
+from specdecodes.offload.planning.plan import Placement
 from specdecodes.offload.planning.shape import BESIDE, Compression
 from specdecodes.offload.storage.store import TensorSpan, load_tensor
 from specdecodes.offload.streaming.landings import COUNT
 from specdecodes.quant import Scheme, in_steps
 from specdecodes.quant.cache import checkpoint_identity
 from specdecodes.quant.solvers import solve
+from specdecodes.units import format_bytes
 
 MARGIN = 1.005
 """By which layers may take more than a sample of them."""
@@ -50,14 +52,32 @@ _TIMED = 32 * 2**20  # weights that an accelerator restores to be timed
 
 @dataclass(frozen=True)
 class Offer:
-    """A way to compress a checkpoint's layers, and those of them that have files already."""
+    """A way to compress a checkpoint's layers, those of them that have files already, and the bytes of all as they
+    are."""
 
     compression: Compression
     written: frozenset[int]
+    whole: tuple[int, ...]
 
     @property
     def rates(self) -> str:
         return f"{self.compression.way} restores {self.compression.gbps:.3g} GB/s"
+
+    def told(self, plan: Placement, in_memory: Collection[int]) -> Placement:
+        """A plan with this compression, and how it is known what that takes; a row says which of the layers `in_memory`
+        are compressed while loading, for want of a file."""
+        if plan.compression is None:
+            return plan
+        source = "as written" if self.written.issuperset(plan.streamed) else "by a sample"
+        plan = replace(plan, compression=replace(plan.compression, source=source))
+        missing = set(in_memory) - self.written
+        if not missing:
+            return plan
+        size = sum(self.whole[layer] for layer in missing)
+        seconds = size / (compressing_gbps(self.compression.kind) * torch.get_num_threads() * 1e9)
+        times = f"about {seconds:.2g} s of computing" if seconds >= 1.0 else "under a second of computing"
+        row = (f"compressed while loading: {counted(len(missing), 'layer')}", times, format_bytes(size))
+        return replace(plan, notes=(*plan.notes, row))
 
 
 def impossible(checkpoint: Checkpoint, device: torch.device) -> str:
@@ -105,14 +125,13 @@ def offer(site: Site, draft: DraftNeeds, kind: str) -> Offer:
         layer_bytes=tuple(sizes),
         gbps=gbps,
         way=way,
-        on_disk=len(written) == len(whole),
+        on_disk=True,
         buffer_bytes=0 if device.type == "cpu" else COUNT * (int(_MOST[checkpoint.dtype] * block) + 16384),
-        source="as written" if len(written) == len(whole) else "by a sample",
         kind=kind,
         keeps=True,
         apart=device.type == "cpu",
     )
-    return Offer(compression, frozenset(written))
+    return Offer(compression, frozenset(written), tuple(whole))
 
 
 def folder_of(checkpoint: Checkpoint, substitute: str = "") -> Path:
@@ -194,6 +213,18 @@ def _rate(device: torch.device, kind: str) -> tuple[float, str]:
     if kind == BESIDE:
         return remainder.core_gbps(torch.get_num_threads()), remainder.way()
     return codec.core_gbps(torch.get_num_threads()), codec.way()
+
+
+@functools.cache
+def compressing_gbps(kind: str) -> float:
+    """GB/s of weights that a core compresses, on a few of them."""
+    guess, raw = remainder.sample(256, 4096)
+    started = time.perf_counter()
+    if kind == BESIDE:
+        remainder.compress(raw, guess)
+    else:
+        codec.compress(raw, torch.bfloat16)
+    return raw.numel() / (time.perf_counter() - started) / 1e9
 
 
 @functools.cache
