@@ -51,7 +51,7 @@ def blocking_streams() -> Iterator[None]:
     """Generators that are built meanwhile do not prefetch."""
     with contextlib.ExitStack() as until_end:
         for name, stream in (("LayerStream", Blocking), ("CudaLayerStream", BlockingCuda)):
-            until_end.enter_context(mock.patch(f"specdecodes.methods.assembly.{name}", stream))
+            until_end.enter_context(mock.patch(f"specdecodes.methods.weights.streams.{name}", stream))
         yield
 
 
