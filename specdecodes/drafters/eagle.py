@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from specdecodes.cache import KVCache
+from specdecodes.drafters.growing import GrowingDrafter
 from specdecodes.drafters.level import LevelGrower, Missed
 from specdecodes.engine.runner import ModelRunner, Scores
 from specdecodes.models.eagle import EagleHead
@@ -53,29 +54,22 @@ class FeatureLevels:
         return scores
 
 
-class EagleDrafter:
+class EagleDrafter(GrowingDrafter):
     """Keeps what the target said of every committed token, and gives the head that in place of its own guesses, when it
     drafts next.
 
     The target's runner taps the layers that the head was trained on.
     """
 
-    middles = ()
-
     def __init__(self, levels: FeatureLevels, grower: LevelGrower) -> None:
-        self._levels, self._grower = levels, grower
+        super().__init__(grower)
+        self._levels = levels
         rows, device = levels.cache.shape.max_length, levels.device
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self._features = torch.zeros(rows, levels.head.spec.hidden_size, dtype=levels.head.dtype, device=device)
         self._known = 0  # committed tokens whose features are made; then come those of `_heard`, then the root
         self._heard: list[int] = []
         self._said: list[Tensor] = []  # the target's states of them
-        self._sampler: Sampler | None = None
-        self._root = 0
-
-    @property
-    def levels(self) -> int:
-        return self._grower.levels
 
     def begin(self, prompt: Tensor, kept: int, sampler: Sampler, scores: Scores) -> None:
         self._settle()
@@ -84,11 +78,6 @@ class EagleDrafter:
         cache.truncate(max(0, min(kept - 1, cache.length)))
         self._learn(prompt[kept:], _states(scores))
         self._grower.begin(self._missed)
-
-    def propose(self, root: int) -> TokenTree:
-        assert self._sampler is not None, "begin() comes first"
-        self._root = root
-        return self._grower.propose(root, self._sampler, self._missed)
 
     def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
         said = _states(scores)

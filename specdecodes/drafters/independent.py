@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from specdecodes.drafters.growing import GrowingDrafter
 from specdecodes.drafters.level import LevelGrower, Missed
 from specdecodes.engine.runner import ModelRunner, Scores
 from specdecodes.sampling import Sampler
@@ -12,32 +13,20 @@ from specdecodes.tree import TokenTree
 from specdecodes.verify import Verdict
 
 
-class IndependentDrafter:
+class IndependentDrafter(GrowingDrafter):
     """Its cache follows the target's: accepted nodes are kept from its own region, and what it never ran is run first
     thing in the next proposal that it drafts; while drafting rests, nothing is."""
 
-    middles = ()
-
     def __init__(self, runner: ModelRunner, grower: LevelGrower) -> None:
-        self._runner, self._grower = runner, grower
-        self._sampler: Sampler | None = None
+        super().__init__(grower)
+        self._runner = runner
         self._pending: list[int] = []  # committed, and not run
-        self._root = 0
-
-    @property
-    def levels(self) -> int:
-        return self._grower.levels
 
     def begin(self, prompt: Tensor, kept: int, sampler: Sampler, scores: Scores) -> None:
         cache = self._runner.cache
         cache.truncate(min(kept, cache.length))
         self._sampler, self._pending = sampler, prompt[cache.length :].tolist()
         self._grower.begin(self._missed)
-
-    def propose(self, root: int) -> TokenTree:
-        assert self._sampler is not None, "begin() comes first"
-        self._root = root
-        return self._grower.propose(root, self._sampler, self._missed)
 
     def accept(self, tree: TokenTree, verdict: Verdict, scores: Scores) -> None:
         kept = self._keep(tree, verdict) if self._grower.levels else 0

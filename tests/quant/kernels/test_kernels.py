@@ -190,7 +190,7 @@ def test_bf16_is_multiplied_as_it_is(scheme: str, given: bool) -> None:
         x = torch.randn(rows, 256, dtype=torch.bfloat16)
         inputs = linear.rows(x, torch.bfloat16)
         product = torch.ops.specdecodes.w4a32_matmul
-        held = (linear.packed, linear.scale, linear.offset, linear.values, linear.zeros, linear.variant)
+        held = (linear.scale, linear.offset, linear.packed, linear.values, linear.zeros, linear.variant)
         wide, short = product(inputs.float(), *held), product(inputs, *held)
         torch.testing.assert_close(short, wide, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(linear(x), short[:, : linear.out_features].bfloat16())

@@ -22,11 +22,6 @@ from specdecodes.quant.codes import Codes
 from specdecodes.quant.kernels.cpu.lanes import LANES, LanesLinear
 from specdecodes.quant.kernels.cpu.w4a8 import support
 
-torch.library.define(
-    "specdecodes::w4a32_matmul",
-    "(Tensor x, Tensor packed, Tensor scale, Tensor offset, Tensor values, bool zeros, int variant) -> Tensor",
-)
-
 
 @functools.cache
 def _library() -> ctypes.CDLL:
@@ -37,9 +32,8 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-@torch.library.impl("specdecodes::w4a32_matmul", "CPU")
 def _matmul(
-    x: Tensor, packed: Tensor, scale: Tensor, offset: Tensor, values: Tensor, zeros: bool, variant: int
+    x: Tensor, scale: Tensor, offset: Tensor, packed: Tensor, values: Tensor, zeros: bool, variant: int
 ) -> Tensor:
     """x [n, in] float32 or bfloat16, contiguous; packed, scale, offset, values and zeros as in `LanesLinear`."""
     rows, width = x.shape
@@ -51,10 +45,12 @@ def _matmul(
     return y
 
 
+torch.library.define("specdecodes::w4a32_matmul", torch.library.infer_schema(_matmul, mutates_args=()))
+torch.library.impl("specdecodes::w4a32_matmul", "CPU", _matmul)
+
+
 @torch.library.register_fake("specdecodes::w4a32_matmul")
-def _matmul_shape(
-    x: Tensor, packed: Tensor, scale: Tensor, offset: Tensor, values: Tensor, zeros: bool, variant: int
-) -> Tensor:
+def _matmul_shape(x: Tensor, scale: Tensor, *_: Tensor | int) -> Tensor:
     return x.new_empty(x.shape[0], scale.shape[0] * LANES, dtype=torch.float32)
 
 
@@ -80,6 +76,6 @@ class W4A32Linear(LanesLinear):
         """x [..., in] to [..., out] in x's dtype; products, scales and sums in fp32."""
         rows = self.rows(x, torch.bfloat16 if self.short and x.dtype == torch.bfloat16 else torch.float32)
         y = torch.ops.specdecodes.w4a32_matmul(
-            rows, self.packed, self.scale, self.offset, self.values, self.zeros, self.variant
+            rows, self.scale, self.offset, self.packed, self.values, self.zeros, self.variant
         )
         return self.finished(y, x)

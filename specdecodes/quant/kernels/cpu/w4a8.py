@@ -26,12 +26,6 @@ from specdecodes.quant.kernels.cpu.lanes import LANES, LanesLinear
 VARIANTS = {1: "plain C++", 2: "AVX2", 3: "AVX512-VNNI"}
 PLAIN = 1
 
-torch.library.define(
-    "specdecodes::w4a8_matmul",
-    "(Tensor x, Tensor? given, Tensor? steps, Tensor packed, Tensor scale, Tensor offset, Tensor? whole, int bits, "
-    "int variant) -> Tensor",
-)
-
 
 @dataclass(frozen=True)
 class Support:
@@ -69,14 +63,13 @@ def support() -> Support:
     return Support(variant, f"built for {VARIANTS[variant]}")
 
 
-@torch.library.impl("specdecodes::w4a8_matmul", "CPU")
 def _matmul(
     x: Tensor,
-    given: Tensor | None,
-    steps: Tensor | None,
-    packed: Tensor,
     scale: Tensor,
     offset: Tensor,
+    packed: Tensor,
+    given: Tensor | None,
+    steps: Tensor | None,
     whole: Tensor | None,
     bits: int,
     variant: int,
@@ -93,18 +86,12 @@ def _matmul(
     return y
 
 
+torch.library.define("specdecodes::w4a8_matmul", torch.library.infer_schema(_matmul, mutates_args=()))
+torch.library.impl("specdecodes::w4a8_matmul", "CPU", _matmul)
+
+
 @torch.library.register_fake("specdecodes::w4a8_matmul")
-def _matmul_shape(
-    x: Tensor,
-    given: Tensor | None,
-    steps: Tensor | None,
-    packed: Tensor,
-    scale: Tensor,
-    offset: Tensor,
-    whole: Tensor | None,
-    bits: int,
-    variant: int,
-) -> Tensor:
+def _matmul_shape(x: Tensor, scale: Tensor, *_: Tensor | int | None) -> Tensor:
     return x.new_empty(x.shape[0], scale.shape[0] * LANES)
 
 
@@ -135,7 +122,7 @@ class W4A8Linear(LanesLinear):
             given = levels.to(torch.int8)
             steps = steps.repeat_interleave(self.scale.shape[1] // steps.shape[1], 1).contiguous()
         y = torch.ops.specdecodes.w4a8_matmul(
-            rows, given, steps, self.packed, self.scale, self.offset, self.whole, self.bits, self.variant
+            rows, self.scale, self.offset, self.packed, given, steps, self.whole, self.bits, self.variant
         )
         return self.finished(y, x)
 
