@@ -21,7 +21,7 @@ from specdecodes.offload.compression.beside.guess import Guess
 from specdecodes.offload.compression.beside.packing import Beside, Piece
 from specdecodes.offload.storage.files import WeightFiles
 from specdecodes.offload.storage.layout import Block, LayerLayout, Packing
-from specdecodes.offload.storage.store import ALIGNMENT, TensorSpan, aligned_memory
+from specdecodes.offload.storage.store import ALIGNMENT, TensorSpan, huge_pages
 
 Spans = Mapping[str, TensorSpan]
 Guesses = Mapping[str, Guess]
@@ -129,8 +129,9 @@ def compress_parts(parts: Sequence[LayerPart]) -> Iterator[Tensor]:
     threads = torch.get_num_threads()
 
     def work(part: LayerPart) -> Tensor:
-        # A clone, without the room that it might have needed.
-        return part.packing.compress(_raw(part, files)).clone()
+        # Copied, without the room that it might have needed.
+        block = part.packing.compress(_raw(part, files))
+        return huge_pages(block.numel()).copy_(block)
 
     try:
         with ThreadPoolExecutor(threads) as pool:
@@ -153,9 +154,9 @@ def _raw(part: LayerPart, files: WeightFiles) -> Tensor:
     """Its bytes, read through a window that is aligned; zeros to whole words."""
     lead = part.start % ALIGNMENT
     length = -(-(lead + part.expands_to) // ALIGNMENT) * ALIGNMENT
-    area = aligned_memory(length)
-    files.read(Block(part.path, part.start - lead, length, lead + part.nbytes, 0), memoryview(area))
-    raw = torch.frombuffer(area, dtype=torch.uint8)[lead:][: part.expands_to]
+    area = huge_pages(length)
+    files.read(Block(part.path, part.start - lead, length, lead + part.nbytes, 0), area.numpy().data)
+    raw = area[lead:][: part.expands_to]
     raw[part.nbytes :] = 0
     return raw
 

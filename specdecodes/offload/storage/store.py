@@ -194,6 +194,11 @@ def aligned_memory(nbytes: int) -> mmap.mmap:
     return memory
 
 
+def huge_pages(nbytes: int) -> torch.Tensor:
+    """The same as zeros [nbytes] uint8: for buffers that come and go, which a process would else hold on to."""
+    return torch.frombuffer(aligned_memory(max(1, nbytes)), dtype=torch.uint8)[:nbytes]
+
+
 def open_for_reading(path: Path, *, direct: bool) -> int:
     """A file descriptor, with O_DIRECT when `direct`."""
     if direct and sys.platform == "linux":

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from specdecodes.errors import CompileError
 from specdecodes.native import load
+from specdecodes.offload.storage.store import huge_pages
 
 KINDS = {torch.bfloat16: 0, torch.float16: 1}
 """The number of each type that can be compressed, as the format has it."""
@@ -60,7 +61,7 @@ def compress(raw: Tensor, dtype: torch.dtype) -> Tensor:
     """A block of the bytes `raw` [n] of weights of `dtype`, n even; any bits come back. Raises CompileError."""
     if raw.dtype != torch.uint8 or not raw.is_contiguous() or raw.numel() % 2 or raw.device.type != "cpu":
         raise ValueError("compress takes an even number of contiguous bytes in host memory")
-    block = torch.empty(bound(raw.numel(), dtype), dtype=torch.uint8)
+    block = huge_pages(bound(raw.numel(), dtype))
     size = _library().codec_compress(raw.data_ptr(), raw.numel() // 2, KINDS[dtype], block.data_ptr())
     return block[:size]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from specdecodes.offload.compression.alone.packing import Alone
 from specdecodes.offload.compression.beside import remainder
 from specdecodes.offload.compression.beside.guess import Guess
+from specdecodes.offload.storage.store import huge_pages
 
 _STEP = 64
 _BYTES_AT = 12
@@ -68,11 +69,12 @@ class Beside:
 
     def compress(self, raw: Tensor) -> Tensor:
         """The block of the bytes `raw` [n], in host memory."""
-        parts = []
-        for piece in self.pieces:
-            part = piece.compress(raw)
-            parts += [part, torch.zeros(-part.numel() % _STEP, dtype=torch.uint8)]
-        return torch.cat(parts)
+        parts = [piece.compress(raw) for piece in self.pieces]
+        block, at = huge_pages(sum(_up(part.numel()) for part in parts)), 0
+        for part in parts:
+            block[at : at + part.numel()] = part
+            at += _up(part.numel())
+        return block
 
     def sound(self, block: Tensor, nbytes: int) -> bool:
         """Whether `block`, in host memory, is an undamaged one of `nbytes` bytes."""

@@ -15,6 +15,7 @@ from specdecodes.errors import CompileError
 from specdecodes.native import load, missing_triton
 from specdecodes.offload.compression.beside import remainder_reference
 from specdecodes.offload.compression.beside.guess import HALVES, LANES, Guess
+from specdecodes.offload.storage.store import huge_pages
 
 WAYS = ("plain C++", "AVX-512")
 _SAMPLE = (2048, 4096)  # rows and width: more weights than a core's own cache holds
@@ -69,7 +70,7 @@ def compress(raw: Tensor, guess: Guess) -> Tensor:
         raise ValueError(f"compress takes the {guess.nbytes} contiguous bytes of the weights, in host memory")
     library = _library()
     here = guess.on_host()
-    block = torch.empty(library.remainder_bound(here.rows, here.width), dtype=torch.uint8)  # touched where it is used
+    block = huge_pages(library.remainder_bound(here.rows, here.width))  # touched where it is used
     size = library.remainder_compress(raw.data_ptr(), _Guess.of(here), block.data_ptr())
     return block[:size]
 
