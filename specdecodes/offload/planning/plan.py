@@ -183,7 +183,7 @@ def plan(
     predicted = [(predict(_work(shape, candidate, workload), machine, workload), candidate) for candidate in fitting]
     enough = max(prediction.tokens_per_second for prediction, _ in predicted) * (1 - NEARLY)
     good = [pair for pair in predicted if pair[0].tokens_per_second >= enough]
-    best, chosen = min(good, key=lambda pair: (pair[0].draft_step_s, *_streaming(shape, pair[1])))
+    best, chosen = min(good, key=lambda pair: (round(pair[0].draft_step_s, 6), *_streaming(pair[1])))
     others = neighbours(everything, chosen, budgets, {id(candidate): p for p, candidate in predicted})
     work = _work(shape, chosen, workload)
     return Placement(
@@ -211,7 +211,7 @@ def plan(
     )
 
 
-def _streaming(shape: ModelShape, candidate: Candidate) -> tuple[int, ...]:
+def _streaming(candidate: Candidate) -> tuple[int, ...]:
     """What is least where least streams: layers that a link brings, layers that pass the ring, bytes taken."""
     return len(candidate.linked), len(candidate.streamed), candidate.device_bytes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from specdecodes.offload.planning.alternatives import NEARLY
 from specdecodes.offload.planning.candidates import SLOTS, STAGING, candidates, counted, ring_of, spread
 from specdecodes.offload.planning.plan import Placement, plan
 from specdecodes.offload.planning.predict import Step, StepTimes, Workload
-from specdecodes.offload.planning.shape import Budgets, Compression, ModelShape
+from specdecodes.offload.planning.shape import BESIDE, Budgets, Compression, ModelShape
 from specdecodes.offload.planning.work import Machine
 
 MB = 10**6
@@ -350,6 +351,139 @@ def test_host_memory_holds_more_layers_when_they_are_compressed() -> None:
     assert len(fewer.pinned) > len(plain.pinned)
     loose = len(fewer.streamed) - len(fewer.pinned)  # from disk, as they are
     assert fewer.bytes_per_pass == len(fewer.pinned) * 33 * MB + loose * 50 * MB
+
+
+HALF = Compression((28 * MB,) * LAYERS, 10.0, "AVX-512", True, 3 * MB, "by a sample", BESIDE, keeps=True)
+
+
+def keeping(machine: Machine, **changes: Any) -> ModelShape:
+    """SubSpec's, with layers that may be kept compressed, where `machine` has them."""
+    return replace(SUBSPEC, compression=replace(HALF, apart=not machine.has_accelerator, **changes))
+
+
+def test_as_many_layers_stay_compressed_as_fit_and_the_rest_streams() -> None:
+    """Beside a resident layer's 50 MB, which saves a substitute of 14, 28 MB bring nearly twice as many."""
+    budget = Budgets(FIXED + RING + LAYERS * 14 * MB + 7 * 50 * MB)
+    placement = plan(keeping(CPU), budget, CPU, DRAFTED_ALIKE)
+    plain = plan(SUBSPEC, budget, CPU, DRAFTED_ALIKE)
+    assert set(placement.kept) <= set(placement.streamed) and len(placement.kept) > len(plain.resident)
+    assert placement.linked == len(placement.streamed) - len(placement.kept)
+    assert placement.bytes_per_pass == placement.linked * 28 * MB
+    assert placement.whole_bytes == placement.linked * 50 * MB
+    assert placement.device_bytes[f"{len(placement.kept)} kept layers, compressed"] == len(placement.kept) * 28 * MB
+    assert taken(placement) <= budget.device
+    assert set(placement.streamed) <= set(placement.substituted)
+    work, machine, _ = placement.basis
+    restored = len(placement.streamed) * 50 * MB / 10e9
+    assert (work.expand_s, work.kept_s) == (
+        pytest.approx(restored),
+        pytest.approx(len(placement.kept) * 50 * MB / 10e9),
+    )
+    assert placement.predicted.link_gbps == pytest.approx(machine.disk_gbps), "what is kept takes nothing of the link"
+
+
+def test_where_no_copies_are_on_disk_layers_are_kept_all_the_same() -> None:
+    budget = Budgets(FIXED + RING + LAYERS * 14 * MB + 7 * 50 * MB)
+    placement = plan(keeping(CPU, on_disk=False), budget, CPU, DRAFTED_ALIKE)
+    assert placement.kept and not placement.comes_as
+    assert placement.bytes_per_pass == placement.whole_bytes == placement.linked * 50 * MB
+    rows = {part: (where, size) for part, where, size in placement.rows()}
+    where, _ = rows[f"restored a pass: {len(placement.kept)} kept layers"]
+    assert where == "10 GB/s a core by AVX-512, beside substitutes, by a sample"
+    assert f"{len(placement.kept)} kept compressed" in placement.summary()
+    assert "compressed from" not in placement.summary()
+    nothing = plan(keeping(CPU, on_disk=False, gbps=0.05), budget, CPU, DRAFTED_ALIKE)
+    assert nothing.compression is None and not nothing.kept, "and nothing is where restoring takes too long"
+
+
+def test_resident_layers_are_taken_where_restoring_is_slow_and_where_all_fit() -> None:
+    budget = Budgets(FIXED + RING + LAYERS * 14 * MB + 7 * 50 * MB)
+    kept = [len(plan(keeping(CPU, gbps=gbps), budget, CPU, DRAFTED_ALIKE).kept) for gbps in (20.0, 5.0, 0.3)]
+    assert kept == sorted(kept, reverse=True) and kept[0] > kept[-1] == 0
+    assert plan(keeping(CPU, gbps=0.3), budget, CPU, DRAFTED_ALIKE).resident
+    for machine in (CPU, GPU):
+        everything = plan(keeping(machine), Budgets(FIXED + LAYERS * 50 * MB), machine, DRAFTED_ALIKE)
+        assert (everything.tier, everything.streamed, everything.compression) == ("resident", (), None)
+
+
+def test_a_model_may_stay_in_memory_whole_because_it_is_compressed() -> None:
+    """Which is then no link's, and takes no ring in host memory."""
+    budget = Budgets(FIXED + RING + LAYERS * (14 + 28) * MB)
+    for machine, ring in ((CPU, 0), (replace(GPU, host_gbps=2.0), RING)):
+        placement = plan(keeping(machine, gbps=50.0), budget, machine, DRAFTED_ALIKE)
+        assert placement.kept and not placement.linked and placement.tier == "resident"
+        assert (placement.bytes_per_pass, placement.predicted.bound_tokens_per_second) == (0, None)
+        assert placement.device_bytes[ring_of(SLOTS)] == ring
+        assert not any(part.startswith("streamed a pass") for part, *_ in placement.rows())
+        assert "a pass from" not in placement.summary()
+
+
+def test_more_memory_is_never_slower_with_layers_kept() -> None:
+    for machine in (CPU, replace(GPU, host_gbps=4.0)):
+        before = 0.0
+        for budget in range(520, 1500, 70):
+            try:
+                found = plan(keeping(machine), Budgets(budget * MB), machine, DRAFTED).predicted.tokens_per_second
+            except BudgetError:
+                continue
+            assert found >= before * (1 - NEARLY)
+            before = max(before, found)
+        assert before
+
+
+def test_an_accelerator_keeps_layers_and_pins_the_rest() -> None:
+    slow = replace(GPU, host_gbps=2.0)
+    placement = plan(keeping(slow, on_disk=False), Budgets(800 * MB), slow, DRAFTED_ALIKE)
+    assert placement.kept and placement.tier == "host"
+    assert set(placement.pinned) == set(placement.streamed) - set(placement.kept)
+    assert placement.bytes_per_pass == len(placement.pinned) * 28 * MB
+    (kept,) = [row for row in placement.rows() if row[0].startswith("restored a pass")]
+    assert kept[1] == "likewise", "the rate is in the row above"
+
+
+def test_what_else_could_be_kept_is_told() -> None:
+    budget = Budgets(FIXED + RING + LAYERS * 14 * MB + 7 * 50 * MB)
+    placement = plan(keeping(CPU), budget, CPU, DRAFTED_ALIKE)
+    count = len(placement.resident)
+    told = {other.what: other for other in placement.rejected}
+    none = [other for what, other in told.items() if what.startswith(f"{count} of 20") and "kept" not in what]
+    assert none and all(other.why == "slower" for other in none if other.tokens_per_second)
+    fewer = [
+        other for what, other in told.items() if what.startswith(f"{count + 1} of 20") and "kept compressed" in what
+    ]
+    assert fewer and all(other.tokens_per_second for other in fewer)
+
+
+def test_random_budgets_hold_with_layers_kept() -> None:
+    dice = random.Random(1)
+    fitted = 0
+    for _ in range(100):
+        layers, machine = dice.randrange(4, 10), dice.choice([CPU, GPU])
+        sizes = tuple(dice.randrange(10, 100) * MB for _ in range(layers))
+        substitutes = dice.choice([(), tuple(dice.randrange(1, 30) * MB for _ in range(layers))])
+        packed = Compression(
+            tuple(int(size * dice.uniform(0.3, 0.8)) for size in sizes),
+            dice.choice([0.5, 5.0, 50.0]),
+            "AVX-512",
+            dice.choice([True, False]),
+            dice.choice([0, 20 * MB]),
+            keeps=True,
+            apart=not machine.has_accelerator,
+        )
+        shape = ModelShape(sizes, dice.randrange(50) * MB, 1000, substitute_bytes=substitutes, compression=packed)
+        budgets = Budgets(dice.randrange(200, 700) * MB, dice.choice([None, dice.randrange(600) * MB]))
+        workload = replace(DRAFTED, levels=5 if substitutes else 0)
+        try:
+            placement = plan(shape, budgets, machine, workload)
+        except BudgetError:
+            continue
+        fitted += bool(placement.kept)
+        assert taken(placement) <= budgets.device
+        assert sum(placement.host_bytes.values()) <= (10**15 if budgets.host is None else budgets.host)
+        assert set(placement.kept) <= set(placement.streamed) and not set(placement.kept) & set(placement.pinned)
+        if substitutes:
+            assert set(placement.streamed) <= set(placement.substituted)
+    assert fitted > 10
 
 
 def test_a_longer_ring_is_read_ahead_where_resident_layers_would_be() -> None:
