@@ -410,7 +410,7 @@ def test_a_model_may_stay_in_memory_whole_because_it_is_compressed() -> None:
     """Which is then no link's, and takes no ring in host memory."""
     budget = Budgets(FIXED + RING + LAYERS * (14 + 28) * MB)
     for machine, ring in ((CPU, 0), (replace(GPU, host_gbps=2.0), RING)):
-        placement = plan(keeping(machine, gbps=50.0), budget, machine, DRAFTED_ALIKE)
+        placement = plan(keeping(machine, gbps=500.0), budget, machine, DRAFTED_ALIKE)
         assert placement.kept and not placement.linked and placement.tier == "resident"
         assert (placement.bytes_per_pass, placement.predicted.bound_tokens_per_second) == (0, None)
         assert placement.device_bytes[ring_of(SLOTS)] == ring
