@@ -16,23 +16,19 @@ if TYPE_CHECKING:
 def run_compress(pipeline: "Pipeline") -> None:
     """Write losslessly compressed copies of the layers that stream from disk; plans use them where that is faster.
 
-    The size is told before anything is written. `run-cache clear compressed` removes them.
+    Of layers that have a substitute, they hold what that does not say; with --set memory.compress=alone, everything,
+    for any method. The size is told before anything is written. `run-cache clear compressed` removes them.
     """
-    from specdecodes.config import override
-    from specdecodes.methods import plan_for
-    from specdecodes.methods.weights.compression import ensure_layers, folder_of
-    from specdecodes.methods.weights.disk import disk_room
+    from specdecodes.methods import compress
     from specdecodes.models.loading import open_checkpoint
     from specdecodes.units import format_bytes
 
     tell = plain_lines(Console(stderr=True))
-    placement = plan_for(override(pipeline, "memory.compress", "on"))
-    layers = [layer for layer in placement.streamed if layer not in set(placement.pinned)]
-    if not layers:
+    kept = compress(pipeline, progress=tell)
+    if not kept:
         raise ConfigError("nothing streams from disk in this plan, so there is nothing to compress; see run-plan.")
     checkpoint = open_checkpoint(pipeline.target.model, pipeline.target.revision)
-    kept = ensure_layers(checkpoint, layers, tell, room=disk_room(checkpoint, pipeline.memory.disk_bytes))
-    whole = sum(span.nbytes for layer in layers for span in checkpoint.layer(layer).values())
+    whole = sum(span.nbytes for layer in kept for span in checkpoint.layer(layer).values())
     size = sum(layer.nbytes for layer in kept.values())
     sizes = f"{format_bytes(size)} for {format_bytes(whole)} ({size / whole:.1%})"
-    tell(f"{len(kept)} layers take {sizes} in {folder_of(checkpoint)}")
+    tell(f"{len(kept)} layers take {sizes} in {next(iter(kept.values())).path.parent}")

@@ -6,6 +6,7 @@ that come otherwise than the checkpoint has them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from specdecodes.config import Pipeline
@@ -16,10 +17,15 @@ from specdecodes.methods.assembly import Method, load, plan_on
 from specdecodes.methods.kernels import build_kernels
 from specdecodes.methods.measured.outcome import learn
 from specdecodes.methods.site import Site
+from specdecodes.methods.weights.compression import to_write
+from specdecodes.methods.weights.streams import write
+from specdecodes.models.decoder import Decoder
 from specdecodes.notify import Notify
+from specdecodes.offload.compression.compressed import CompressedLayer
 from specdecodes.offload.planning.plan import Placement
+from specdecodes.offload.planning.shape import BESIDE
 
-__all__ = ["METHODS", "Method", "build", "learn", "plan_for"]
+__all__ = ["METHODS", "Method", "build", "compress", "learn", "plan_for"]
 
 UNDRAFTED = ("vanilla", "ngram_sd")
 """Methods without a draft model."""
@@ -40,6 +46,20 @@ def build(pipeline: Pipeline, placement: Placement | None = None, *, progress: N
     build_kernels(site.device)
     target, drafter = load(site, method, placement or plan_on(site, method), progress)
     return target.generator(drafter)
+
+
+def compress(pipeline: Pipeline, *, progress: Notify = print) -> dict[int, CompressedLayer]:
+    """Compressed copies of all layers that the pipeline reads from disk, the missing ones written now; none where it
+    reads nothing. Raises SpecDecodesError with cause and cure."""
+    how = "alone" if pipeline.memory.compress == "alone" else "on"
+    method, site = method_of(pipeline), Site.of(replace(pipeline, memory=replace(pipeline.memory, compress=how)))
+    placement = plan_on(site, method)
+    if not to_write(placement):
+        return {}
+    whole = Decoder(site.checkpoint.spec, site.dtype)
+    beside = placement.compression is not None and placement.compression.kind == BESIDE
+    draft = method.substitutes(site, placement, whole, progress) if beside and method.substitutes else None
+    return write(site, placement, draft, progress)
 
 
 def plan_for(pipeline: Pipeline) -> Placement:

@@ -25,7 +25,7 @@ def open_stream(site: Site, placement: Placement, draft: Decoder | None, progres
     streams may be compressed beside. Raises CheckpointError, BudgetError, and StreamError."""
     spans = [site.checkpoint.layer(index) for index in placement.streamed]
     known = _known(site, placement, draft)
-    written = _written(site, placement, known, progress)
+    written = _found(site, placement, known) if _as_it_is(site, placement) else write(site, placement, draft, progress)
     dtype = None if site.dtype == site.checkpoint.dtype else site.dtype
     ahead, slots = site.pipeline.memory.ahead, placement.ring_slots
     places = {index: place for place, index in enumerate(placement.streamed)}
@@ -65,15 +65,34 @@ def _known(site: Site, placement: Placement, draft: Decoder | None) -> dict[int,
     return {index: guesses(draft.stack[index], site.checkpoint.spec) for index in placement.streamed}
 
 
-def _written(
-    site: Site, placement: Placement, known: Mapping[int, Guesses], progress: Notify
-) -> dict[int, CompressedLayer]:
-    """The layers to read from compressed files: all that belong there are written now where that was asked for."""
+def _as_it_is(site: Site, placement: Placement) -> bool:
+    """Whether nothing is to be written."""
+    return placement.compression is None or site.pipeline.memory.compress == "auto"
+
+
+def _found(site: Site, placement: Placement, known: Mapping[int, Guesses]) -> dict[int, CompressedLayer]:
+    """The layers that have compressed files which the plan counts on, or which load sooner so."""
     if placement.compression is None:
         return {}
-    memory, name = site.pipeline.memory, made_of(placement.kernel, placement.draft_rules) if known else ""
     layers = to_write(placement) if placement.compression.on_disk else placement.kept
-    if memory.compress == "auto":
-        return find_layers(site.checkpoint, layers, known, substitute=name)
-    room, expected = disk_room(site.checkpoint, memory.disk_bytes), placement.compression.layer_bytes
-    return ensure_layers(site.checkpoint, layers, progress, known, substitute=name, expected=expected, room=room)
+    return find_layers(site.checkpoint, layers, known, substitute=_substitute(placement, known))
+
+
+def write(site: Site, placement: Placement, draft: Decoder | None, progress: Notify) -> dict[int, CompressedLayer]:
+    """Compressed files of all layers that belong there, of which those that are missing are written now; `draft` as in
+    `open_stream`. Raises CheckpointError, and BudgetError."""
+    assert placement.compression is not None, "planned with compression"
+    known = _known(site, placement, draft)
+    return ensure_layers(
+        site.checkpoint,
+        to_write(placement),
+        progress,
+        known,
+        substitute=_substitute(placement, known),
+        expected=placement.compression.layer_bytes,
+        room=disk_room(site.checkpoint, site.pipeline.memory.disk_bytes),
+    )
+
+
+def _substitute(placement: Placement, known: Mapping[int, Guesses]) -> str:
+    return made_of(placement.kernel, placement.draft_rules) if known else ""
