@@ -32,7 +32,7 @@ class Delivery:
             stream.wait_event(before)
         self._enqueue = Lock()
         self._used: dict[int, torch.cuda.Event] = {}  # by slot: the end of the work that reads it
-        self._arrived: dict[int, torch.cuda.Event] = {}  # by slot: the end of a delivery that nobody has waited for
+        self._arrived: dict[int, torch.cuda.Event] = {}  # by slot: the end of what filled it last
 
     @property
     def nbytes(self) -> int:
@@ -67,8 +67,8 @@ class Delivery:
             self._restore(slot, kept, target, packing, cuts, ())
 
     def arrived(self, slot: int) -> torch.cuda.Event | None:
-        """The end of what fills `slot`, for its kernels to wait for, as long as nobody has asked."""
-        return self._arrived.pop(slot, None)
+        """The end of what fills `slot`, for its kernels to wait for."""
+        return self._arrived.get(slot)
 
     def used(self, slot: int, end: torch.cuda.Event) -> None:
         """`slot` may be filled again after `end`."""

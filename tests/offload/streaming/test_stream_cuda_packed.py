@@ -12,8 +12,10 @@ import torch
 
 from specdecodes.errors import StreamError
 from specdecodes.offload.compression import compressed
+from specdecodes.offload.compression.alone.packing import Alone
 from specdecodes.offload.compression.compressed import write_layer
 from specdecodes.offload.storage.store import ALIGNMENT
+from specdecodes.offload.streaming.delivery import Delivery
 from specdecodes.offload.streaming.landings import Landings
 from specdecodes.offload.streaming.stream_cuda import CudaLayerStream
 from tests.offload.compression.test_compressed import damage
@@ -172,3 +174,15 @@ def test_pieces_begin_where_a_block_in_staging_says(make_guessed: MakeGuessed, s
             out = torch.zeros(block.expands_to, dtype=torch.uint8)
             assert packing.expand(content, out) and cuts == packing.cuts(content) and len(cuts) > 1
         assert all(len(stream._pinned[1].cuts_of(block)) > 1 for block in stream._blocks[1])
+
+
+def test_a_delivery_that_a_caller_gave_up_is_waited_for_by_the_next(simulate: Simulate) -> None:
+    """An interrupt may come between asking for a delivery's end and waiting for it."""
+    cuda, packing = simulate(), Alone(torch.bfloat16)
+    raw = torch.zeros(4096, dtype=torch.uint8)
+    content, delivery = packing.compress(raw), Delivery(CPU, 0)
+    _, end = delivery.send(1, torch.empty_like(raw), raw)
+    assert delivery.arrived(1) is end
+    behind = cuda.copies[1].waited
+    delivery.restore(1, torch.empty_like(raw), content, packing, packing.cuts(content))
+    assert cuda.copies[1].waited == behind + 1 and delivery.arrived(1) is not end
