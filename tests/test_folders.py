@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,16 @@ def test_what_is_remembered_survives_whatever_becomes_of_its_file(tmp_path: Path
         assert remembered(path) == {}
     remember(path / "below a file", {"a": 1})
     assert path.read_text() == "[1]"
+
+
+def test_what_a_kill_left_half_written_goes_the_next_time(tmp_path: Path) -> None:
+    """But not what another process is writing, nor what it has only just begun."""
+    old, written, new, other = (tmp_path / f".layers.{name}.part" for name in ("4.a", "4.b", "4.c", "40.a"))
+    for partial in (old, written, new, other):
+        partial.write_bytes(b"half")
+        os.utime(partial, (0, 0) if partial != new else None)
+    with written.open("rb") as file:
+        flock(file, LOCK_EX)
+        with replacing(tmp_path / "layers.4.weights") as made:
+            made.write(b"whole")
+    assert sorted(tmp_path.iterdir()) == sorted([written, new, other, tmp_path / "layers.4.weights"])
