@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from specdecodes.sampling import SamplingParams
     from specdecodes.stats import Generation
 
-PLANNING = "planning: reading headers, timing the disk and a few steps; a first start builds kernels, a quarter of a minute"
+PLANNING = "planning: reading headers, timing the disk and a few steps; a first start builds kernels, some seconds"
 COMPILING_TOKENS = 8
 """Enough for a second round: the first has no tree to keep rows of."""
 
