@@ -61,7 +61,7 @@ ARMS: dict[str, GpuArm] = {  # those that matter most come first, in case that t
     "subspec, reading ahead": GpuArm("subspec_sd", OURS, ring=6, compress="off"),
     "subspec, compressed alone": GpuArm("subspec_sd", OURS, compress="alone"),
     "subspec, not compressed": GpuArm("subspec_sd", OURS, compress="off"),
-    "subspec, gemlite": GpuArm("subspec_sd", OURS, kernel="gemlite"),
+    "subspec, gemlite": GpuArm("subspec_sd", OURS, kernel="gemlite"),  # whose buffers we do not read: compressed alone
     "subspec, always 24 levels": GpuArm("subspec_sd", replace(OURS, depth=24, adaptive=False)),
     "plain, blocking": GpuArm("vanilla", published=True),
     "subspec, exact": GpuArm("subspec_sd", OURS, exact=True),
