@@ -21,58 +21,65 @@ extern "C" struct Guess {
 
 namespace {
 
-constexpr int64_t BLOCK = 16, UNIT = 4;  // rows side by side in LANES, and blocks of them
+#define LOOP _Pragma("GCC unroll 1")  // vectors are made of loops, not of what they are unrolled to
 
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-typedef uint8_t Bytes __attribute__((vector_size(16)));
+constexpr int64_t BLOCK = 16, UNIT = 4;  // rows side by side in LANES, and blocks of them
 
 // What each of sixteen codes says: the lowest word of its window, whose high byte is 0 for an open one, which no other
 // has; and the high bytes that nibbles stand for.
 struct alignas(16) Table {
-  Bytes low, high, open;
+  uint8_t low[16], high[16], open[16];
 };
 
-INLINE Floats to_floats(const uint16_t* halves, int64_t count) {
-  Halves bits = {};
-  if (count == BLOCK)
-    std::memcpy(&bits, halves, sizeof bits);
-  else
-    std::memcpy(&bits, halves, 2 * count);
-  const Words wide = __builtin_convertvector(bits, Words), size = wide & 0x7fff;
-  const Words rebiased = (size << 13) + (112u << 23) + ((Words)(size >= 0x7c00) & (112u << 23));
-  const Words small = (Words)(__builtin_convertvector((Ints)size, Floats) * 0x1p-24f), tiny = (Words)(size < 0x400);
-  return (Floats)((small & tiny) | (rebiased & ~tiny) | (wide & 0x8000) << 16);
+INLINE uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
 }
+INLINE float float_of(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+INLINE float to_float(uint16_t half) {
+  const uint32_t size = half & 0x7fff, rebiased = (size << 13) + (size < 0x7c00 ? 112u << 23 : 224u << 23);
+  const uint32_t bits = size < 0x400 ? bits_of(float(int32_t(size)) * 0x1p-24f) : rebiased;
+  return float_of(bits | (half & 0x8000u) << 16);
+}
+
+constexpr uint8_t BELOW[16] = {0, 1, 2, 3, 4, 5, 6, 0, 0, 1, 2, 3, 4, 5, 6, 0};
+constexpr uint8_t PRESENT[16] = {255, 255, 255, 255, 255, 255, 255, 0, 255, 255, 255, 255, 255, 255, 255, 0};
+constexpr uint8_t SIGNS[16] = {0, 0, 0, 0, 0, 0, 0, 0, 128, 128, 128, 128, 128, 128, 128, 128};
 
 // A group of sixteen rows: its scales and offsets, half of each step, and of one and a half the seven highest bits.
 struct Group {
   float scale[BLOCK], offset[BLOCK], half[BLOCK];
   uint32_t top[BLOCK];  // four times over
   INLINE void take(const uint16_t* scales, const uint16_t* offsets, int64_t count) {
-    const Floats from = to_floats(scales, count), more = to_floats(offsets, count);
-    const Floats halves = (Floats)((Words)(from * 0.5f) & 0x7fffffff);
-    const Words tops = ((Words)(halves * 3.0f) >> 24 & 0x7f) * 0x01010101;
-    std::memcpy(scale, &from, sizeof scale), std::memcpy(offset, &more, sizeof offset);
-    std::memcpy(half, &halves, sizeof half), std::memcpy(top, &tops, sizeof top);
+    uint16_t padded[2][BLOCK] = {};
+    std::memcpy(padded[0], scales, 2 * count), std::memcpy(padded[1], offsets, 2 * count);
+    LOOP for (int i = 0; i < BLOCK; ++i) {
+      scale[i] = to_float(padded[0][i]), offset[i] = to_float(padded[1][i]);
+      half[i] = float_of(bits_of(scale[i] * 0.5f) & 0x7fffffff);
+      top[i] = (bits_of(half[i] * 3.0f) >> 24 & 0x7f) * 0x01010101;
+    }
+  }
+  INLINE void make(int64_t row, float less, Table& table) const {
+    const float by = scale[row], more = offset[row], step = half[row];
+    uint32_t words[16];
+    LOOP for (int code = 0; code < 16; ++code) {
+      const float guess = (float(code) - less) * by + more, size = float_of(bits_of(guess) & 0x7fffffff);
+      const float least = size - step;
+      const int32_t from = int32_t(bits_of(least) >> 16), to = int32_t(bits_of(size + step) >> 16);
+      const uint32_t word = uint32_t(from + to - 255) >> 1 | bits_of(guess) >> 31 << 15;
+      words[code] = (least > 0.0f) & (to - from <= 252) ? word : 0;
+    }
+    LOOP for (int code = 0; code < 16; ++code) {
+      table.low[code] = uint8_t(words[code]), table.high[code] = uint8_t(words[code] >> 8);
+      table.open[code] = uint8_t(((top[row] - BELOW[code]) & PRESENT[code]) | SIGNS[code]);
+    }
   }
 };
-
-INLINE Table table_of(const Group& g, int64_t row, float less) {
-  const Floats codes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const Bytes below = {0, 1, 2, 3, 4, 5, 6, 0, 0, 1, 2, 3, 4, 5, 6, 0};
-  const Bytes present = {255, 255, 255, 255, 255, 255, 255, 0, 255, 255, 255, 255, 255, 255, 255, 0};
-  const Bytes signs = {0, 0, 0, 0, 0, 0, 0, 0, 128, 128, 128, 128, 128, 128, 128, 128};
-  const Words guess = (Words)((codes - less) * g.scale[row] + g.offset[row]);
-  const Floats size = (Floats)(guess & 0x7fffffff), least = size - g.half[row], most = size + g.half[row];
-  const Words from = (Words)least >> 16, to = (Words)most >> 16;
-  const Words closed = (Words)(least > 0.0f) & (Words)(to - from <= 252);
-  const Words word = (((from + to - 255) >> 1) | (guess >> 31 << 15)) & closed;
-  return {__builtin_convertvector(word & 255, Bytes), __builtin_convertvector(word >> 8, Bytes),
-          ((uint8_t(g.top[row]) - below) & present) | signs};
-}
 
 // A row's codes, and of each of its groups a table, and what it is made of; group[column / 8] is the group of a column.
 struct Line {
@@ -109,7 +116,7 @@ struct Rows {
     const bool made = Way::makes_tables(guess);
     const float less = guess.halves ? 8 : 0;
     if (!made)
-      for (int64_t g = 0; g < guess.groups; ++g) tables[g] = table_of(groups[g], lane, less);
+      for (int64_t g = 0; g < guess.groups; ++g) groups[g].make(lane, less, tables[g]);
     if (!guess.halves) call(lane);
     return {codes + lane * pitch, made ? nullptr : tables.data(), group.data(), groups.data(), lane, less};
   }

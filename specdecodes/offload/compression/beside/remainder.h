@@ -43,16 +43,16 @@ INLINE int64_t tail_bound(int64_t width) { return width / CHUNK * (CHUNK / 2) + 
 // Two sums in each of eight lanes, which see swaps too, of rows of 64 bytes; one number of them, in which any change of
 // either counts.
 struct Check {
-  typedef uint64_t Lanes __attribute__((vector_size(64)));
   uint64_t first[8] = {}, second[8] = {}, rows = 0;
   INLINE void add(const uint8_t* bytes, int64_t count) {
-    Lanes row, sums, sums2;
-    std::memcpy(&sums, first, sizeof sums), std::memcpy(&sums2, second, sizeof sums2);
+    typedef uint64_t Lanes __attribute__((vector_size(32)));
+    Lanes sums[2], sums2[2], low, high;
+    std::memcpy(sums, first, sizeof sums), std::memcpy(sums2, second, sizeof sums2);
     for (; count >= 64; bytes += 64, count -= 64, ++rows) {
-      std::memcpy(&row, bytes, 64);
-      sums += row, sums2 += sums;
+      std::memcpy(&low, bytes, 32), std::memcpy(&high, bytes + 32, 32);
+      sums[0] += low, sums[1] += high, sums2[0] += sums[0], sums2[1] += sums[1];
     }
-    std::memcpy(first, &sums, sizeof sums), std::memcpy(second, &sums2, sizeof sums2);
+    std::memcpy(first, sums, sizeof sums), std::memcpy(second, sums2, sizeof sums2);
   }
   INLINE void join(const Check& next) {  // which goes on behind this one
     for (int lane = 0; lane < 8; ++lane)

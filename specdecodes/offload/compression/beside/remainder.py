@@ -17,7 +17,7 @@ from specdecodes.offload.compression.beside import remainder_reference
 from specdecodes.offload.compression.beside.guess import HALVES, LANES, Guess
 from specdecodes.offload.storage.store import huge_pages
 
-WAYS = ("plain C++", "AVX-512")
+WAYS = ("plain C++", "AVX2", "AVX-512")
 _SAMPLE = (2048, 4096)  # rows and width: more weights than a core's own cache holds
 
 

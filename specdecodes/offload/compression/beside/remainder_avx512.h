@@ -80,12 +80,14 @@ struct Vectors {
         _mm512_mask_storeu_epi8(codes + half + i, valid, from.high(both));
       }
   }
-  WIDE static inline __m512i four_of(const Bytes& a, const Bytes& b, const Bytes& c, const Bytes& d) {
-    const __m256i first = _mm256_set_m128i((__m128i)b, (__m128i)a), second = _mm256_set_m128i((__m128i)d, (__m128i)c);
-    return _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+  WIDE static inline __m512i four_of(const uint8_t* a, const uint8_t* b, const uint8_t* c, const uint8_t* d) {
+    const __m512i first = _mm512_castsi128_si512(_mm_load_si128((const __m128i*)a));
+    const __m512i second = _mm512_inserti32x4(first, _mm_load_si128((const __m128i*)b), 1);
+    const __m512i third = _mm512_inserti32x4(second, _mm_load_si128((const __m128i*)c), 2);
+    return _mm512_inserti32x4(third, _mm_load_si128((const __m128i*)d), 3);
   }
 
-  // The words of a table as `table_of` makes them, in the upper halves of 32 bits.
+  // The words of a table as `make` does, in the upper halves of 32 bits.
   WIDE static inline __m512i words_of(const Group& g, int64_t row, __m512 codes) {
     const __m512i from_half = _mm512_set1_epi32(0x00800000), sign = _mm512_set1_epi32(0x80000000);
     const __m512 guess = _mm512_fmadd_ps(codes, _mm512_set1_ps(g.scale[row]), _mm512_set1_ps(g.offset[row]));

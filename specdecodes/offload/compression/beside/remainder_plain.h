@@ -6,6 +6,8 @@
 
 namespace {
 
+constexpr int64_t SEGMENT = 256;  // columns that are restored before they are written
+
 struct Plain {
   static INLINE bool makes_tables(const Guess&) { return false; }
   static INLINE void take_eights(const uint8_t* packed, int64_t stride, int64_t column, int64_t end, uint8_t* codes,
@@ -31,15 +33,16 @@ struct Plain {
   // The words of up to 64 columns; returns where the nibbles of the next ones begin.
   static INLINE const uint8_t* chunk(const Line& line, int64_t column, int64_t end, const uint8_t* low,
                                      const uint8_t* tail, uint16_t* words) {
-    int64_t open = 0;
+    uint32_t open = 0;
     for (; column < end; column += 8) {
       const Table& table = line.tables[line.group[column / 8]];
-      const uint8_t *lows = (const uint8_t*)&table.low, *highs = (const uint8_t*)&table.high;
       for (int64_t i = column; i < column + 8; ++i) {
         const uint8_t code = line.codes[i], nibble = tail[open / 2] >> (4 * (open % 2)) & 15;
-        const uint8_t closed = highs[code] + (low[i] < lows[code]);
-        *words++ = uint16_t((highs[code] ? closed : ((const uint8_t*)&table.open)[nibble]) << 8 | low[i]);
-        open += !highs[code];
+        const uint16_t least = uint16_t(table.high[code] << 8 | table.low[code]), closed = least + uint8_t(low[i] - least);
+        const uint16_t opened = uint16_t(table.open[nibble] << 8 | low[i]);
+        const uint16_t is_open = least ? 0 : 0xffff;  // no branch: one in five, and none can be foretold
+        *words++ = closed ^ ((closed ^ opened) & is_open);
+        open += is_open & 1;
       }
     }
     return tail + (open + 1) / 2;
