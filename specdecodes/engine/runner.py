@@ -120,7 +120,8 @@ class ModelRunner:
         window = torch.cat((torch.zeros_like(count), region + count))
 
         def look(reach: int | None) -> Sight:
-            mask = (self._index < region + count).repeat(1, nodes.shape[0], 1)
+            mask = torch.empty(1, nodes.shape[0], self._index.shape[0], dtype=torch.bool, device=self._device)
+            mask.copy_(self._index < region + count)
             mask[0, :, :region] = tree.ancestors[nodes]
             if reach is not None:
                 seen = torch.cat((positions, self._index[: self._index.shape[0] - region]))
