@@ -124,6 +124,22 @@ def test_compressed_files_are_read_at_a_speed_of_their_own(tiny_checkpoint):
     assert machine.streamed_before("disk", files) == pytest.approx(3.25)
 
 
+def test_rounds_that_restore_what_no_link_brings_are_explained(tiny_checkpoint):
+    """What is left unexplained of a round is what it would be without compression: nothing here."""
+    pipeline = pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True)
+    streamed = replace(pipeline, memory=Memory(smallest_budget(pipeline)))
+    before = plan_for(streamed)
+    work, on_cpu, workload = before.basis
+    nothing_links = replace(work, disk_bytes=0, link_bytes=0, expand_s=2.0, kept_s=2.0)
+    kept = replace(before, kept=before.streamed, basis=(nothing_links, on_cpu, workload))
+    compute = before.predicted.compute_s
+    phases = {"prefill": 9.0, "draft": 0.0, "wait": 20 * 2.0 / on_cpu.threads, "target": 20 * compute, "overhead": 0.0}
+    learn(streamed, kept, summary(before, link_gbps=0.0, phase_seconds=phases))
+    seen = plan_for(streamed).basis[2].seen
+    assert seen.rest_s == pytest.approx(0.0, abs=1e-9)
+    assert machine.streamed_before("disk", open_checkpoint(pipeline.target.model).files) is None
+
+
 def test_a_run_too_short_to_say_something_is_forgotten(tiny_checkpoint):
     pipeline = pipeline_for("vanilla", tiny_checkpoint("llama"), None, exact=True)
     before = plan_for(pipeline)

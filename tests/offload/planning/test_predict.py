@@ -139,6 +139,18 @@ def test_cores_restore_what_they_compute_with_and_a_device_while_further_blocks_
     assert predict(replace(compressed, expand_s=10.0), on_device, PLAIN).stream_s == pytest.approx(10.0)
 
 
+def test_restoring_what_is_kept_is_no_time_of_the_link() -> None:
+    kept = replace(WORK, disk_bytes=GB, link_bytes=GB, expand_s=3.0, kept_s=2.5)
+    on_device = predict(kept, replace(MACHINE, host_gbps=2.0), PLAIN)
+    assert on_device.stream_s == pytest.approx(3.0)
+    assert on_device.link_gbps == pytest.approx(1.0)
+    assert on_device.bound_tokens_per_second == pytest.approx(1.0), "by the link alone, whose second it is"
+    by_cores = predict(kept, replace(MACHINE, threads=2), PLAIN)
+    assert by_cores.wait_s == pytest.approx(1.5) and by_cores.stream_s == pytest.approx(1.0)
+    whole = predict(replace(kept, disk_bytes=0, link_bytes=0, kept_s=3.0), MACHINE, PLAIN)
+    assert (whole.link_gbps, whole.bound_tokens_per_second, whole.wait_s) == (0.0, None, pytest.approx(3.0))
+
+
 def test_a_pass_waits_for_what_neither_drafting_nor_computing_hides() -> None:
     workload = replace(PLAIN, levels=10, adaptive=False)
     prediction = predict(replace(WORK, ahead_bytes=GB), MACHINE, workload)
