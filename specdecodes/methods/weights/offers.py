@@ -161,7 +161,7 @@ def _sampled(site: Site, draft: DraftNeeds, layer: int, kind: str) -> float:
     total = rest * alone_ratio(checkpoint)
     for name, scheme in guessed.items():
         alike = tuple(checkpoint.layer(other)[name] for other in _few(checkpoint.spec.layers))
-        total += spans[name].nbytes * _ratio_beside(alike, scheme)
+        total += spans[name].nbytes * ratio_beside(alike, scheme)
     return total
 
 
@@ -185,7 +185,7 @@ def _ratio_alone(layers: tuple[tuple[tuple[str, TensorSpan], ...], ...]) -> floa
 
 
 @functools.cache
-def _ratio_beside(spans: tuple[TensorSpan, ...], scheme: Scheme) -> float:
+def ratio_beside(spans: tuple[TensorSpan, ...], scheme: Scheme) -> float:
     """The share of their bytes that weights take beside substitutes of `scheme`, by a few rows of each."""
     whole = left = 0
     for span in spans:
