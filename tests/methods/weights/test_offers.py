@@ -32,7 +32,7 @@ SCHEMES = ("hqq4:g32", "hqq3:g32", "hqq2:g32", "hqq2:g32@w4a32", "hqq8:g32", "in
 @pytest.fixture(scope="module")
 def folder(tiny_checkpoint: Callable[..., Path]) -> Path:
     """With layers larger than what a plan rounds."""
-    return tiny_checkpoint("llama", "bf16", num_hidden_layers=16, hidden_size=128, intermediate_size=512)
+    return tiny_checkpoint("llama", "bf16", num_hidden_layers=32, hidden_size=128, intermediate_size=512)
 
 
 def drafted(folder: Path, quant: str = "hqq4:g32", **memory: object) -> Pipeline:
@@ -108,7 +108,7 @@ def test_auto_weighs_all_ways_and_tells_them(folder: Path, monkeypatch: pytest.M
     rates = {ALONE: 10.0, BESIDE: 10.0}
     monkeypatch.setattr(codec, "core_gbps", lambda cores: rates[ALONE])
     monkeypatch.setattr(remainder, "core_gbps", lambda cores: rates[BESIDE])
-    pipeline = streaming(drafted(folder), 5)
+    pipeline = streaming(drafted(folder), 12)
     placement = plan_for(pipeline)
     assert placement.kept and placement.compression is not None and placement.compression.kind == BESIDE
     assert not placement.comes_as
@@ -118,7 +118,6 @@ def test_auto_weighs_all_ways_and_tells_them(folder: Path, monkeypatch: pytest.M
     }
     assert told["streamed layers as they are"].why == "slower"
     assert "run-compress writes it" in told["streamed layers compressed beside their substitutes"].why
-    assert "layers in memory compressed alone" in told
     rates[BESIDE] = 1e-6
     slow = plan_for(pipeline)
     assert slow.compression is None or slow.compression.kind == ALONE
