@@ -48,8 +48,10 @@ def run_verify(
     with opened(pipeline, console) as generator:
         exact, tokenizer = generator.exact, generator.tokenizer
         speculative = _traces(generator, questions, params, console)
-    # The plain run keeps to the same rules even where its own, smaller plan would have chosen others.
-    with opened(replace(pipeline, method="vanilla", exact=exact), console) as generator:
+    # The plain run keeps to the same rules even where its own, smaller plan would have chosen others. It reads weights
+    # as they are: so what restores compressed ones is verified too, and no copy is written for it.
+    as_they_are = replace(pipeline.memory, compress="off")
+    with opened(replace(pipeline, method="vanilla", exact=exact, memory=as_they_are), console) as generator:
         plain = _traces(generator, questions, params, console)
 
     from specdecodes.cli.divergence import compare

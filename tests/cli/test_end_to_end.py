@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from specdecodes.cli import main
+from specdecodes.cli import main, run_verify, session
 from tests.commands import exit_code, write_questions
 
 COMMON = (
@@ -49,8 +49,19 @@ def test_run_plan_loads_nothing(checkpoint: Path, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("temp", ["0", "1"])
-def test_run_verify_finds_no_difference(checkpoint: Path, temp: str, capsys: pytest.CaptureFixture[str]):
+def test_run_verify_finds_no_difference(
+    checkpoint: Path, temp: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Plain decoding reads weights as they are, so that what restores compressed ones is verified with the rest."""
+    compressed = []
+
+    def opened(pipeline, console):
+        compressed.append((pipeline.method, pipeline.memory.compress))
+        return session.opened(pipeline, console)
+
+    monkeypatch.setattr(run_verify, "opened", opened)
     assert run(f"run-verify --prompt w5 --prompt w6 --temp {temp}", checkpoint) == 0
+    assert compressed == [("subspec_sd", "auto"), ("vanilla", "off")]
     out = " ".join(capsys.readouterr().out.split())
     assert "No divergence" in out and "in every bit" in out
 
