@@ -112,6 +112,8 @@ def pipeline_of(arguments: argparse.Namespace) -> Pipeline:
     budget = parse_bytes(arguments.cap) - (0 if dry else parse_bytes(arguments.reserve))
     ring = 3 if dry and arm.ring else arm.ring
     compress = "off" if arm.published else arm.compress
+    if dry and compress == "auto":  # so small a model would not be compressed, nor that way tried
+        compress = "on"
     substitutes = Draft(quant=f"hqq4@{arm.kernel}" if arm.kernel and not dry else "hqq4")
     pipeline = Pipeline(
         method=arm.method,
