@@ -2,9 +2,9 @@
 //
 // In fp32, with the fp16 `scale` and `offset` of the group: g = code * scale + offset (LANES) or (code - 8) * scale +
 // offset (HALVES), h = |scale| / 2, and the window from a = |g| - h to b = |g| + h, A and B their upper 16 bits as
-// numbers. The weight is open where a > 0 is not true or B - A > 252. Else its word is the one that has its low byte and
-// the sign of g, and lies from t - 128 to t + 127, t = (A + B + 1) / 2. Of an open weight, nibble bits 0 to 2 are k: the
-// seven bits above the low byte are top - k, or 0 for k = 7, top being those of 1.5 |scale|; bit 3 is the sign.
+// numbers. The weight is open where a > 0 is not true or B - A > 252. Else its word is the one that has its low byte
+// and the sign of g, and lies from t - 128 to t + 127, t = (A + B + 1) / 2. Of an open weight, bit 3 of the nibble is the
+// sign, and the others are k: the seven bits above the low byte are top - k, top those of 1.5 |scale|, or 0 for k = 7.
 
 #pragma once
 
@@ -56,10 +56,14 @@ struct Group {
   float scale[BLOCK], offset[BLOCK], half[BLOCK];
   uint32_t top[BLOCK];  // four times over
   INLINE void take(const uint16_t* scales, const uint16_t* offsets, int64_t count) {
+    if (count == BLOCK) return take(scales, offsets);
     uint16_t padded[2][BLOCK] = {};
     std::memcpy(padded[0], scales, 2 * count), std::memcpy(padded[1], offsets, 2 * count);
+    take(padded[0], padded[1]);
+  }
+  INLINE void take(const uint16_t* scales, const uint16_t* offsets) {
     LOOP for (int i = 0; i < BLOCK; ++i) {
-      scale[i] = to_float(padded[0][i]), offset[i] = to_float(padded[1][i]);
+      scale[i] = to_float(scales[i]), offset[i] = to_float(offsets[i]);
       half[i] = float_of(bits_of(scale[i] * 0.5f) & 0x7fffffff);
       top[i] = (bits_of(half[i] * 3.0f) >> 24 & 0x7f) * 0x01010101;
     }
@@ -104,8 +108,8 @@ struct Rows {
   int64_t block = -1;
 
   explicit Rows(const Guess& g)
-      : guess(g), pitch(up(g.width, 64) + 64), room(BLOCK * pitch + 64), groups(g.groups), tables(g.groups), group(g.width / 8),
-        codes(room.data() + (64 - uintptr_t(room.data()) % 64) % 64) {
+      : guess(g), pitch(up(g.width, 64) + 64), room(BLOCK * pitch + 64), groups(g.groups), tables(g.groups),
+        group(g.width / 8), codes(room.data() + (64 - uintptr_t(room.data()) % 64) % 64) {
     for (int64_t step = 0; step < g.width / 8; ++step) group[step] = uint32_t(8 * step / (g.width / g.groups));
   }
 

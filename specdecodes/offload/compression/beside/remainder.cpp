@@ -1,4 +1,4 @@
-// What is left of bfloat16 weights beside a 4-bit guess of each, and the weights again, in several ways; the format is in
+// What is left of bfloat16 weights beside a 4-bit guess of each, and the weights again, in three ways; the format is in
 // remainder.h, what a guess says in guess.h.
 
 #include "remainder.h"
@@ -150,7 +150,8 @@ extern "C" int64_t remainder_compress(const uint16_t* words, const Guess* guess,
     const uint32_t end = uint32_t(written.tail - block - tails);
     std::memcpy(block + sizeof(Header) + 4 * (row + 1), &end, 4);
   }
-  const int64_t at = up(written.tail - block, 8), count = written.exceptions.size(), bytes = up(at + 8 * count + SLACK, 64);
+  const int64_t at = up(written.tail - block, 8), count = written.exceptions.size();
+  const int64_t bytes = up(at + 8 * count + SLACK, 64);
   std::memset(written.tail, 0, block + bytes - written.tail);
   if (count) std::memcpy(block + at, written.exceptions.data(), 8 * count);
   Checked table{block + sizeof(Header), {}}, plane{block + low, {}}, rest{block + tails, {}};
@@ -184,8 +185,8 @@ extern "C" int remainder_best() {
   return 0;
 }
 
-// Restores the weights; 0, or 1 when the block is damaged or of another guess. `way` at most `remainder_best`; `threads`
-// as many as share the work.
+// Restores the weights; 0, or 1 when the block is damaged or of another guess. `way` at most `remainder_best`;
+// `threads` as many as share the work.
 extern "C" int remainder_expand(const uint8_t* start, int64_t bytes, const Guess* guess, uint16_t* out, int way,
                                 int threads) {
   const Block block(start, bytes, guess->rows, guess->width);

@@ -8,8 +8,8 @@
 //   header      64 bytes, see Header; the rest is zeros
 //   row table   uint32[rows + 1]: where the nibbles of each row begin, and end, in bytes from the tails' start
 //   low plane   the low byte of each weight, row by row; begins at a multiple of 64
-//   tails       begin at a multiple of 64: of each row, for every 64 columns, the nibbles of the open weights, the first
-//               in the low half, from a whole byte on
+//   tails       begin at a multiple of 64: of each row, for every 64 columns, the nibbles of the open weights, the
+//               first in the low half, from a whole byte on
 //   exceptions  begin at a multiple of 8: uint32 place (row * width + column) and word of each, in order
 //   slack       zeros, 64 bytes at least, so that wide loads stay inside; the block's end is a multiple of 64
 

@@ -1,5 +1,11 @@
 """What is left of bfloat16 weights beside a 4-bit guess of each, and the weights again, bit for bit (remainder.cpp; the
-format is in remainder.h, what a guess says in guess.h)."""
+format is in remainder.h, what a guess says in guess.h).
+
+Normally distributed weights beside codes of 4 bits take 55.5% of their bytes in groups of 64 (54.8% in groups of 32,
+56.0% of 128), the demo model's 56.1%; one weight in 14000 is an exception. Measured on one Zen 4 core of a busy host,
+in weights restored (the usual rate, and the best): 7 to 10 GB/s by AVX-512, 3.5 to 4.8 GB/s by AVX2, 0.7 to 0.8 GB/s by
+plain C++; each of two cores a tenth less.
+"""
 
 from __future__ import annotations
 
@@ -124,11 +130,11 @@ def core_gbps(cores: int = 1) -> float:
 def sample(rows: int, width: int, *, group: int = 64, layout: str = LANES) -> tuple[Guess, Tensor]:
     """A guess, and the bytes of weights that it might be of: codes as those of normally distributed ones."""
     generator = torch.Generator().manual_seed(0)
-    codes = torch.randn(2, rows * width // 2, generator=generator).mul_(2.7).add_(7.5).round_().clamp_(0, 15).byte()
+    codes = torch.randn(2, rows * width // 2, generator=generator).mul_(3.8).add_(7.5).round_().clamp_(0, 15).byte()
     shape = (rows // 16, width // group, 16) if layout == LANES else (width // group, rows)
-    scale = torch.full(shape, 0.02 / 2.7, dtype=torch.float16)
+    scale = torch.full(shape, 0.02 / 3.8, dtype=torch.float16)
     packed = (codes[0] | codes[1] << 4).view(-1 if layout == LANES else (rows, width // 2))
     guess = Guess(packed, scale, scale * (-7.5 if layout == LANES else 0.5), layout, 0, rows, width)
     values = remainder_reference.guessed(guess)
-    values += (torch.rand(rows, width, generator=generator) - 0.5) * (0.02 / 2.7)
+    values += (torch.rand(rows, width, generator=generator) - 0.5) * (0.02 / 3.8)
     return guess, values.bfloat16().flatten().view(torch.uint8)

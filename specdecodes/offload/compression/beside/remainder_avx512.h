@@ -1,4 +1,4 @@
-// Restoring weights 64 at a time, by AVX-512 with byte permutations; what is done is told by Plain in remainder.cpp.
+// Restoring weights 64 at a time, by AVX-512 with byte permutations; what is done is told by Plain.
 
 #pragma once
 
@@ -16,7 +16,7 @@ namespace {
 constexpr int64_t AHEAD = 4096;  // bytes of the low plane that are called for early
 
 struct Vectors {
-  // Eight rows of eight columns each, in the order 0, 2, 1, 3 of every four: [column / 8][row] to [row][column / 8].
+  // The rows 0, 1, 4, 5 ... 13, of which each of `in` has eight columns, to `codes`.
   WIDE static inline void transposed(const __m512i in[8], uint8_t* codes, int64_t pitch) {
     __m512i even[4], odd[4];
     UNROLL for (int i = 0; i < 4; ++i) {
@@ -39,7 +39,7 @@ struct Vectors {
   // Tables of whole chunks are made where they are used.
   static INLINE bool makes_tables(const Guess& g) { return g.width / g.groups % CHUNK == 0; }
 
-  // Codes from nibbles: as they are, or where MADE as the byte 4 * code + 2, in which a table's words have their low one.
+  // Codes from nibbles: as they are, or where `made` as 4 * code + 2, the byte in which a table's word has its low one.
   struct Codes {
     __m128i up, down;
     __m512i kept, more;

@@ -38,7 +38,8 @@ struct Plain {
       const Table& table = line.tables[line.group[column / 8]];
       for (int64_t i = column; i < column + 8; ++i) {
         const uint8_t code = line.codes[i], nibble = tail[open / 2] >> (4 * (open % 2)) & 15;
-        const uint16_t least = uint16_t(table.high[code] << 8 | table.low[code]), closed = least + uint8_t(low[i] - least);
+        const uint16_t least = uint16_t(table.high[code] << 8 | table.low[code]);
+        const uint16_t closed = uint16_t(least + uint8_t(low[i] - least));
         const uint16_t opened = uint16_t(table.open[nibble] << 8 | low[i]);
         const uint16_t is_open = least ? 0 : 0xffff;  // no branch: one in five, and none can be foretold
         *words++ = closed ^ ((closed ^ opened) & is_open);

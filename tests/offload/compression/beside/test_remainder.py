@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from specdecodes import native
+from specdecodes.errors import CompileError
 from specdecodes.offload.compression.beside import remainder
-from specdecodes.offload.compression.beside.guess import Guess
+from specdecodes.offload.compression.beside.guess import LANES, Guess
 from tests.offload.compression.beside.guesses import LAYOUTS, codes_of, guess_of, normal, raw_of
 
 pytestmark = pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler")
@@ -109,7 +110,7 @@ def test_normal_weights_take_little_more_than_a_byte() -> None:
 
 @pytest.mark.parametrize(("layout", "group"), [("lanes", 8), ("lanes", 64), ("halves", 32)])
 def test_any_changed_byte_is_seen(layout: str, group: int) -> None:
-    weight = normal(18, 192)
+    weight = normal(9, 192)
     weight[::3, ::17] = 3e38
     guess, raw = guess_of(codes_of(weight, group), layout), raw_of(weight)
     block, out = remainder.compress(raw, guess).clone(), torch.empty_like(raw)
@@ -119,3 +120,25 @@ def test_any_changed_byte_is_seen(layout: str, group: int) -> None:
         for way in (ways()[0], ways()[-1]):
             assert not remainder.expand(block, guess, out, way=way), (way, place)
         block[place] ^= 0x41
+
+
+def test_another_guess_is_seen() -> None:
+    weight, other = normal(32, 256), normal(32, 256).flip(0)
+    block = remainder.compress(raw_of(weight), guess_of(codes_of(weight, 64), LANES))
+    out = torch.empty_like(raw_of(weight))
+    for way in ways():
+        assert not remainder.expand(block, guess_of(codes_of(other, 64), LANES), out, way=way)
+        assert not remainder.expand(
+            block, guess_of(codes_of(weight, 64), LANES, 0, 16), out[: out.numel() // 2], way=way
+        )
+
+
+def test_without_a_compiler_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: object) -> None:
+        raise CompileError("no C++ compiler was found: install g++.")
+
+    monkeypatch.setattr(remainder, "load", refuse)
+    remainder._library.cache_clear()
+    assert "install g++" in remainder.missing()
+    monkeypatch.undo()
+    assert not remainder.missing()
