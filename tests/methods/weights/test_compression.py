@@ -18,7 +18,7 @@ from specdecodes.models.loading import open_checkpoint
 from specdecodes.offload.compression.alone import codec
 from specdecodes.offload.compression.compressed import layer_path
 from specdecodes.offload.planning.plan import Placement
-from specdecodes.offload.planning.shape import ALONE
+from specdecodes.offload.planning.shape import ALONE, BESIDE
 from specdecodes.sampling import SamplingParams
 from specdecodes.units import format_bytes
 
@@ -102,9 +102,19 @@ def test_substitutes_draft_for_a_target_that_comes_compressed(
     target = Target(str(tiny_checkpoint("llama", "bf16", seed=1, **LARGER)), device="cpu")
     drafted = replace(pipeline, method="subspec_sd", target=target, draft=Draft(quant="hqq4:g32"))
     drafted = replace(drafted, memory=Memory(device=least(drafted, least(drafted, 1)) + ROOM))
+    expected = plan_for(compressing(drafted, "on"))
     whole, fewer = (answer(compressing(drafted, how), []) for how in ("off", "on"))
     assert fewer[0] == whole[0] and fewer[1].view(torch.int16).equal(whole[1].view(torch.int16))
     assert fewer[2] < whole[2]
+    written = plan_for(compressing(drafted, "on"))
+    assert expected.comes_as == written.comes_as == BESIDE and written.compression is not None
+    assert (
+        "as written" in plan_row(written, "compressed from")[1]
+        and "by a sample" in plan_row(expected, "compressed from")[1]
+    )
+    assert written.bytes_per_pass / written.whole_bytes == pytest.approx(
+        expected.bytes_per_pass / expected.whole_bytes, rel=0.03
+    )
 
 
 def test_the_plan_says_what_is_read_and_at_which_ratio(pipeline: Pipeline) -> None:
