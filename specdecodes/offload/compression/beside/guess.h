@@ -3,8 +3,9 @@
 // In fp32, with the fp16 `scale` and `offset` of the group: g = code * scale + offset (LANES) or (code - 8) * scale +
 // offset (HALVES), h = |scale| / 2, and the window from a = |g| - h to b = |g| + h, A and B their upper 16 bits as
 // numbers. The weight is open where a > 0 is not true or B - A > 252. Else its word is the one that has its low byte
-// and the sign of g, and lies from t - 128 to t + 127, t = (A + B + 1) / 2. Of an open weight, bit 3 of the nibble is the
-// sign, and the others are k: the seven bits above the low byte are top - k, top those of 1.5 |scale|, or 0 for k = 7.
+// and the sign of g, and lies from t - 128 to t + 127, t = (A + B + 1) / 2. Of an open weight, bit 3 of the nibble is
+// the sign, and the others are k: the seven bits above the low byte are top - k, top those of 1.5 |scale|, or 0 for
+// k = 7.
 
 #pragma once
 

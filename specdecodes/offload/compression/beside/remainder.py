@@ -24,7 +24,8 @@ from specdecodes.offload.compression.beside.guess import HALVES, LANES, Guess
 from specdecodes.offload.storage.store import huge_pages
 
 WAYS = ("plain C++", "AVX2", "AVX-512")
-_SAMPLE = (2048, 4096)  # rows and width: more weights than a core's own cache holds
+_SAMPLE = (256, 4096)  # rows and width
+_TIMES = 8  # it is restored by each core: more weights than a core's own cache holds
 
 
 class _Guess(ctypes.Structure):
@@ -117,8 +118,9 @@ def expand_on(landing: Tensor, guess: Guess, out: Tensor) -> None:
 def core_gbps(cores: int = 1) -> float:
     """GB/s of weights restored by each of so many cores, which share a block and the memory: the best of three, on
     normally distributed weights."""
-    rows, width = _SAMPLE
-    guess, raw = sample(cores * rows, width)
+    (one, raw), times = sample(*_SAMPLE), cores * _TIMES
+    parts = (one.packed.repeat(times), one.scale.repeat(times, 1, 1), one.offset.repeat(times, 1, 1))
+    guess, raw = Guess(*parts, LANES, 0, times * one.rows, one.width), raw.repeat(times)
     block, out, best = compress(raw, guess), torch.zeros_like(raw), float("inf")
     for _ in range(3):
         start = time.perf_counter()
