@@ -26,6 +26,7 @@ from specdecodes.notify import Notify
 from specdecodes.offload.compression.compressed import CompressedLayer, layer_path, open_layer, write_layer
 from specdecodes.offload.compression.parts import Guesses
 from specdecodes.offload.planning.alternatives import NEARLY, Alternative
+from specdecodes.offload.planning.candidates import counted
 from specdecodes.offload.planning.plan import Placement
 from specdecodes.offload.planning.shape import ALONE, BESIDE, Compression
 from specdecodes.units import format_bytes
@@ -196,8 +197,9 @@ def ensure_layers(
     _check_room(size, room)
     free = shutil.disk_usage(_existing(folder)).free
     damaged = sum(layer_path(folder, layer).exists() for layer in missing)
-    again = f", {damaged} of them again because they were damaged" if damaged else ""
-    text = f"{len(missing)} compressed layers{again}, {format_bytes(size)} for {format_bytes(whole)}, to {folder}"
+    again = f", {damaged} of them damaged until now" if damaged else ""
+    these = counted(len(missing), "compressed layer")
+    text = f"{these}{again}, {format_bytes(size)} for {format_bytes(whole)}, to {folder}"
     if size > free:
         raise CheckpointError(
             f"there is no room to write {text}: {format_bytes(free)} are free. Set SPECDECODES_CACHE to a folder on "
