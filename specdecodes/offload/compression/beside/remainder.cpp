@@ -197,7 +197,7 @@ extern "C" int remainder_expand(const uint8_t* start, int64_t bytes, const Guess
     const int64_t last = threads > 1 ? first + most - (guess->first + first) % BLOCK : guess->rows;
     shares.push_back({&block, guess, out, first, std::min(last, guess->rows)});
   }
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (shares.size() > 1)
   for (size_t i = 0; i < shares.size(); ++i) expand_by(way, shares[i]);
   Share whole{&block, guess, out, 0, 0};
   for (const Share& share : shares) {
