@@ -229,7 +229,7 @@ def compressing_gbps(kind: str) -> float:
 
 @functools.cache
 def _device_gbps(device: torch.device, kind: str) -> float:
-    """GB/s of weights that the device restores, the best of three after one that compiles."""
+    """GB/s of weights that the device restores, the best of three after one that compiles. Not yet run on a GPU."""
     if kind == BESIDE:
         guess, raw = remainder.sample(_TIMED // 4096, 4096, layout=HALVES)
         pieces: tuple[Piece, ...] = (Piece(0, raw.numel(), _on(device, guess)),)
