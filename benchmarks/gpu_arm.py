@@ -24,7 +24,7 @@ from specdecodes.config import Draft, Memory, Pipeline, Target, Tree
 from specdecodes.methods import build
 from specdecodes.methods.measured.machine import link_gbps
 from specdecodes.native import missing_triton
-from specdecodes.offload.planning.candidates import DRAFT, counted
+from specdecodes.offload.planning.candidates import DRAFT, EMBEDDING_AND_HEAD, HEAD, counted
 from specdecodes.offload.planning.plan import Placement
 from specdecodes.sampling import SamplingParams
 from specdecodes.units import parse_bytes
@@ -165,7 +165,8 @@ def draft_bytes(placement: Placement) -> int:
         return sizes[DRAFT]
     kept = len(set(resident) - set(placement.substituted))
     whole = sizes[counted(len(resident), "resident layer")] * kept // max(len(resident), 1)
-    return sizes[counted(len(placement.substituted), "substitute")] + whole + sizes["embedding and head"]
+    head = sizes[HEAD if placement.rows_from_host else EMBEDDING_AND_HEAD]
+    return sizes[counted(len(placement.substituted), "substitute")] + whole + head
 
 
 def memory_gbps() -> float:

@@ -15,7 +15,7 @@ import sys
 import triton, triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from specdecodes.models.kernels import tree_attention
+from specdecodes.models.kernels import host_rows_kernel, tree_attention
 from specdecodes.models.kernels.tree_attention import choose_cut
 from specdecodes.offload.compression.alone import codec_kernel
 from specdecodes.offload.compression.beside import remainder_kernel
@@ -71,6 +71,10 @@ for capability in map(int, sys.argv[1:]):
     for whole, told in ((True, ("half",)), (False, ())):
         made = build(capability, remainder_kernel._restore, beside, rows | {"WHOLE": whole}, warps, 2, told)
         assert not whole or moves_wide(made["ptx"])
+    rows_of = {"ids": "*i64", "table": "*bf16", "rows": "*bf16"}
+    wide = {"BLOCK": host_rows_kernel.BLOCK}
+    made = build(capability, host_rows_kernel._copy_rows, rows_of, wide, host_rows_kernel.WARPS, 2, ("width",))
+    assert "ld.global.v4.b32" in made["ptx"]
     build(capability, remainder_kernel._mend, block, {"BLOCK": 1024}, warps, 2)
     build(capability, tree_attention._combine, cache, {"SPLITS": cut.splits, "D": 128}, 1, 2)
 """
@@ -81,4 +85,4 @@ def test_kernels_compile_for_ampere_and_hopper() -> None:
     command = [sys.executable, "-c", COMPILE, "80", "90"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == 24
+    assert len(done.stdout.splitlines()) == 26

@@ -25,10 +25,11 @@ from specdecodes.methods.measured.outcome import known_habits, made_of
 from specdecodes.methods.memory.placement import place
 from specdecodes.methods.needs import DraftNeeds
 from specdecodes.methods.site import Site
+from specdecodes.methods.weights.outer import load_outer_as_planned
 from specdecodes.methods.weights.quantized import load_quantized
 from specdecodes.methods.weights.streams import open_stream
 from specdecodes.models.decoder import Decoder
-from specdecodes.models.loading import load_layers, load_outer, load_tokenizer
+from specdecodes.models.loading import load_layers, load_tokenizer
 from specdecodes.notify import Notify
 from specdecodes.offload.planning.plan import Placement
 from specdecodes.offload.planning.predict import StepTimes, share_of
@@ -203,7 +204,7 @@ def load_target(
     width = pipeline.tree.nodes if exact else width
     decoder = Decoder(checkpoint.spec, site.dtype)
     progress(f"loading {len(placement.resident)} of {checkpoint.spec.layers} layers of {checkpoint.folder.name}")
-    load_outer(decoder, checkpoint, device)
+    placement = load_outer_as_planned(decoder, site, placement, progress)
     load_resident(decoder, site, placement.resident, progress)
     draft = substitutes(site, placement, decoder, progress) if substitutes is not None else None
     layers, stream = _sources(site, decoder, draft, placement, progress)

@@ -14,6 +14,7 @@ from specdecodes.methods.given import check_quant, resident_alone
 from specdecodes.methods.measured.machine import find_device
 from specdecodes.models.families import ModelSpec
 from specdecodes.models.loading import DTYPES, Checkpoint, open_checkpoint
+from specdecodes.native import missing_triton
 from specdecodes.quant import Execution, Rules
 
 PROMPT_ROWS, WIDE_ROWS = 64, 256
@@ -87,6 +88,16 @@ class Site:
         if self.drafting:
             return "A model that drafts does not stream."
         return resident_alone(self.checkpoint, self.rules, self.execution, self.dtype)
+
+    @property
+    def table_aside(self) -> bool:
+        """Whether a GPU needs nothing of the embedding but a few rows a step: the head is another table."""
+        return self.device.type == "cuda" and not self.drafting and not self.checkpoint.spec.tied
+
+    @property
+    def rows_from_host(self) -> bool:
+        """Whether a GPU can fetch the embedding's rows from host memory."""
+        return self.table_aside and not missing_triton()
 
     def exact(self, *, streamed: bool) -> bool:
         """Whether the target computes in exact mode: as the pipeline says; unsaid, where a target is streamed, and

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from specdecodes.models.families import ModelSpec
 from specdecodes.models.kernels.attention import attend
 from specdecodes.models.kernels.cpu_linear import linear
+from specdecodes.models.kernels.host_rows import look_up
 
 
 class Linear(nn.Module):
@@ -197,11 +198,12 @@ class Decoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.embedding.device
+        """Where it runs; the embedding may lie in host memory."""
+        return next(self.head.buffers()).device
 
     def embed(self, tokens: Tensor, features: Tensor | None = None) -> Tensor:
         """Token ids [B, M] -> what enters the first layer [B, M, hidden]; `features` are for heads, see `eagle`."""
-        return F.embedding(tokens, self.embedding)
+        return look_up(tokens, self.embedding)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[B, M, hidden] -> [B, M, vocab]."""

@@ -188,6 +188,7 @@ class EagleHead(Decoder):
         nn.Module.__init__(self)
         self.spec, self.dtype, self.architecture = spec.layer, target.dtype, spec.architecture
         self.register_buffer("embedding", target.embedding)
+        self._device = target.device
         hidden = spec.layer.hidden_size
         self.rotation: Linear | None = None
         if spec.architecture == EAGLE:
@@ -201,6 +202,11 @@ class EagleHead(Decoder):
             self.entry = Linear(hidden, len(spec.target_layers) * hidden, spec.fusion_bias, target.dtype)
             self.norm = RMSNorm(hidden, spec.layer.norm_eps, target.dtype)
             self.head = ReducedLinear(spec, target.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """The target's, before any tensor of the head's own is there."""
+        return self._device
 
     def features(self, states: Tensor) -> Tensor:
         """The target's hidden states of `target_layers`, side by side [..., k hidden] -> features [..., hidden]."""

@@ -25,6 +25,7 @@ from specdecodes.quant.codes import Solved
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "*.txt")
+_PART = 2**26  # bytes
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,15 @@ def _has_own_head(spans: Mapping[str, TensorSpan]) -> bool:
         return False
     if (head.shape, head.dtype) != (table.shape, table.dtype):
         return True
-    rows, width = head.shape
+    some = (range(index, index + 1) for index in range(0, head.shape[0], -(-head.shape[0] // 8)))
+    return any(not torch.equal(_rows(head, rows), _rows(table, rows)) for rows in some)
 
-    def row(span: TensorSpan, index: int) -> Tensor:
-        nbytes = span.nbytes // rows
-        return load_tensor(replace(span, shape=(width,), offset=span.offset + index * nbytes, nbytes=nbytes))
 
-    return any(not torch.equal(row(head, index), row(table, index)) for index in range(0, rows, -(-rows // 8)))
+def _rows(span: TensorSpan, rows: range) -> Tensor:
+    """Rows of a matrix, those of `rows` one after another."""
+    each = span.nbytes // span.shape[0]
+    shape, offset = (len(rows), *span.shape[1:]), span.offset + rows.start * each
+    return load_tensor(replace(span, shape=shape, offset=offset, nbytes=len(rows) * each))
 
 
 def read_spec(model: str) -> ModelSpec:
@@ -209,13 +212,17 @@ def _check_shapes(folder: Path, spec: ModelSpec, spans: dict[str, TensorSpan], s
             )
 
 
-def load_outer(decoder: Decoder, checkpoint: Checkpoint, device: torch.device) -> None:
-    """Load embedding, final norm and head; a tied head shares the embedding's memory."""
+def load_outer(decoder: Decoder, checkpoint: Checkpoint, device: torch.device, *, table: Tensor | None = None) -> None:
+    """Load embedding, final norm and head; a tied head shares the embedding's memory. `table` [vocab, hidden]: memory
+    that the embedding is read into, if not the device's."""
     outer = checkpoint.outer()
     if checkpoint.spec.tied:
         del outer["head.weight"]
+    if table is not None:
+        _read_into(table, outer.pop("embedding"))
     tensors = side_by_side(load_tensors(outer, decoder.dtype, device))
-    decoder.embedding, decoder.norm.weight = tensors["embedding"], tensors["norm.weight"]
+    decoder.embedding = tensors["embedding"] if table is None else table
+    decoder.norm.weight = tensors["norm.weight"]
     decoder.head.weight = tensors.get("head.weight", decoder.embedding)
 
 
@@ -234,6 +241,14 @@ def load_linear(checkpoint: Checkpoint, index: int, path: str) -> Solved:
     bias = parts.pop("bias", None)
     codes = checkpoint.layout.read(parts, f"model.layers.{index}.{path}")
     return Solved(codes.first(checkpoint.spec.linears()[path][0]), bias)
+
+
+def _read_into(table: Tensor, span: TensorSpan) -> None:
+    """A part at a time, so that memory holds it once."""
+    total, at_once = span.shape[0], max(1, _PART * span.shape[0] // span.nbytes)
+    for start in range(0, total, at_once):
+        rows = range(start, min(start + at_once, total))
+        table[rows.start : rows.stop].copy_(_rows(span, rows))
 
 
 def load_tensors(spans: Mapping[str, TensorSpan], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:

@@ -144,7 +144,11 @@ def test_what_a_draft_level_reads() -> None:
     """Two resident layers of three, one with a substitute, the head; or a model of its own."""
     sizes = {"embedding and head": 7, "2 resident layers": 2000, "2 substitutes": 500, DRAFT: 0}
     placement = SimpleNamespace(
-        device_bytes=sizes, resident=(0, 2), substituted=(1, 2), predicted=SimpleNamespace(draft_step_s=0.01)
+        device_bytes=sizes,
+        resident=(0, 2),
+        substituted=(1, 2),
+        predicted=SimpleNamespace(draft_step_s=0.01),
+        rows_from_host=False,
     )
     assert gpu_arm.draft_bytes(cast(Placement, placement)) == 7 + 1000 + 500
     sizes[DRAFT] = 90

@@ -19,6 +19,7 @@ from specdecodes.methods.site import Site
 from specdecodes.methods.weights.compression import choose
 from specdecodes.methods.weights.disk import disk_rows
 from specdecodes.models.loading import Checkpoint
+from specdecodes.native import missing_triton
 from specdecodes.offload.planning.plan import Placement, plan
 from specdecodes.offload.planning.predict import StepTimes, Workload, acceptance_of
 from specdecodes.offload.planning.shape import Budgets, Compression
@@ -44,6 +45,7 @@ def place(
     missing = shortages(site.device)
     rows = [
         *missing,
+        *_table_row(site),
         *_host_row(site),
         *_kernel_row("target kernel", site),
         *(_kernel_row("draft model's kernel", draft.model) if draft.model else ()),
@@ -149,6 +151,11 @@ def _kv_row(site: Site, draft: DraftNeeds) -> list[tuple[str, str, str]]:
     kv, keeps = site.pipeline.draft.kv, draft.cache is not None or draft.middle is not None
     coded = kv != "auto" and keeps and not site.drafting
     return [("draft's keys and values", "8 bits, and a step a row and head", kv)] if coded else []
+
+
+def _table_row(site: Site) -> list[tuple[str, str, str]]:
+    stays = site.table_aside and not site.rows_from_host
+    return [("embedding", f"in device memory, not in host RAM: {missing_triton()}", "")] if stays else []
 
 
 def _host_row(site: Site) -> list[tuple[str, str, str]]:

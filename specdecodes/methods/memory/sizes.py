@@ -43,9 +43,11 @@ def model_shape(site: Site, cache: CacheShape, draft: DraftNeeds, stretch: int) 
     working = max(working, solving, beside.pop(WORKING, 0))  # of one model at a time, and of none while it loads
     kv_token, draft_itemsize = cache.nbytes(itemsize) // cache.slots, (draft.model or site).dtype.itemsize
     quantized = ((site, site.rules, site.execution), (site, draft.rules, draft.execution))
+    outer = checkpoint.outer()
     return ModelShape(
         layer_bytes=layer_bytes,
-        embedding_bytes=elements(checkpoint.outer().values()) * itemsize,
+        embedding_bytes=elements(outer.values()) * itemsize,
+        table_bytes=elements([outer["embedding"]]) * itemsize if site.rows_from_host else 0,
         kv_bytes_per_token=kv_token,
         working_bytes=working,
         slot_bytes=tuple(lay_out(spans).nbytes for spans in layers),

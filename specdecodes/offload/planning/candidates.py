@@ -23,6 +23,7 @@ runs; it costs as much as a resident layer that is drafted by its substitute, an
 are short."""
 
 WORKING = "working memory"
+EMBEDDING, HEAD, EMBEDDING_AND_HEAD = "embedding", "head", "embedding and head"
 DRAFT, DRAFT_CACHE = "draft model", "draft's key-value cache"
 
 
@@ -77,8 +78,9 @@ def _with_bytes(
 ) -> Candidate:
     """With the smallest ring: of the slots that were asked for, as long as so many layers stream."""
     slots = max(SLOTS, min(workload.ring or SLOTS, len(split.streamed)))
-    pinned, host = _host_side(shape, budgets, machine, split.linked)
-    device = _device_side(shape, workload, split, slots, from_host=bool(pinned))
+    table = _table_on_host(shape, budgets, machine)
+    pinned, host = _host_side(shape, budgets, machine, split.linked, table)
+    device = _device_side(shape, workload, split, slots, from_host=bool(pinned), table=table)
     return Candidate(**vars(split), pinned=pinned, device=device, host=host, slots=slots)
 
 
@@ -161,15 +163,26 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def _table_on_host(shape: ModelShape, budgets: Budgets, machine: Machine) -> int:
+    """Bytes of the embedding that host memory holds for an accelerator; 0: none, or no room beside a ring."""
+    room = _room(STAGING * _slot(shape, range(len(shape.layer_bytes))), budgets.host)
+    return shape.table_bytes if machine.has_accelerator and (room is None or shape.table_bytes <= room) else 0
+
+
+def _slot(shape: ModelShape, layers: Sequence[int]) -> int:
+    """Bytes of a slot that takes each of `layers`."""
+    return max((shape.slot(layer) for layer in layers), default=0)
+
+
 def _device_side(
-    shape: ModelShape, workload: Workload, split: Division, slots: int, *, from_host: bool
+    shape: ModelShape, workload: Workload, split: Division, slots: int, *, from_host: bool, table: int
 ) -> dict[str, int]:
-    """`from_host`: whether host memory holds layers for this device."""
+    """`from_host`: whether host memory holds layers for this device; `table`: bytes of the embedding that are there."""
     resident, streamed, kept, substituted = split.resident, split.streamed, split.kept, split.substituted
     packed = shape.compression
     arrives = packed is not None and (from_host or packed.on_disk) and len(kept) < len(streamed)
     return {
-        "embedding and head": shape.embedding_bytes,
+        HEAD if table else EMBEDDING_AND_HEAD: shape.embedding_bytes - table,
         counted(len(resident), "resident layer"): sum(shape.layer_bytes[layer] for layer in resident),
         kept_part(len(kept)): sum(packed.layer_bytes[layer] for layer in kept) if packed else 0,
         ring_of(slots): slots * shape.ring_slot(split),
@@ -187,17 +200,19 @@ def _device_side(
 
 
 def _host_side(
-    shape: ModelShape, budgets: Budgets, machine: Machine, linked: Sequence[int]
+    shape: ModelShape, budgets: Budgets, machine: Machine, linked: Sequence[int], table: int
 ) -> tuple[tuple[int, ...], dict[str, int]]:
-    """The layers that host memory holds for an accelerator, and its bytes; the rest passes through a ring."""
+    """The layers that host memory holds for an accelerator beside `table` bytes of its embedding, and all its bytes;
+    the rest passes through a ring."""
     if not machine.has_accelerator:
         return (), {}
     sizes = tuple(map(shape.pinned_bytes, range(len(shape.layer_bytes))))
-    ring = STAGING * max((shape.slot(layer) for layer in linked), default=0)
-    pinned = _as_fit(linked, sizes, budgets.host)
+    ring = STAGING * _slot(shape, linked)
+    pinned = _as_fit(linked, sizes, _room(table, budgets.host))
     if len(pinned) < len(linked):
-        pinned = _as_fit(linked, sizes, _room(ring, budgets.host))
+        pinned = _as_fit(linked, sizes, _room(table + ring, budgets.host))
     host = {
+        EMBEDDING: table,
         counted(len(pinned), "pinned layer"): sum(sizes[layer] for layer in pinned),
         ring_of(STAGING): ring if len(pinned) < len(linked) else 0,
     }

@@ -11,8 +11,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from specdecodes.errors import BudgetError
 from specdecodes.offload.planning.alternatives import NEARLY, Alternative, neighbours, other_rounds
-from specdecodes.offload.planning.candidates import DRAFT, DRAFT_CACHE, WORKING, Candidate, candidates, counted
+from specdecodes.offload.planning.candidates import (
+    DRAFT,
+    DRAFT_CACHE,
+    EMBEDDING,
+    EMBEDDING_AND_HEAD,
+    HEAD,
+    WORKING,
+    Candidate,
+    candidates,
+    counted,
+    over,
+)
 from specdecodes.offload.planning.predict import Prediction, Step, StepTimes, Workload, doubtful, foresee, predict
 from specdecodes.offload.planning.refusal import refusal
 from specdecodes.offload.planning.shape import BESIDE, Budgets, Compression, ModelShape
@@ -71,6 +83,27 @@ class Placement:
             notes=(*self.notes, row),
             basis=(work, machine, workload),
         )
+
+    @property
+    def rows_from_host(self) -> bool:
+        """Whether the embedding lies in host memory, from where an accelerator fetches the rows that it needs."""
+        return bool(self.host_bytes.get(EMBEDDING))
+
+    def with_embedding_on_device(self) -> Placement:
+        """The same, where the system refused to page-lock the embedding. Raises BudgetError if there is no room."""
+        table, host = self.host_bytes[EMBEDDING], dict(self.host_bytes)
+        del host[EMBEDDING]
+        device = {
+            **{EMBEDDING_AND_HEAD if part == HEAD else part: size for part, size in self.device_bytes.items()},
+            EMBEDDING_AND_HEAD: self.device_bytes[HEAD] + table,
+        }
+        if short := over(device, self.budgets.device):
+            raise BudgetError(
+                f"the system refused to page-lock the embedding, {format_bytes(table)}, and {self.device_name} lacks "
+                f"{format_bytes(short)} for it. Raise the limit of locked memory (ulimit -l) or --device-memory.",
+                short,
+            )
+        return replace(self, device_bytes=device, host_bytes=host)
 
     @property
     def tier(self) -> str:

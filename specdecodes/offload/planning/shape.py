@@ -36,8 +36,9 @@ class ModelShape:
     """Bytes of a model's parts, in the dtype that it runs in."""
 
     layer_bytes: tuple[int, ...]
-    embedding_bytes: int  # embedding, head and final norm: always resident
+    embedding_bytes: int  # embedding, head and final norm, which never stream
     kv_bytes_per_token: int
+    table_bytes: int = 0  # of those the embedding's, if an accelerator can fetch rows of it from host memory
     working_bytes: int = 0  # activations, masks, logits: see `working_bytes`
     slot_bytes: tuple[int, ...] = ()  # of the ring, per layer, as `layout.lay_out` says; empty: two pages a layer more
     conversion_bytes: int = 0  # when streamed layers are converted on arrival: the largest one

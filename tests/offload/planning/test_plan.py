@@ -296,6 +296,29 @@ def test_rows_say_what_lives_where_and_what_to_expect() -> None:
     assert "from disk" in placement.summary()
 
 
+def test_an_accelerators_embedding_is_in_host_memory_if_that_has_the_room() -> None:
+    apart, ring = replace(PLAIN, table_bytes=25 * MB), STAGING * (50 * MB + 8192)
+    device = FIXED + RING + 3 * 50 * MB
+    plain, spared = plan(PLAIN, Budgets(device), GPU, RUN), plan(apart, Budgets(device), GPU, RUN)
+    assert spared.rows_from_host and not plain.rows_from_host
+    assert (spared.device_bytes["head"], spared.host_bytes["embedding"]) == (35 * MB, 25 * MB)
+    assert smallest(apart, GPU, RUN) == smallest(PLAIN, GPU, RUN) - 25 * MB
+    assert not plan(apart, Budgets(device), CPU, RUN).rows_from_host
+    least = Budgets(device, 25 * MB + ring)
+    host = plan(apart, least, GPU, RUN)
+    assert host.rows_from_host and sum(host.host_bytes.values()) <= 25 * MB + ring
+    assert plan(apart, replace(least, host=25 * MB + ring - 1), GPU, RUN).device_bytes["embedding and head"] == 60 * MB
+
+
+def test_an_embedding_that_the_system_does_not_lock_goes_to_the_device_if_it_fits() -> None:
+    apart, device = replace(PLAIN, table_bytes=25 * MB), FIXED + RING + 3 * 50 * MB
+    roomy, tight = plan(apart, Budgets(device), GPU, RUN), plan(apart, Budgets(device - 25 * MB), GPU, RUN)
+    moved = roomy.with_embedding_on_device()
+    assert not moved.rows_from_host and moved.device_bytes == plan(PLAIN, Budgets(device), GPU, RUN).device_bytes
+    with pytest.raises(BudgetError, match="refused to page-lock the embedding.*lacks 23.8 MiB.*ulimit -l"):
+        tight.with_embedding_on_device()
+
+
 def test_rows_of_a_resident_model_and_of_an_accelerator() -> None:
     resident = plan(PLAIN, Budgets(), CPU, RUN)
     assert not any("streamed" in part for part, _, _ in resident.rows())
