@@ -25,7 +25,8 @@ def open_stream(site: Site, placement: Placement, draft: Decoder | None, progres
     streams may be compressed beside. Raises CheckpointError, BudgetError, and StreamError."""
     spans = [site.checkpoint.layer(index) for index in placement.streamed]
     known = _known(site, placement, draft)
-    written = _found(site, placement, known) if _as_it_is(site, placement) else write(site, placement, draft, progress)
+    writes = site.pipeline.memory.compress != "auto" and placement.compression is not None
+    written = _ensured(site, placement, known, progress) if writes else _found(site, placement, known)
     dtype = None if site.dtype == site.checkpoint.dtype else site.dtype
     ahead, slots = site.pipeline.memory.ahead, placement.ring_slots
     places = {index: place for place, index in enumerate(placement.streamed)}
@@ -65,11 +66,6 @@ def _known(site: Site, placement: Placement, draft: Decoder | None) -> dict[int,
     return {index: guesses(draft.stack[index], site.checkpoint.spec) for index in placement.streamed}
 
 
-def _as_it_is(site: Site, placement: Placement) -> bool:
-    """Whether nothing is to be written."""
-    return placement.compression is None or site.pipeline.memory.compress == "auto"
-
-
 def _found(site: Site, placement: Placement, known: Mapping[int, Guesses]) -> dict[int, CompressedLayer]:
     """The layers that have compressed files which the plan counts on, or which load sooner so."""
     if placement.compression is None:
@@ -81,8 +77,13 @@ def _found(site: Site, placement: Placement, known: Mapping[int, Guesses]) -> di
 def write(site: Site, placement: Placement, draft: Decoder | None, progress: Notify) -> dict[int, CompressedLayer]:
     """Compressed files of all layers that belong there, of which those that are missing are written now; `draft` as in
     `open_stream`. Raises CheckpointError, and BudgetError."""
+    return _ensured(site, placement, _known(site, placement, draft), progress)
+
+
+def _ensured(
+    site: Site, placement: Placement, known: Mapping[int, Guesses], progress: Notify
+) -> dict[int, CompressedLayer]:
     assert placement.compression is not None, "planned with compression"
-    known = _known(site, placement, draft)
     return ensure_layers(
         site.checkpoint,
         to_write(placement),
