@@ -1,18 +1,10 @@
 // Lossless compression of 16-bit floating-point weights, and its inverse in three ways; the format is in codec.h.
 
+#include "../ways.h"
 #include "codec.h"
 
 #include <algorithm>
 #include <functional>
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define X86 1
-#include <immintrin.h>
-#define WIDE __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,popcnt")))
-#define MIDDLE __attribute__((target("avx2,bmi,bmi2,popcnt")))
-#else
-#define X86 0
-#endif
 
 namespace {
 
@@ -282,16 +274,8 @@ extern "C" int64_t codec_compress(const uint16_t* words, int64_t weights, int ki
   return end + SLACK;
 }
 
-// The fastest way of this processor: 2 vectors, 1 words, 0 plain.
-extern "C" int codec_best() {
-#if X86
-  if (__builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vbmi") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return 2;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) return 1;
-#endif
-  return 0;
-}
+// The fastest way of this processor, by its number in ways.h.
+extern "C" int codec_best() { return best_way(); }
 
 // 0, or 1 when the block is damaged or of another size.
 extern "C" int codec_check(const uint8_t* block, int64_t bytes, int64_t weights) {

@@ -1,6 +1,7 @@
 // What is left of bfloat16 weights beside a 4-bit guess of each, and the weights again, in three ways; the format is in
 // remainder.h, what a guess says in guess.h.
 
+#include "../ways.h"
 #include "remainder.h"
 #include "guess.h"
 #include "remainder_plain.h"
@@ -174,16 +175,8 @@ extern "C" int remainder_sound(const uint8_t* start, int64_t bytes, int64_t weig
   return check_of(table.check, low.check, rest.check) == block.check;
 }
 
-// The fastest way of this processor: 2 vectors, 1 words, 0 plain.
-extern "C" int remainder_best() {
-#if X86
-  if (__builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vbmi") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return 2;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) return 1;
-#endif
-  return 0;
-}
+// The fastest way of this processor, by its number in ways.h.
+extern "C" int remainder_best() { return best_way(); }
 
 // Restores the weights; 0, or 1 when the block is damaged or of another guess. `way` at most `remainder_best`;
 // `threads` as many as share the work.

@@ -2,11 +2,10 @@
 
 #pragma once
 
+#include "../ways.h"
 #include "remainder_plain.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
-#define MIDDLE __attribute__((target("avx2,bmi,bmi2,popcnt")))
+#if X86
 
 namespace {
 

@@ -2,12 +2,10 @@
 
 #pragma once
 
+#include "../ways.h"
 #include "remainder_plain.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define X86 1
-#include <immintrin.h>
-#define WIDE __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,popcnt")))
+#if X86
 
 namespace {
 
@@ -159,6 +157,4 @@ struct Vectors {
 };
 
 }  // namespace
-#else
-#define X86 0
 #endif
